@@ -1,0 +1,94 @@
+"""The contract of a balancing algorithm.
+
+An algorithm is a frozen dataclass of settings with one method, `picker`. The picker is called once per first attempt,
+without a lock, from whichever thread or task makes the call; it must not block and should not allocate much. It is made
+anew whenever the eligible nodes change, so lasting knowledge belongs into `memory`.
+"""
+
+from __future__ import annotations
+
+import itertools
+from abc import ABC, abstractmethod
+from bisect import bisect
+from collections.abc import Callable, Sequence
+from random import Random as Rng
+from typing import Any, ClassVar, Protocol
+
+from ..node import Memory, Node
+
+
+class PickCall(Protocol):
+    """What a picker may ask about the call it picks for."""
+
+    @property
+    def request(self) -> Any: ...
+    @property
+    def service(self) -> str: ...
+    @property
+    def hash_key(self) -> str | None: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def tried(self) -> Sequence[Node]: ...
+    @property
+    def now(self) -> float: ...
+    def usable(self, node: Node) -> bool: ...
+
+
+Picker = Callable[[PickCall], Node]
+
+
+class Balancer(ABC):
+    """Settings of an algorithm. Subclass as a frozen dataclass and write `picker`."""
+
+    name: ClassVar[str] = ""
+    """How `Policy(balancer="…")` names it."""
+
+    @abstractmethod
+    def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
+        """Return a function that picks one of `nodes` (never empty) for a call."""
+
+    def memory(self) -> Memory | None:
+        """What to remember of one node, made when the node is. None: nothing."""
+        return None
+
+
+def drawer(nodes: Sequence[Node], rng: Rng) -> Callable[[], Node]:
+    """A function that draws a node with a probability proportional to its weight."""
+    weights = [node.weight for node in nodes]
+    if len(set(weights)) == 1:
+        count = len(nodes)
+        random = rng.random
+        return lambda: nodes[int(random() * count)]
+    cumulative = list(itertools.accumulate(weights))
+    total, last = cumulative[-1], len(nodes) - 1
+    return lambda: nodes[min(bisect(cumulative, rng.random() * total), last)]
+
+
+def pair_drawer(nodes: Sequence[Node], rng: Rng) -> Callable[[], tuple[Node, Node]]:
+    """A function that draws two different nodes (of at least two).
+
+    The second draw leaves the first out: with replacement, of two nodes the busier one would be taken 1 time in 4.
+    """
+    if len({node.weight for node in nodes}) == 1:
+        count, random = len(nodes), rng.random
+
+        def draw() -> tuple[Node, Node]:
+            first = int(random() * count)
+            second = first + 1 + int(random() * (count - 1))
+            return nodes[first], nodes[second if second < count else second - count]
+
+        return draw
+
+    one = drawer(nodes, rng)
+
+    def draw_weighted() -> tuple[Node, Node]:
+        first = one()
+        for _ in range(8):
+            second = one()
+            if second is not first:
+                return first, second
+        # One node has nearly all the weight: any other will do as the alternative.
+        return first, rng.choice([node for node in nodes if node is not first])
+
+    return draw_weighted

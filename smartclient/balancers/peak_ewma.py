@@ -1,0 +1,121 @@
+"""Peak EWMA: the power of two choices over expected latency.
+
+Finagle's rule (`loadbalancer/p2c/PeakEwma`): a latency above the estimate replaces it at once (the peak), lower ones pull
+it down exponentially with the time that has passed; it decays when read, too, so that an idle node is tried again. The cost
+of a node is estimate × (in flight + 1).
+
+Finagle counts a failure as an answer, so a node that fails fast looks fast. Here a failure adds a penalty *beside* the
+estimate (linkerd's load biaser has the idea): it decays within seconds and the next success clears it. In the estimate
+itself one failure would keep a node of 1 ms out for 79 s, with no `max_ejected` to guard it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import exp
+from random import Random as Rng
+
+from ..node import Node, Outcome
+from .base import Balancer, PickCall, Picker, pair_drawer
+
+MAX_RETRY_AFTER = 300.0
+# Finagle's constant for "unmeasured and already tried": dearer than any latency, cheaper with fewer in flight.
+UNMEASURED = 1e9
+
+
+class PeakEwmaMemory:
+    """The latency estimate of one node, in seconds, and its penalty for failing."""
+
+    __slots__ = ("_decay", "_failure_penalty", "_penalty_decay", "estimate", "penalised_at", "penalty", "seen_at")
+
+    def __init__(self, settings: PeakEwma) -> None:
+        self._decay = settings.decay
+        self._failure_penalty = settings.failure_penalty
+        self._penalty_decay = settings.penalty_decay
+        self.estimate = 0.0
+        self.seen_at: float | None = None  # None: unmeasured
+        self.penalty = 0.0
+        self.penalised_at = 0.0
+
+    def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        if outcome is Outcome.FAILURE:
+            self.penalty = max(self._failure_penalty, min(retry_after or 0.0, MAX_RETRY_AFTER))
+            self.penalised_at = now
+            return
+        self.penalty = 0.0
+        if self.seen_at is None or latency > self.estimate:
+            self.estimate = latency
+        else:
+            kept = exp((self.seen_at - now) / self._decay)
+            self.estimate = self.estimate * kept + latency * (1.0 - kept)
+        self.seen_at = now
+
+    def cost(self, in_flight: int, now: float) -> float:
+        """Expected seconds of waiting for one more call."""
+        if self.seen_at is None:
+            cost = 0.0 if in_flight == 0 else UNMEASURED + in_flight
+        else:
+            cost = self.estimate * exp((self.seen_at - now) / self._decay) * (in_flight + 1)
+        if self.penalty:
+            cost += self.penalty * exp((self.penalised_at - now) / self._penalty_decay) * (in_flight + 1)
+        return cost
+
+
+@dataclass(frozen=True)
+class PeakEwma(Balancer):
+    """Draw two different nodes by weight, take the one with the lower expected latency.
+
+    decay:            seconds over which a latency is forgotten (Finagle: decayTime, 10 s)
+    failure_penalty:  seconds a failure adds to a node's cost, at least; Retry-After may say more, up to 300
+    penalty_decay:    seconds over which that penalty is forgotten
+
+    An unmeasured node is tried by the next call, and by no other until it has answered.
+    """
+
+    decay: float = 10.0
+    failure_penalty: float = 5.0
+    penalty_decay: float = 1.0
+
+    name = "peak_ewma"
+
+    def __post_init__(self) -> None:
+        for field in ("decay", "failure_penalty", "penalty_decay"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"PeakEwma.{field}: expected seconds > 0, got {value!r}")
+
+    def memory(self) -> PeakEwmaMemory:
+        return PeakEwmaMemory(self)
+
+    def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
+        if len(nodes) == 1:
+            return lambda call: nodes[0]
+        draw = pair_drawer(nodes, rng)
+        unmeasured = [node for node in nodes if node.memory.seen_at is None]
+        rng.shuffle(unmeasured)
+
+        def pick(call: PickCall) -> Node:
+            if unmeasured:
+                for node in tuple(unmeasured):
+                    memory = node.memory
+                    if memory.seen_at is None and not memory.penalty:
+                        if node.in_flight == 0 and call.usable(node):
+                            return node
+                    elif node in unmeasured:  # answered, or failed: an ordinary candidate from now on
+                        _discard(unmeasured, node)
+            first, second = draw()
+            now = call.now
+            # Cost per weight: a node of twice the weight is expected to bear twice the calls.
+            cost_first = first.memory.cost(first.in_flight, now) * second.weight
+            cost_second = second.memory.cost(second.in_flight, now) * first.weight
+            return second if cost_second < cost_first else first
+
+        return pick
+
+
+def _discard(nodes: list[Node], node: Node) -> None:
+    try:
+        nodes.remove(node)
+    except ValueError:
+        pass  # another thread was faster

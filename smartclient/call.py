@@ -1,0 +1,191 @@
+"""A call to a service and its attempts: what a picker may ask about it, what the flow keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from .node import Node, Outcome
+from .policy import check_seconds
+from .report import AttemptReport, CallReport
+from .retry.policy import Retry
+
+if TYPE_CHECKING:
+    from .service import Service
+    from .waiting import Places
+
+EXTENSION = "smartclient"
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "the policy's"
+
+
+UNSET: Final = _Unset()
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What one call asks for beside its service's policy. Made by `call`."""
+
+    hash_key: str | None = None
+    deadline: float | None = None
+    attempt_timeout: float | None = None
+    retry: Retry | None | _Unset = UNSET
+    prefer: Mapping[str, str] | None = None
+
+
+NO_OPTIONS = CallOptions()
+
+
+def call(
+    *,
+    hash_key: str | None = None,
+    deadline: float | None = None,
+    attempt_timeout: float | None = None,
+    retry: Retry | None | _Unset = UNSET,
+    prefer: Mapping[str, str] | None = None,
+) -> dict[str, Any]:
+    """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
+
+    hash_key:         what balancers that hash go by
+    deadline:         seconds for the whole call, in place of the policy's
+    attempt_timeout:  seconds for one attempt up to its response headers, in place of the policy's
+    retry:            a `Retry` in place of the policy's; None: no retry
+    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any
+    """
+    if hash_key is not None and not isinstance(hash_key, str):
+        raise TypeError(f"call(hash_key=…): expected a string, got {hash_key!r}")
+    check_seconds("call(deadline=…)", deadline)
+    check_seconds("call(attempt_timeout=…)", attempt_timeout)
+    if not isinstance(retry, (Retry, _Unset)) and retry is not None:
+        raise TypeError(f"call(retry=…): expected a Retry or None, got {retry!r}")
+    if prefer is not None and not isinstance(prefer, Mapping):
+        raise TypeError(f"call(prefer=…): expected a mapping, got {prefer!r}")
+    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer)}
+
+
+class Attempt:
+    """One try of a call on one node, and the one way back of what became of it.
+
+    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened: in-flight
+    and the place among `max_connections`. Both count once, however often they are called.
+    """
+
+    __slots__ = (
+        "_finished",
+        "call",
+        "elapsed",
+        "error",
+        "node",
+        "number",
+        "outcome",
+        "places",
+        "reused",
+        "service",
+        "started",
+        "status",
+        "streak",
+        "waited",
+    )
+
+    def __init__(
+        self, service: Service, node: Node, number: int, started: float, places: Places | None
+    ) -> None:
+        self.service = service
+        self.node = node
+        self.number = number
+        self.started = started
+        self.places = places
+        self.waited = 0.0
+        self.reused = False  # sent on a connection that had been idle
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        self.error: str | None = None
+        self.elapsed = 0.0
+        self.streak = 0  # transport errors in a row before a success, should its body fail
+        self._finished = False
+
+    def judge(
+        self,
+        outcome: Outcome,
+        status: int | None = None,
+        error: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say how it ended. status: of the answer; None: there was none (a transport error)."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.status = status
+        self.error = error
+        self.service.judge(self, retry_after)
+
+    def spoil(self, error: str) -> None:
+        """The body failed after good headers: a failure after all."""
+        if self.outcome is Outcome.SUCCESS:
+            self.outcome = Outcome.FAILURE
+            self.error = error
+            self.service.spoil(self)
+
+    def finish(self) -> None:
+        """It is over: the node has one call less in flight."""
+        if self._finished:
+            return
+        self._finished = True
+        if self.outcome is None:
+            self.judge(Outcome.ABANDONED)
+        self.service.finish(self)
+        if self.places is not None:
+            self.places.release()
+
+    def report(self) -> AttemptReport:
+        outcome = str(self.outcome or Outcome.ABANDONED)
+        return AttemptReport(
+            self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited
+        )
+
+
+class Call:
+    """A call in progress: what a picker sees (`PickCall`), and its attempts so far.
+
+    repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
+    """
+
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "finished",
+        "now",
+        "options",
+        "repeatable",
+        "request",
+        "service",
+        "started",
+        "tried",
+    )
+
+    def __init__(self, request: Any, service: str, options: CallOptions, now: float) -> None:
+        self.request = request
+        self.service = service
+        self.options = options
+        self.started = self.now = self.finished = now
+        self.attempt = 1
+        self.attempts: list[Attempt] = []
+        self.tried: tuple[Node, ...] = ()
+        self.repeatable = False
+
+    @property
+    def hash_key(self) -> str | None:
+        return self.options.hash_key
+
+    def usable(self, node: Node) -> bool:
+        """Whether the call may go to that node."""
+        return not (node.excluded or node.removed)
+
+    def report(self) -> CallReport:
+        return CallReport(
+            self.service, tuple(attempt.report() for attempt in self.attempts), self.finished - self.started
+        )

@@ -1,0 +1,205 @@
+"""Client and AsyncClient: httpx's clients, with balanced calls to services.
+
+The hook is httpx's own table of mounts: our transport stands first in it, under a pattern that asks whether the host is a
+service. So a balanced host never goes through a proxy, every other host goes the way it would have gone, and nothing of httpx is
+overridden but `send` (a call's deadline covers its redirects and auth).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
+
+import httpx
+
+from .discovery import DiscoveryLike, discovery_of
+from .effects import SendContext
+from .events import Observer
+from .flavour import HTTPX
+from .instance import Instance
+from .policy import Policies, Policy
+from .transport.aio import AsyncTransport
+from .transport.base import environment_discovery, options_of, send_context
+from .transport.sync import SyncTransport
+
+if TYPE_CHECKING:
+    import ssl
+
+    from httpx._types import (
+        AuthTypes,
+        CertTypes,
+        CookieTypes,
+        HeaderTypes,
+        ProxyTypes,
+        QueryParamTypes,
+        TimeoutTypes,
+    )
+    from typing_extensions import Unpack
+
+
+class BalancedTransport(SyncTransport, httpx.BaseTransport):
+    """For `httpx.Client(transport=…)` and SDKs that take a transport.
+
+    fallback:  the transport for hosts that are no services; without one they raise NoInstances. It is closed with this one
+    The other arguments are those of `Client`.
+    """
+
+    _flavour = HTTPX
+
+
+class AsyncBalancedTransport(AsyncTransport, httpx.AsyncBaseTransport):
+    """For `httpx.AsyncClient(transport=…)` and SDKs that take a transport. See `BalancedTransport`."""
+
+    _flavour = HTTPX
+
+
+class ServiceHosts:
+    """The pattern of our mount: hosts that are services."""
+
+    def __init__(self, covers: Callable[[str], bool]) -> None:
+        self._covers = covers
+
+    def matches(self, url: Any) -> bool:
+        return url.scheme in ("http", "https") and self._covers(url.host)
+
+
+class ClientMixin:
+    """What our clients add to httpx's, whichever the flavour."""
+
+    _transport_class: ClassVar[Any]
+
+    def _balance(
+        self,
+        discovery: DiscoveryLike,
+        policy: Policy | None,
+        policies: Mapping[str, Policy] | None,
+        connect: Callable[[Instance], Any] | None,
+        observers: Iterable[Observer],
+        keywords: Mapping[str, Any],
+    ) -> None:
+        """Put our transport first among the mounts, if there is anything to balance. Called by `__init__`."""
+        if discovery is None and keywords.get("trust_env", True):
+            discovery = environment_discovery()
+        source = discovery_of(discovery)
+        if source is None:
+            Policies(policy, policies)  # a typing error is an error, even where there is nothing to balance yet
+            return
+        transport = keywords.get("transport")
+        shared = connect is None and transport is not None
+        passed = {name: keywords[name] for name in _OURS_TOO & keywords.keys()}
+        balanced = self._transport_class(
+            source,
+            policy=policy,
+            policies=policies,
+            connect=(lambda instance: transport) if shared else connect,
+            observers=observers,
+            # An explicit transport is httpx's to close.
+            _connect_owned=not shared,
+            **passed,
+        )
+        mounts: Any = self
+        mounts._mounts = {ServiceHosts(balanced.covers): balanced, **mounts._mounts}
+
+
+_OURS_TOO = frozenset({"verify", "cert", "trust_env", "http1", "http2", "limits"})
+
+
+class _CommonKeywords(TypedDict, total=False):
+    auth: AuthTypes | None
+    params: QueryParamTypes | None
+    headers: HeaderTypes | None
+    cookies: CookieTypes | None
+    verify: ssl.SSLContext | str | bool
+    cert: CertTypes | None
+    trust_env: bool
+    http1: bool
+    http2: bool
+    proxy: ProxyTypes | None
+    timeout: TimeoutTypes
+    follow_redirects: bool
+    limits: httpx.Limits
+    max_redirects: int
+    event_hooks: Mapping[str, list[Callable[..., Any]]] | None
+    base_url: httpx.URL | str
+    default_encoding: str | Callable[[bytes], str]
+
+
+class ClientKeywords(_CommonKeywords, total=False):
+    """The keywords of `httpx.Client`."""
+
+    mounts: Mapping[str, httpx.BaseTransport | None] | None
+    transport: httpx.BaseTransport | None
+
+
+class AsyncClientKeywords(_CommonKeywords, total=False):
+    """The keywords of `httpx.AsyncClient`."""
+
+    mounts: Mapping[str, httpx.AsyncBaseTransport | None] | None
+    transport: httpx.AsyncBaseTransport | None
+
+
+class Client(ClientMixin, httpx.Client):
+    """An `httpx.Client` that balances calls to services.
+
+    discovery:  where instances come from: a `Discovery`, a mapping {service: [address, …]}, a callable service -> [address, …],
+                a URL ("consul://127.0.0.1:8500"), or None: the environment variable SMARTCLIENT_DISCOVERY, else nothing is
+                balanced
+    policy:     the settings of every service
+    policies:   the settings of some services, each in place of `policy`
+    connect:    a transport for an instance, in place of connections of our own: a Unix socket, a WSGI app, a mock
+    observers:  callables that are told what happens (see `smartclient.events`)
+    keywords:   httpx.Client's
+    """
+
+    _transport_class = BalancedTransport
+
+    def __init__(
+        self,
+        discovery: DiscoveryLike = None,
+        *,
+        policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        connect: Callable[[Instance], httpx.BaseTransport] | None = None,
+        observers: Iterable[Observer] = (),
+        **keywords: Unpack[ClientKeywords],
+    ) -> None:
+        httpx.Client.__init__(self, **keywords)
+        self._balance(discovery, policy, policies, connect, observers, keywords)
+
+    def send(self, request: httpx.Request, *, stream: bool = False, **keywords: Any) -> httpx.Response:
+        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
+        token = send_context.set(SendContext(options_of(request), stream))
+        try:
+            return httpx.Client.send(self, request, stream=stream, **keywords)
+        finally:
+            send_context.reset(token)
+
+
+class AsyncClient(ClientMixin, httpx.AsyncClient):
+    """An `httpx.AsyncClient` that balances calls to services, under asyncio and trio. See `Client`.
+
+    connect:  makes an `httpx.AsyncBaseTransport`
+    """
+
+    _transport_class = AsyncBalancedTransport
+
+    def __init__(
+        self,
+        discovery: DiscoveryLike = None,
+        *,
+        policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        connect: Callable[[Instance], httpx.AsyncBaseTransport] | None = None,
+        observers: Iterable[Observer] = (),
+        **keywords: Unpack[AsyncClientKeywords],
+    ) -> None:
+        httpx.AsyncClient.__init__(self, **keywords)
+        self._balance(discovery, policy, policies, connect, observers, keywords)
+
+    async def send(self, request: httpx.Request, *, stream: bool = False, **keywords: Any) -> httpx.Response:
+        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
+        token = send_context.set(SendContext(options_of(request), stream))
+        try:
+            return await httpx.AsyncClient.send(self, request, stream=stream, **keywords)
+        finally:
+            send_context.reset(token)

@@ -1,0 +1,1 @@
+"""The connections of a node: kept, taken newest first, given back, closed."""

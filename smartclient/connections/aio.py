@@ -1,0 +1,265 @@
+"""A node's connections for the async client, under asyncio and trio. The rules are in `base`.
+
+Idle connections are kept per running loop (a connection works only in the loop that made it); those of loops that have ended
+are dropped. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is closed
+because of an error is closed in a shielded scope. The good path pays nothing for that.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections import deque
+from collections.abc import AsyncIterator
+from functools import cache, partial
+from typing import Any
+
+import anyio
+
+from ..effects import Send
+from ..flavour import Flavour
+from ..loops import current_loop, has_ended, spawn
+from ..node import Node
+from ..service import Service
+from .base import Address, Body, Dialing, Link, NodeConnections, instance_request
+
+
+class AsyncBody(Body):
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        if self._chunks is not None:
+            while self._chunks:
+                yield self._chunks.popleft()
+            return
+        try:
+            async for chunk in self._raw:
+                yield chunk
+                self._check_time()
+        except Exception as error:
+            self._broken(error)
+
+    async def read_ahead(self) -> None:
+        """Read it all, and be done with the connection."""
+        chunks: deque[bytes] = deque()
+        try:
+            async for chunk in self:
+                chunks.append(chunk)
+        finally:
+            await self.aclose()
+        self._chunks = chunks
+
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        try:
+            await self._raw.aclose()
+            if self._link is not None:
+                await self._connections.give_back(self._home, self._link, self._network)
+        except BaseException:
+            if self._link is not None:
+                await self._connections.drop_now(self._link)
+            raise
+        finally:
+            self.attempt.finish()
+
+
+class Backend:
+    """Remembers the socket of a connection in the making, and its loop.
+
+    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only). Over its `AnyIOBackend`, which
+    serves asyncio and trio.
+    """
+
+    stream: Any = None
+    loop: Any = None
+
+    async def connect_tcp(self, *args: Any, **keywords: Any) -> Any:
+        self.loop = current_loop()
+        self.stream = await super().connect_tcp(*args, **keywords)  # type: ignore[misc]
+        return self.stream
+
+
+@cache
+def body_class(flavour: Flavour) -> Any:
+    """`AsyncBody` as a byte stream of that flavour: its client checks."""
+    return type("AsyncBody", (AsyncBody, flavour.httpx.AsyncByteStream), {})
+
+
+@cache
+def backend_class(flavour: Flavour) -> Any:
+    return type("Backend", (Backend, flavour.httpcore.AnyIOBackend), {})
+
+
+class AsyncConnections(NodeConnections):
+    """The connections of one node. Idle ones are kept per loop and origin."""
+
+    def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
+        super().__init__(node, service, dialing)
+        self._body_class = body_class(dialing.flavour)
+        self._backend_class = backend_class(dialing.flavour)
+        self._homes: dict[Any, dict[Address, Any]] = {}  # by loop: of a stack of links, or (HTTP/2) a pool
+
+    async def send(self, request: Any, effect: Send) -> Any:
+        """Send on an idle connection, else a new one; the response, its body unread."""
+        attempt, dialing = effect.attempt, self.dialing
+        flavour = dialing.flavour
+        address = self.address(request)
+        if self.transport is not None:
+            response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
+            body = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
+            return self.wrapped(response, body)
+        wire = self.wire_request(request, effect, address)
+        home = self._home(address)
+        link = None
+        try:
+            if dialing.http2:
+                raw = await home.handle_async_request(wire)
+            else:
+                link = None if effect.fresh else await self._take(home)
+                attempt.reused = link is not None
+                if link is None:
+                    backend = self._backend_class()
+                    link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, backend)
+                link.attempt = attempt
+                dialing.active.add(link)
+                raw = await link.http.handle_async_request(wire)
+        except BaseException as error:
+            if link is not None:
+                await self.drop_now(link)
+            self.reraise(error)
+        network = raw.extensions.get("network_stream")
+        body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
+        return self.response(raw, body)
+
+    async def give_back(self, home: deque[Link], link: Link, network: Any) -> None:
+        dialing = self.dialing
+        if not link.http.is_idle():
+            await self.drop_now(link)
+            return
+        dialing.active.discard(link)
+        link.rest(network, dialing.clock())
+        home.append(link)
+        keep = 0 if self.node.removed else dialing.max_keepalive
+        while keep is not None and len(home) > keep:
+            await _close(home.popleft())
+
+    async def drop_now(self, link: Link) -> None:
+        """Close a connection whatever happens, cancellation too."""
+        self.dialing.active.discard(link)
+        with anyio.CancelScope(shield=True):
+            await _close(link)
+
+    def drop(self, link: Link) -> None:
+        """Close a connection from outside of its loop's tasks."""
+        self.dialing.active.discard(link)
+        loop = None if link.backend is None else link.backend.loop
+        if loop is None:  # it never got as far as a socket
+            return
+        spawn(loop, lambda: _close(link), otherwise=lambda: _shut_down(link))
+
+    async def aclose(self) -> None:
+        """Close what is idle: here what is this loop's, in their loops what is others'."""
+        here = self._homes.pop(current_loop(), {})
+        self.close()
+        for home in here.values():
+            if self.dialing.http2:
+                await home.aclose()
+            while home and not self.dialing.http2:
+                await _close(home.popleft())
+        if self.transport is not None and self.dialing.owned:
+            await self.transport.aclose()
+
+    def close(self) -> None:
+        """Close what is idle, from any thread: each connection in its own loop."""
+        homes, self._homes = self._homes, {}
+        for loop, stores in homes.items():
+            for home in stores.values():
+                if self.dialing.http2:
+                    spawn(loop, home.aclose, otherwise=_nothing)
+                elif home:
+                    spawn(loop, partial(_close_all, home), otherwise=partial(_shut_down_all, home))
+
+    def after_fork(self) -> None:
+        """Drop what is shared with the parent: their loop is not ours."""
+        _inherited.append(self._homes)
+        if not self.dialing.http2:
+            for stores in self._homes.values():
+                for home in stores.values():
+                    for link in home:
+                        _close_inherited(link)
+        self._homes = {}
+
+    def _home(self, address: Address) -> Any:
+        loop = current_loop()
+        stores = self._homes.get(loop)
+        if stores is None:
+            for other in tuple(self._homes):
+                if has_ended(other):
+                    for home in self._homes.pop(other, {}).values():
+                        if not self.dialing.http2:
+                            _shut_down_all(home)
+            stores = self._homes.setdefault(loop, {})
+        home = stores.get(address)
+        if home is None:
+            pool_class = self.dialing.flavour.httpcore.AsyncConnectionPool
+            home = self.new_pool(pool_class, address) if self.dialing.http2 else deque()
+            stores[address] = home
+        return home
+
+    async def _take(self, home: deque[Link]) -> Link | None:
+        now, expiry = self.dialing.clock(), self.dialing.keepalive_expiry
+        while home:
+            link = home.pop()
+            if link.alive(now, expiry):
+                return link
+            await self.drop_now(link)
+        return None
+
+
+async def _close(link: Link) -> None:
+    try:
+        await link.http.aclose()
+        # httpcore has nothing to close while TLS is being agreed; closing a socket twice does no harm.
+        stream = None if link.backend is None else link.backend.stream
+        if stream is not None:
+            await stream.aclose()
+    except Exception:
+        pass  # what cannot be closed is gone
+
+
+async def _close_all(links: deque[Link]) -> None:
+    while links:
+        await _close(links.popleft())
+
+
+def _socket_of(link: Link) -> Any:
+    stream = None if link.backend is None else link.backend.stream
+    return None if stream is None else stream.get_extra_info("socket")
+
+
+def _shut_down(link: Link) -> None:
+    """End a connection whose loop is gone: the server is told, the descriptor goes with the garbage."""
+    try:
+        _socket_of(link).shutdown(socket.SHUT_RDWR)
+    except (OSError, AttributeError):
+        pass
+
+
+def _shut_down_all(links: deque[Link]) -> None:
+    while links:
+        _shut_down(links.popleft())
+
+
+def _nothing() -> None:
+    pass
+
+
+def _close_inherited(link: Link) -> None:
+    try:
+        os.close(_socket_of(link).fileno())
+    except (OSError, AttributeError):
+        pass
+
+
+# Transports of the parent's loops: kept in the child, since their destructors would complain.
+_inherited: list[Any] = []

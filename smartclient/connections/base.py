@@ -1,0 +1,335 @@
+"""The rules for a node's connections, sync and async alike.
+
+1. A node's idle connections are a stack: the newest is taken first, so that surplus ones grow old and are dropped.
+2. One is taken only if it is younger than `keepalive_expiry` and its socket is not readable: an idle connection that has
+   something to say has been closed by its server (httpcore's `has_expired`; a connection the server closed stays "available").
+3. It is given back when the response body is closed and httpcore says it is idle; at most `max_keepalive_connections` stay.
+4. With HTTP/2 a node has one httpcore pool instead: a multiplexed connection is never "taken".
+5. A request goes straight to httpcore, with the node's origin and the URL's own path. httpcore asks of a request only the five
+   attributes of `WireRequest`; its own class would check and copy every header again.
+"""
+
+from __future__ import annotations
+
+import select
+import threading
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+from ..call import Attempt
+from ..errors import describe
+from ..flavour import Flavour
+from ..effects import Send, SendContext
+from ..instance import Instance, is_ip
+from ..node import Node
+from ..policy import Policy
+from ..service import Service
+
+DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+class WireURL:
+    """What httpcore asks of a URL."""
+
+    __slots__ = ("host", "origin", "port", "scheme", "target")
+
+    def __init__(self, origin: Any, target: bytes) -> None:
+        self.origin = origin
+        self.scheme = origin.scheme
+        self.host = origin.host
+        self.port = origin.port
+        self.target = target
+
+
+class WireRequest:
+    """What httpcore asks of a request."""
+
+    __slots__ = ("extensions", "headers", "method", "stream", "url")
+
+    def __init__(self, method: bytes, url: WireURL, headers: Any, stream: Any, extensions: Any) -> None:
+        self.method = method
+        self.url = url
+        self.headers = headers
+        self.stream = stream
+        self.extensions = extensions
+
+
+class Dialing:
+    """How the connections of one client are made.
+
+    ssl_context:  called at the first TLS connection, once; one context serves all nodes (each costs 50 ms)
+    connect:      makes a transport for an instance, in place of connections of ours
+    owned:        whether such a transport is closed with its node
+    active:       the links in use, of all nodes
+    lost:         attempts whose response was forgotten unread, for the next call to finish
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        ssl_context: Callable[[], Any],
+        *,
+        http1: bool,
+        http2: bool,
+        max_keepalive: int | None,
+        keepalive_expiry: float | None,
+        connect: Callable[[Instance], Any] | None,
+        owned: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.flavour = flavour
+        self.connect = connect
+        self.owned = owned
+        self.active: set[Link] = set()
+        self.lost: deque[Attempt] = deque()
+        self.http1 = http1
+        self.http2 = http2
+        self.max_keepalive = max_keepalive
+        self.keepalive_expiry = keepalive_expiry
+        self.clock = clock
+        self._make_ssl_context = ssl_context
+        self._ssl_context: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def ssl_context(self) -> Any:
+        with self._lock:
+            if self._ssl_context is None:
+                self._ssl_context = self._make_ssl_context()
+            return self._ssl_context
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+
+    def options(self, https: bool) -> dict[str, Any]:
+        """Keywords that httpcore's connections and pools have in common."""
+        context = self.ssl_context if https else None
+        return {"ssl_context": context, "http1": self.http1, "http2": self.http2}
+
+
+@dataclass(frozen=True, eq=False)
+class Address:
+    """Where a node's requests go, for one scheme and port of the URL.
+
+    sni:   the name for TLS, None without TLS
+    host:  the Host header, None where the service's stays
+    """
+
+    origin: Any
+    sni: str | None
+    host: bytes | None
+
+
+def address_of(node: Node, service: str, policy: Policy, scheme: str, port: int | None, flavour: Flavour) -> Address:
+    """The instance's port wins, the URL's is used where it has none; TLS if either says https."""
+    instance = node.instance
+    https = "https" in (scheme, instance.scheme)
+    scheme = "https" if https else "http"
+    port = instance.port or port or DEFAULT_PORTS[scheme]
+    origin = flavour.httpcore.Origin(scheme.encode(), instance.host.encode(), port)
+    sni = None
+    if https:
+        named = "." in instance.host and not is_ip(instance.host)
+        sni = policy.tls_server_name or (instance.host if named else service)
+    host = None
+    if policy.host_header == "instance":
+        bracketed = f"[{instance.host}]" if ":" in instance.host else instance.host
+        host = (bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}").encode()
+    return Address(origin, sni, host)
+
+
+def headers_for(request: Any, address: Address) -> Any:
+    """The request's headers as httpcore takes them, the Host header replaced if the policy wants that."""
+    headers = request.headers.raw
+    if address.host is None:
+        return headers
+    return [(b"Host", address.host)] + [(key, value) for key, value in headers if key.lower() != b"host"]
+
+
+def extensions_for(request: Any, effect: Send, address: Address) -> Any:
+    """The request's extensions, with what is left of the time and the name for TLS. Mostly the very same object."""
+    extensions = request.extensions
+    if effect.timeouts is None and address.sni is None:
+        return extensions
+    extensions = dict(extensions)
+    if effect.timeouts is not None:
+        extensions["timeout"] = effect.timeouts
+    if address.sni is not None:
+        extensions.setdefault("sni_hostname", address.sni)
+    return extensions
+
+
+def instance_request(request: Any, effect: Send, address: Address, flavour: Flavour) -> Any:
+    """The request as a transport of `connect=` sees it: the instance's URL, the service's Host header."""
+    origin = address.origin
+    url = request.url.copy_with(scheme=origin.scheme.decode(), host=origin.host.decode(), port=origin.port)
+    return flavour.httpx.Request(
+        request.method,
+        url,
+        headers=headers_for(request, address),
+        stream=effect.stream,
+        extensions=extensions_for(request, effect, address),
+    )
+
+
+def readable(stream: Any) -> Callable[[], bool]:
+    """A function that tells whether a connection's socket has something to read, at the price of one system call."""
+    sock = stream.get_extra_info("socket")
+    number = -1 if sock is None else sock.fileno()
+    if number < 0:
+        return lambda: True
+    if not hasattr(select, "poll"):  # Windows
+        return lambda: bool(select.select([number], [], [], 0)[0])
+    poll = select.poll()
+    poll.register(number, select.POLLIN)
+    return lambda: bool(poll.poll(0))
+
+
+class Link:
+    """One connection of a node.
+
+    http:        httpcore's connection
+    backend:     async only: knows the raw socket of a connection that is still being made
+    idle_since:  when it was given back
+    attempt:     who has it now
+    """
+
+    __slots__ = ("_readable", "attempt", "backend", "http", "idle_since")
+
+    def __init__(self, http: Any, attempt: Attempt, backend: Any = None) -> None:
+        self.http = http
+        self.attempt = attempt
+        self.backend = backend
+        self.idle_since = 0.0
+        self._readable: Callable[[], bool] | None = None
+
+    def rest(self, network_stream: Any, now: float) -> None:
+        """It is idle now."""
+        if self._readable is None:
+            self._readable = readable(network_stream)
+        self.idle_since = now
+
+    def alive(self, now: float, expiry: float | None) -> bool:
+        """Whether an idle connection may be taken."""
+        if expiry is not None and now - self.idle_since > expiry:
+            return False
+        return self._readable is not None and not self._readable()
+
+
+class NodeConnections:
+    """The connections of one node, without their I/O.
+
+    dialing:  what all nodes of the client share
+    """
+
+    def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
+        self.node = node
+        self.dialing = dialing
+        self.transport = None if dialing.connect is None else dialing.connect(node.instance)
+        self._service = service
+        self._addresses: dict[tuple[str, int | None], Address] = {}
+
+    def address(self, request: Any) -> Address:
+        """Where the request goes; remembered for each scheme and port it may come with."""
+        url = request.url
+        key = (url.scheme, url.port)
+        address = self._addresses.get(key)
+        if address is None:
+            flavour = self.dialing.flavour
+            address = address_of(self.node, self._service.name, self._service.policy, *key, flavour)
+            same = [known for known in self._addresses.values() if known.origin == address.origin]
+            self._addresses[key] = address = same[0] if same else address
+        return address
+
+    def wire_request(self, request: Any, effect: Send, address: Address) -> WireRequest:
+        return WireRequest(
+            request.method.encode(),
+            WireURL(address.origin, request.extensions.get("target") or request.url.raw_path),
+            headers_for(request, address),
+            effect.stream,
+            extensions_for(request, effect, address),
+        )
+
+    def new_link(self, connection_class: Any, address: Address, attempt: Attempt, backend: Any = None) -> Link:
+        options = self.dialing.options(address.sni is not None)
+        return Link(connection_class(address.origin, network_backend=backend, **options), attempt, backend)
+
+    def new_pool(self, pool_class: Any, address: Address) -> Any:
+        dialing = self.dialing
+        return pool_class(
+            max_connections=None,
+            max_keepalive_connections=dialing.max_keepalive,
+            keepalive_expiry=dialing.keepalive_expiry,
+            **dialing.options(address.sni is not None),
+        )
+
+    def response(self, raw: Any, body: Any) -> Any:
+        return self.dialing.flavour.httpx.Response(
+            raw.status, headers=raw.headers, stream=body, extensions=raw.extensions
+        )
+
+    def wrapped(self, response: Any, body: Any) -> Any:
+        """The response of a transport that is not ours, its body in our hands."""
+        if response.is_closed:  # MockTransport's are, from the start
+            body.attempt.finish()
+        else:
+            response.stream = body
+        return response
+
+    def reraise(self, error: BaseException) -> NoReturn:
+        """Raise httpx's exception for httpcore's; any other as it is."""
+        mapped = self.dialing.flavour.mapped(type(error))
+        if mapped is None:
+            raise error
+        raise mapped(str(error)) from error
+
+
+class Body:
+    """A response's body: gives the connection back and finishes its attempt when it is closed, or forgotten."""
+
+    def __init__(
+        self, raw: Any, connections: Any, attempt: Attempt, context: SendContext, link: Link | None, home: Any, network: Any
+    ) -> None:
+        self.attempt = attempt
+        self._raw = raw
+        self._connections = connections
+        self._link = link
+        self._home = home
+        self._network = network
+        self._context = context
+        self._ends_at = context.body_ends_at
+        self._closed = False
+        self._chunks: deque[bytes] | None = None
+
+    def _check_time(self) -> None:
+        """Between chunks: a server that sends a byte now and then is never timed out by httpx."""
+        if self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at:
+            raise self._late()
+
+    def _broken(self, error: Exception) -> NoReturn:
+        """The body failed: blame the node, and raise httpx's exception for httpcore's."""
+        dialing = self._connections.dialing
+        flavour = dialing.flavour
+        mapped = flavour.mapped(type(error)) or type(error)
+        if issubclass(mapped, flavour.TransportError):
+            self.attempt.spoil(describe(error))
+        late = self._ends_at is not None and dialing.clock() >= self._ends_at
+        if late and issubclass(mapped, flavour.httpx.TimeoutException) and not isinstance(error, flavour.DeadlineExceeded):
+            raise self._late() from error
+        self._connections.reraise(error)
+
+    def _late(self) -> Exception:
+        error: Exception = self._connections.dialing.flavour.DeadlineExceeded.of(
+            self.attempt.service.name, self._context.deadline, "while reading the body"
+        )
+        return error
+
+    def __del__(self) -> None:
+        # Never read and never closed. This may run anywhere, inside a lock of ours too: take none.
+        if not self._closed:
+            self._closed = True
+            if self._link is not None:
+                self._connections.drop(self._link)
+            self._connections.dialing.lost.append(self.attempt)

@@ -1,0 +1,80 @@
+"""The contract of a discovery source: a callable, or a subclass of one of these with one method.
+
+A source runs in a thread of its own per watched service, so it may block and use any library.
+"""
+
+from __future__ import annotations
+
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+
+from ..instance import Instance, is_ip
+
+Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
+
+
+class Discovery(ABC):
+    """A source of instances.
+
+    grace:  seconds for which an empty list after a non-empty one is held back, since a registry that was just restarted is
+            legitimately empty
+
+    services:  the only names it covers, where a URL said `?services=orders,users`
+    """
+
+    grace: float = 10.0
+    services: frozenset[str] | None = None
+
+    def covers(self, host: str) -> bool:
+        """Whether that host (lower case, no trailing dot) is a service of this source.
+
+        Called for every request, so be quick. By default names without a dot, other than localhost.
+        """
+        if self.services is not None:
+            return host in self.services
+        return "." not in host and host != "localhost" and not is_ip(host)
+
+    @abstractmethod
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        """Yield the full list each time it changes; block in between.
+
+        Called in a thread of its own, from the first call to that service on. End soon after `stop` is set. Raise on trouble: the
+        library logs it, waits with growing jittered pauses and calls again; the last good list stays in use. A watch that returns
+        has said its last.
+        """
+
+    def known(self, service: str) -> Addresses | None:
+        """A list that never changes; None: watch. Where there is one, no thread is started."""
+        return None
+
+    def interrupt(self, stop: threading.Event) -> None:
+        """Wake the watch that was given this `stop` from what it is blocked in, if that does not look at `stop` by itself.
+
+        Called at close, from any thread, after `stop` was set.
+        """
+
+    def __str__(self) -> str:
+        """How messages name it."""
+        return type(self).__name__
+
+
+class PollingDiscovery(Discovery):
+    """A source without push: it is asked every `interval` seconds, or when its own ttl is over."""
+
+    interval: float = 5.0
+
+    @abstractmethod
+    def resolve(self, service: str) -> Addresses | tuple[Addresses, float]:
+        """The full list now, or (list, ttl in seconds). Called in the watch's thread; raise on trouble."""
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        while not stop.is_set():
+            answer = self.resolve(service)
+            ttl = self.interval
+            if isinstance(answer, tuple) and len(answer) == 2 and isinstance(answer[1], (int, float)):
+                addresses, ttl = answer
+            else:
+                addresses = answer
+            yield addresses
+            stop.wait(max(float(ttl), 0.05))

@@ -1,0 +1,318 @@
+"""Consul: blocking queries on a service's health, one connection per watch.
+
+python-consul builds the queries and reads the answers; its HTTP layer, which knows no timeouts, puts the token into the URL and
+drops the response's headers, is replaced by httpx.
+
+The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; what no page says was seen on 1.8.7):
+
+1. The index must be ≥ 1 to block; one that falls, and any error, starts again from none. A client that keeps its old index over a
+   restart of the agent blocks blindly while data changes.
+2. `wait` overshoots by up to wait/16; only then is the peer silent.
+3. An answer with the same index is the end of a wait, except from an agent that is stopping: that one answers at once, again and
+   again. So an answer that came too soon is followed by a pause.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+from urllib.parse import SplitResult
+
+import httpx
+
+from ..events import logger
+from ..instance import Instance
+from .base import Discovery
+
+PORT = 8500
+SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent agent is given up
+SOON = 0.1  # an unchanged answer within that many seconds was no wait
+
+
+class Consul(Discovery):
+    """The passing instances of a service, from a Consul agent.
+
+    address:     "127.0.0.1:8500", "http://…" or "https://…"; None: CONSUL_HTTP_ADDR, else the local agent
+    token:       ACL token, sent in a header, never in a URL; None: CONSUL_HTTP_TOKEN
+    dc:          datacenter; None: the agent's own
+    tag:         a tag, or several: instances that have all of them
+    near:        a node's name (or "_agent"): the agent sorts by distance to it
+    stale:       let any server answer, also without a leader
+    filter:      a filter expression ('Service.Meta.version == "v2"')
+    passing:     only instances whose checks all pass
+    wait:        seconds that a query blocks for at most
+    timeout:     seconds to connect, and to wait for an answer that does not block
+    verify, cert: as in httpx
+    grace:       seconds for which an empty list after a non-empty one is held back
+
+    An instance has the service's address, else the node's; its tags, its `Meta`, the node's name and the datacenter are its
+    metadata ({"tags": "a,b", "version": "v2", …}). Covers names without a dot and `orders.service.consul`.
+    """
+
+    def __init__(
+        self,
+        address: str | None = None,
+        *,
+        token: str | None = None,
+        dc: str | None = None,
+        tag: str | Sequence[str] | None = None,
+        near: str | None = None,
+        stale: bool = False,
+        filter: str | None = None,
+        passing: bool = True,
+        wait: float = 55.0,
+        timeout: float = 5.0,
+        verify: Any = True,
+        cert: Any = None,
+        grace: float = 10.0,
+    ) -> None:
+        for name, value in (("wait", wait), ("timeout", timeout)):
+            if not isinstance(value, (int, float)) or not 0 < value <= 600:
+                raise ValueError(f"Consul.{name}: expected seconds from 0 to 600, got {value!r}")
+        if not isinstance(grace, (int, float)) or not grace >= 0:
+            raise ValueError(f"Consul.grace: expected seconds, got {grace!r}")
+        self.url = _agent_url(address or os.environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}")
+        self.grace = grace
+        self._token = token if token is not None else os.environ.get("CONSUL_HTTP_TOKEN") or None
+        self._dc = dc
+        self._tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
+        self._near = near
+        self._stale = stale
+        self._filter = filter
+        self._passing = passing
+        self._wait = wait
+        self._timeout = timeout
+        self._verify = verify
+        self._cert = cert
+        self._agents: dict[threading.Event, Agent] = {}
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Consul:
+        """`consul://host:port?dc=eu&tag=a&tag=b&stale=true`; `consul+https://` for TLS; the token as `?token=`."""
+        keywords: dict[str, Any] = {}
+        for name, values in options.items():
+            value = values[-1]
+            if name == "tag":
+                keywords[name] = values
+            elif name in ("token", "dc", "near", "filter"):
+                keywords[name] = value
+            elif name in ("stale", "passing"):
+                keywords[name] = value.lower() not in ("", "0", "false", "no") or value == ""
+            elif name in ("wait", "timeout", "grace"):
+                try:
+                    keywords[name] = float(value)
+                except ValueError:
+                    raise ValueError(f"consul:// option {name}: expected seconds, got {value!r}") from None
+            else:
+                raise ValueError(
+                    f"consul:// has no option {name!r}; it has tag, token, dc, near, filter, stale, passing, wait, timeout, grace"
+                )
+        if parts.username or parts.password:
+            raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")
+        scheme = "https" if parts.scheme.endswith("https") else "http"
+        address = f"{scheme}://{parts.netloc}" if parts.netloc else None
+        return cls(address, **keywords)
+
+    def covers(self, host: str) -> bool:
+        return super().covers(host) or (self.services is None and _service_of(host) is not None)
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+        agent = Agent(self.url, self._token, self._timeout, self._verify, self._cert)
+        self._agents[stop] = agent
+        try:
+            yield from self._watch(agent, _service_of(service) or service, stop)
+        finally:
+            self._agents.pop(stop, None)
+            agent.close()
+
+    def interrupt(self, stop: threading.Event) -> None:
+        agent = self._agents.get(stop)
+        if agent is not None:
+            agent.interrupt()
+
+    def __str__(self) -> str:
+        return f"consul at {self.url.host}:{self.url.port or 443}"
+
+    def _watch(self, agent: Agent, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+        index = 0
+        pause = SOON
+        while not stop.is_set():
+            began = time.monotonic()
+            answered, entries = self._ask(agent, service, index)
+            if answered != index:
+                yield [instance for entry in entries for instance in _instance_of(service, entry)]
+                pause = SOON
+                # A lower index is that of another life of the registry.
+                index = 0 if answered < max(index, 1) else answered
+                if index == 0:
+                    stop.wait(SOON)
+            elif time.monotonic() - began < SOON:
+                stop.wait(pause)
+                pause = min(pause * 2, 1.0)
+
+    def _ask(self, agent: Agent, service: str, index: int) -> tuple[int, list[Any]]:
+        """One query; it blocks while nothing has changed since `index` (0: it does not)."""
+        extra: list[tuple[str, str]] = [("tag", tag) for tag in self._tags]
+        if self._stale:
+            extra.append(("stale", "1"))
+        if self._filter is not None:
+            extra.append(("filter", self._filter))
+        agent.http.prepare(extra, self._timeout + (self._wait * 17 / 16 + SLACK if index else 0.0))
+        answer = agent.health.service(
+            service,
+            index=index or None,
+            wait=f"{self._wait * 1000:.0f}ms",
+            passing=self._passing or None,
+            dc=self._dc,
+            near=self._near,
+        )
+        answered, entries = int(answer[0]), answer[1]
+        if not isinstance(entries, list):
+            raise ValueError(f"expected a list of instances, got {type(entries).__name__}")
+        return answered, entries
+
+
+class Agent:
+    """python-consul's queries over httpx. One per watch: one connection, that can be interrupted.
+
+    Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
+    """
+
+    def __init__(self, url: httpx.URL, token: str | None, timeout: float, verify: Any, cert: Any) -> None:
+        # Imported when first used: it brings requests along, which takes a while.
+        from consul import base
+
+        self.http = _http_layer(base)(url, token, timeout, verify, cert)
+        self.token: str | None = None  # python-consul would put it into the query
+        self.dc: str | None = None
+        self.consistency = "default"
+        self.health: Any = base.Health(self) if hasattr(base, "Health") else base.Consul.Health(self)
+
+    def prepare_headers(self, token: str | None = None) -> dict[str, str]:
+        """Asked by py-consul, the maintained fork. Our layer has the token."""
+        return {}
+
+    def interrupt(self) -> None:
+        self.http.interrupt()
+
+    def close(self) -> None:
+        self.http.close()
+
+
+def _http_layer(base: Any) -> Any:
+    """python-consul's `HTTPClient`, over httpx."""
+
+    class HTTPLayer(base.HTTPClient):  # type: ignore[misc]
+        def __init__(self, url: httpx.URL, token: str | None, timeout: float, verify: Any, cert: Any) -> None:
+            headers = {} if token is None else {"X-Consul-Token": token}
+            self._url = url
+            self._connect_timeout = timeout
+            self._read_timeout = timeout
+            self._extra: list[tuple[str, str]] = []
+            self._sockets: list[Any] = []
+            self._interrupted = False
+            # No environment: a registry is not reached through the proxy of somebody's shell.
+            self._client = httpx.Client(headers=headers, verify=verify, cert=cert, trust_env=False)
+
+        def prepare(self, extra: list[tuple[str, str]], read_timeout: float) -> None:
+            """What the next query has that python-consul's signature does not."""
+            self._extra, self._read_timeout = extra, read_timeout
+
+        def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
+            timeout = httpx.Timeout(self._connect_timeout, read=self._read_timeout)
+            query = [*_pairs(params), *self._extra]
+            response = self._client.get(
+                self._url.copy_with(path=path),
+                params=query,  # type: ignore[arg-type]
+                timeout=timeout,
+                extensions={"trace": self._trace},
+            )
+            if response.status_code != 200:
+                raise ConsulAnswer(response.status_code, response.text)
+            if "X-Consul-Index" not in response.headers:
+                raise ValueError("the answer has no X-Consul-Index: is that a Consul agent?")
+            return callback(base.Response(response.status_code, response.headers, response.text))
+
+        def put(self, callback: Any, path: str, params: Any = None, data: Any = "", **_: Any) -> Any:
+            raise NotImplementedError("this layer only reads")
+
+        post = delete = put
+
+        def interrupt(self) -> None:
+            # A blocked recv wakes on shutdown, not on close.
+            self._interrupted = True
+            for sock in tuple(self._sockets):
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass
+
+        def close(self) -> None:
+            self._client.close()
+
+        def _trace(self, event: str, info: Mapping[str, Any]) -> None:
+            if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
+                sock = info["return_value"].get_extra_info("socket")
+                self._sockets = [] if sock is None else [sock]
+                if self._interrupted:
+                    self.interrupt()
+
+    return HTTPLayer
+
+
+class ConsulAnswer(Exception):
+    """An answer other than 200, in words that help."""
+
+    def __init__(self, status: int, text: str) -> None:
+        hint = {
+            403: " (does the ACL token exist, and have service:read and node:read?)",
+            500: " (a bad filter, an unknown datacenter, or no leader)",
+        }.get(status, "")
+        super().__init__(f"answered {status}: {' '.join(text.split())[:200]}{hint}")
+
+
+def _pairs(params: Any) -> list[tuple[str, Any]]:
+    return list(params.items() if isinstance(params, Mapping) else params or ())
+
+
+def _agent_url(address: str) -> httpx.URL:
+    text = address if "://" in address else f"http://{address}"
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"Consul: {address!r} is not an address of an agent: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"Consul: expected an address like '127.0.0.1:8500' or 'https://consul.example', got {address!r}")
+    return url if url.port is not None or "://" in address and url.scheme == "https" else url.copy_with(port=PORT)
+
+
+def _service_of(host: str) -> str | None:
+    """orders.service.consul → orders (Consul's own DNS domain)."""
+    name, dot, _ = host.partition(".service.consul")
+    return name if dot and host == f"{name}.service.consul" and name and "." not in name else None
+
+
+def _instance_of(service: str, entry: Any) -> Iterator[Instance]:
+    """The instance of one entry of /v1/health/service; none, with a line in the log, if it is not understood."""
+    try:
+        node, details = entry["Node"], entry["Service"]
+        weights = details.get("Weights") or {}
+        metadata = {str(key): str(value) for key, value in (details.get("Meta") or {}).items()}
+        metadata.setdefault("tags", ",".join(details.get("Tags") or ()))
+        metadata.setdefault("node", str(node.get("Node", "")))
+        metadata.setdefault("dc", str(node.get("Datacenter", "")))
+        yield Instance(
+            host=details.get("Address") or node["Address"],
+            port=details.get("Port") or None,
+            scheme=metadata.get("scheme", "http") if metadata.get("scheme") in ("http", "https") else "http",
+            weight=float(weights.get("Passing", 1)),
+            zone=metadata.get("zone"),
+            metadata=metadata,
+            id=details.get("ID"),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        logger.warning("%s: an entry of consul is refused: %s: %s", service, type(error).__name__, error)

@@ -1,0 +1,39 @@
+"""Discovery sources written as a URL: `consul://127.0.0.1:8500?dc=eu&services=orders,users`.
+
+Options are query parameters with the names of the constructor's keywords. `services=` says which names the source covers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from urllib.parse import SplitResult, parse_qsl, urlsplit
+
+from .base import Discovery
+from .consul import Consul
+
+Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
+
+SCHEMES: dict[str, Opener] = {
+    "consul": Consul.from_url,
+    "consul+http": Consul.from_url,
+    "consul+https": Consul.from_url,
+}
+
+
+def discovery_from_url(url: str) -> Discovery:
+    """The source a URL names. Raises ValueError saying what is wrong with it."""
+    parts = urlsplit(url)
+    if parts.scheme in ("http", "https"):
+        raise ValueError(f"discovery: {url!r} is not the URL of a registry. Did you mean base_url={url!r}?")
+    opener = SCHEMES.get(parts.scheme)
+    if opener is None:
+        known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
+        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {url!r}")
+    options: dict[str, list[str]] = {}
+    for name, value in parse_qsl(parts.query, keep_blank_values=True):
+        options.setdefault(name, []).append(value)
+    names = [name.strip() for value in options.pop("services", []) for name in value.split(",")]
+    source = opener(parts, options)
+    if names:
+        source.services = frozenset(name.lower().rstrip(".") for name in names if name)
+    return source

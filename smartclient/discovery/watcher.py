@@ -1,0 +1,136 @@
+"""Watcher: the thread that runs a source's `watch` for one service and publishes what it yields.
+
+1. Trouble never reaches a call: it is logged (once while it stays the same), the source is asked again after a growing jittered
+   pause, and the last good list stays in use.
+2. An entry that cannot be an address is refused with one log line; the others count.
+3. A service unused for ten minutes is no longer watched; its next call starts again.
+4. `stop` never waits longer than 0.1 s.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+from ..errors import describe
+from ..events import DiscoveryFailed, Observers, logger
+from ..instance import Instance
+from .base import Discovery
+
+FIRST_PAUSE = 0.1
+LONGEST_PAUSE = 3.0
+IDLE_AFTER = 600.0
+JOIN_AT_MOST = 0.1
+
+
+class StopSignal(threading.Event):
+    """The event a watch is given. It is set by itself, too, once its service has been unused for long."""
+
+    def __init__(self, idle: Callable[[], bool]) -> None:
+        super().__init__()
+        self._idle = idle
+
+    def is_set(self) -> bool:
+        return super().is_set() or self._idle()
+
+
+class Watcher:
+    """Watches one service.
+
+    publish:  called with each full list, in the watcher's thread
+    failed:   called with the source's trouble, in words
+    used_at:  when the service was last called
+    running:  it watches, or its source has said its last; otherwise start a new one
+    """
+
+    def __init__(
+        self,
+        service: str,
+        discovery: Discovery,
+        *,
+        publish: Callable[[tuple[Instance, ...]], None],
+        failed: Callable[[str], None],
+        used_at: Callable[[], float],
+        observers: Observers,
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self._service = service
+        self._discovery = discovery
+        self._publish = publish
+        self._failed = failed
+        self._observers = observers
+        self._rng = rng
+        self._pause = FIRST_PAUSE
+        self._said: str | None = None
+        self._refused: set[str] = set()
+        self.stop_signal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
+        self.running = self._over = False
+        self._thread = threading.Thread(target=self._run, name=f"smartclient-{service}", daemon=True)
+
+    def start(self) -> None:
+        self.running = True
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Wake the watch and have it end."""
+        self.stop_signal.set()
+        try:
+            self._discovery.interrupt(self.stop_signal)
+        except Exception:
+            logger.exception("%s: %s could not be interrupted", self._service, self._discovery)
+
+    def join(self, timeout: float = JOIN_AT_MOST) -> None:
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout)
+
+    def _run(self) -> None:
+        self._watch()
+        # Stopped, or unused for long. (A source that has said its last is not asked again.)
+        self.running = self._over
+
+    def _watch(self) -> None:
+        while not self.stop_signal.is_set():
+            try:
+                for addresses in self._discovery.watch(self._service, self.stop_signal):
+                    if self.stop_signal.is_set():
+                        return
+                    self._published(addresses)
+                self._over = not self.stop_signal.is_set()
+                return
+            except Exception as error:
+                if self.stop_signal.is_set():
+                    return
+                pause = self._trouble(describe(error))
+            self.stop_signal.wait(pause)
+
+    def _published(self, addresses: Iterable[Any]) -> None:
+        if isinstance(addresses, (str, bytes)):
+            raise TypeError(f"{self._discovery}: expected a list of addresses, got {addresses!r}")
+        instances = []
+        for address in addresses:
+            try:
+                instances.append(Instance.parse(address))
+            except (ValueError, TypeError) as error:
+                if str(error) not in self._refused and len(self._refused) < 1000:
+                    self._refused.add(str(error))
+                    logger.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, error)
+        if self._said is not None:
+            logger.info("%s: %s answers again", self._service, self._discovery)
+        self._pause, self._said = FIRST_PAUSE, None
+        self._publish(tuple(instances))
+
+    def _trouble(self, problem: str) -> float:
+        pause = self._pause * (0.5 + self._rng.random())
+        self._pause = min(self._pause * 2, LONGEST_PAUSE)
+        level = "debug" if problem == self._said else "warning"
+        getattr(logger, level)(
+            "%s: %s failed: %s; the last good list stays in use", self._service, self._discovery, problem
+        )
+        self._said = problem
+        self._failed(problem)
+        if self._observers:
+            self._observers(DiscoveryFailed(self._service, str(self._discovery), problem, pause))
+        return pause

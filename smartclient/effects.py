@@ -1,0 +1,112 @@
+"""What the flow of a call asks its driver to do, and what the hops of one `client.send` share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from .call import NO_OPTIONS, Attempt, CallOptions
+from .retry.replay import Body
+from .service import Service
+from .waiting import Places
+
+SHORTEST = 0.001  # a timeout of 0 would mean "non-blocking" to a socket
+
+
+class TimeLeft(Mapping[str, "float | None"]):
+    """httpx's timeouts, cut to what is left. httpcore asks `get` at each phase, so each is told the truth of its moment."""
+
+    __slots__ = ("_clock", "_timeouts", "ends_at")
+
+    def __init__(
+        self, timeouts: Mapping[str, float | None], ends_at: float | None, clock: Callable[[], float]
+    ) -> None:
+        self._timeouts = timeouts
+        self._clock = clock
+        self.ends_at = ends_at
+
+    def __getitem__(self, phase: str) -> float | None:
+        timeout = self._timeouts.get(phase)
+        if self.ends_at is None:
+            return timeout
+        left = max(self.ends_at - self._clock(), SHORTEST)
+        return left if timeout is None else min(timeout, left)
+
+    def get(self, phase: str, default: Any = None) -> Any:
+        return self[phase]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(("connect", "read", "write", "pool"))
+
+    def __len__(self) -> int:
+        return 4
+
+
+@dataclass
+class SendContext:
+    """What one `client.send` shares among its hops (auth, redirects): its options, its deadline, its body.
+
+    streamed:  the caller reads the body at leisure, so the deadline ends at the headers
+    ends_at:   fixed by the first hop that has a deadline
+    """
+
+    options: CallOptions = NO_OPTIONS
+    streamed: bool = True
+    ends_at: float | None = None
+    deadline: float = 0.0
+    stream: Any = None
+    body: Body | None = None
+
+    @property
+    def body_ends_at(self) -> float | None:
+        return None if self.streamed else self.ends_at
+
+
+class Send(NamedTuple):
+    """Send the request on the attempt's node; resume with the response, its body unread.
+
+    fresh:     not on a connection that has been idle
+    timeouts:  in place of the request's own
+    stream:    in place of the request's own
+    context:   when the body must have been read, and how much time that call was given
+    """
+
+    attempt: Attempt
+    fresh: bool
+    timeouts: TimeLeft | None
+    stream: Any
+    context: SendContext
+
+
+class Read(NamedTuple):
+    """Read the body into memory, while another node may still be asked should it break off."""
+
+    response: Any
+
+
+class Discard(NamedTuple):
+    """Close a response that is not wanted, before the next attempt: else the limit on connections starves."""
+
+    response: Any
+
+
+class Sleep(NamedTuple):
+    seconds: float
+
+
+class WaitForTurn(NamedTuple):
+    """Queue for a place among `max_connections`; resume with whether it was had in time."""
+
+    places: Places
+    timeout: float | None
+
+
+class WaitForNodes(NamedTuple):
+    """Wait for the service's first list; resume with whether it came in time."""
+
+    service: Service
+    timeout: float | None
+
+
+Effect = Send | Read | Discard | Sleep | WaitForTurn | WaitForNodes

@@ -1,0 +1,98 @@
+"""What a balanced call may raise beside what httpx raises itself. Every one is an httpx exception.
+
+The mixins hold the data and the words; the classes that users catch are built once per flavour (here over
+httpx, in `smartclient.httpx2` over httpx2), at module level, so that they pickle.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import httpx
+
+
+class _Picklable(Exception):
+    """Exceptions with keyword arguments need to say how they are made again."""
+
+    def __reduce__(self) -> Any:
+        return _rebuild, (type(self), self.args, self.__dict__.copy())
+
+
+def _rebuild(cls: type[BaseException], args: tuple[Any, ...], state: dict[str, Any]) -> BaseException:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class NoInstancesFields(_Picklable):
+    """There is nowhere to send the call.
+
+    service:    the service asked for
+    reason:     why, in words
+    """
+
+    service: str
+    reason: str
+
+    @classmethod
+    def of(cls, service: str, reason: str) -> Any:
+        error = cls(f"{service}: no instances: {reason}")
+        error.service, error.reason = service, reason
+        return error
+
+
+class DeadlineExceededFields(_Picklable):
+    """The call's time was up. Raised `from` the last real error, if there was one.
+
+    service:    the service called
+    deadline:   what it was given, in seconds
+    """
+
+    service: str
+    deadline: float
+
+    @classmethod
+    def of(cls, service: str, deadline: float, where: str) -> Any:
+        error = cls(f"{service}: deadline of {deadline:.3g} s exceeded {where}")
+        error.service, error.deadline = service, deadline
+        return error
+
+
+class OverloadedFields(_Picklable):
+    """Refused here, before it reached any instance, since a limit of this client is reached."""
+
+    service: str
+
+    @classmethod
+    def of(cls, service: str, reason: str) -> Any:
+        error = cls(f"{service}: overloaded: {reason}")
+        error.service = service
+        return error
+
+
+class NoInstances(NoInstancesFields, httpx.ConnectError):
+    __doc__ = NoInstancesFields.__doc__
+
+
+class DeadlineExceeded(DeadlineExceededFields, httpx.TimeoutException):
+    __doc__ = DeadlineExceededFields.__doc__
+
+
+class Overloaded(OverloadedFields, httpx.PoolTimeout):
+    __doc__ = OverloadedFields.__doc__
+
+
+def describe(error: BaseException) -> str:
+    """An exception in one line, for reports and logs."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def annotate(error: BaseException, note: str) -> None:
+    """Add a line to what is printed of an exception (Python 3.10 has no notes: there it joins the message)."""
+    if sys.version_info >= (3, 11):
+        error.add_note(note)
+    elif error.args and isinstance(error.args[0], str):
+        error.args = (f"{error.args[0]}\n{note}", *error.args[1:])

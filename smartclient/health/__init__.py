@@ -1,0 +1,1 @@
+"""Who may get a call: outlier detection on real traffic."""

@@ -1,0 +1,132 @@
+"""Instance: what discovery says of one address, and how an address is written.
+
+An instance is a value: frozen, hashable, picklable. What a client *learns* of it lives in its `Node`.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import Any
+
+MAX_WEIGHT = 1_000_000.0
+_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One address of a service.
+
+    host:      a name or an IP literal (IPv6 without brackets)
+    port:      1 to 65535; None: the port of the request's URL, as with DNS
+    scheme:    "http" or "https". TLS is used when the instance or the URL says https
+    weight:    share of traffic relative to its peers; 0 takes none while others can
+    zone:      where it runs ("eu-1a"), if known
+    priority:  0 is used first
+    metadata:  anything the registry says of it ({"version": "v2"}); copied and read-only
+    id:        the registry's own name for it; identifies it across changes of its other fields
+
+    Raises ValueError or TypeError for what cannot be an address.
+    """
+
+    host: str
+    port: int | None = None
+    scheme: str = "http"
+    weight: float = 1.0
+    zone: str | None = None
+    priority: int = 0
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
+    id: str | None = None
+
+    def __post_init__(self) -> None:
+        check_host(self.host)
+        if self.port is not None and (
+            not isinstance(self.port, int) or isinstance(self.port, bool) or not 1 <= self.port <= 65535
+        ):
+            raise ValueError(f"port: expected 1 to 65535 or None, got {self.port!r} (host {self.host})")
+        if self.scheme not in ("http", "https"):
+            raise ValueError(f"scheme: expected 'http' or 'https', got {self.scheme!r} (host {self.host})")
+        if (
+            not isinstance(self.weight, (int, float))
+            or not math.isfinite(self.weight)
+            or not 0 <= self.weight <= MAX_WEIGHT
+        ):
+            raise ValueError(f"weight: expected 0 to {MAX_WEIGHT:g}, got {self.weight!r} (host {self.host})")
+        if not isinstance(self.metadata, Mapping):
+            raise TypeError(f"metadata: expected a mapping, got {self.metadata!r} (host {self.host})")
+        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
+
+    def __reduce__(self) -> Any:
+        # A mapping proxy cannot be pickled, and errors that carry instances must be.
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return _rebuild, (values | {"metadata": dict(self.metadata)},)
+
+    def __str__(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        scheme = "https://" if self.scheme == "https" else ""
+        return f"{scheme}{host}" if self.port is None else f"{scheme}{host}:{self.port}"
+
+    @classmethod
+    def parse(cls, address: Instance | str) -> Instance:
+        """Read "10.0.0.1:8080", "http://10.0.0.1", "https://a.example:8443" or "[::1]:80".
+
+        An Instance is returned as it is.
+        """
+        if isinstance(address, Instance):
+            return address
+        if not isinstance(address, str):
+            raise TypeError(f"address: expected a string like '10.0.0.1:8080' or an Instance, got {address!r}")
+        scheme, separator, rest = address.strip().rpartition("://")
+        if not separator:
+            scheme = "http"
+        host, port = _split_port(rest.rstrip("/"), address)
+        return cls(host=host, port=port, scheme=scheme.lower())
+
+
+def _rebuild(values: dict[str, Any]) -> Instance:
+    return Instance(**values)
+
+
+def _split_port(text: str, address: str) -> tuple[str, int | None]:
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"address: {address!r} is not of the form '[::1]:80'")
+        port = rest[1:]
+    elif text.count(":") > 1:
+        host, port = text, ""  # a bare IPv6 literal
+    else:
+        host, _, port = text.partition(":")
+    if not port:
+        return host, None
+    if not (port.isascii() and port.isdigit()):
+        raise ValueError(f"address: {address!r} has no number after its colon")
+    return host, int(port)
+
+
+def check_host(host: object) -> None:
+    """Raise unless `host` is a name or IP literal that may stand in a request (no CRLF, space or slash)."""
+    if not isinstance(host, str):
+        raise TypeError(f"host: expected a string, got {host!r}")
+    if not (_HOST.fullmatch(host) or is_ip(host)):
+        raise ValueError(f"host: expected a name or an IP address, got {host!r}")
+
+
+def is_ip(host: str) -> bool:
+    """Whether `host` is an IP literal (IPv6 with or without brackets, a zone id allowed)."""
+    try:
+        ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    return True
+
+
+def parse_all(addresses: Iterable[Instance | str], what: str) -> tuple[Instance, ...]:
+    """Parse a list of addresses; `what` names it in errors. A bare string is refused: it is a list forgotten."""
+    if isinstance(addresses, (str, bytes, Instance)) or not isinstance(addresses, Iterable):
+        raise TypeError(f"{what}: expected a list of addresses, got {addresses!r}")
+    return tuple(Instance.parse(address) for address in addresses)

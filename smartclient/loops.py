@@ -1,0 +1,64 @@
+"""Event loops seen from outside: which one runs here, and how to reach it from another thread. asyncio and trio.
+
+A loop is known by its key: the asyncio loop itself, or the trio token of its run.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+_tasks: set[Any] = set()  # asyncio keeps only weak references to its tasks
+
+
+def current_loop() -> Any:
+    """The key of the loop that runs this task. Raises RuntimeError outside of one."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        trio = sys.modules.get("trio")
+        if trio is None:
+            raise
+        return trio.lowlevel.current_trio_token()
+
+
+def call_soon(loop: Any, function: Callable[[], object]) -> bool:
+    """Have that loop call a function; false if it has ended."""
+    try:
+        if isinstance(loop, asyncio.AbstractEventLoop):
+            loop.call_soon_threadsafe(function)
+        else:
+            loop.run_sync_soon(function)
+    except RuntimeError:  # asyncio: the loop is closed; trio.RunFinishedError is a RuntimeError, too
+        return False
+    return True
+
+
+def has_ended(loop: Any) -> bool:
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        return loop.is_closed()
+    return not call_soon(loop, _nothing)
+
+
+def spawn(loop: Any, function: Callable[[], Awaitable[object]], otherwise: Callable[[], object]) -> None:
+    """Have that loop run an async function on its own, which must not raise; call `otherwise` if it has ended."""
+
+    def start() -> None:
+        try:
+            if isinstance(loop, asyncio.AbstractEventLoop):
+                task = asyncio.ensure_future(function())
+                _tasks.add(task)
+                task.add_done_callback(_tasks.discard)
+            else:
+                sys.modules["trio"].lowlevel.spawn_system_task(function)
+        except RuntimeError:  # trio, just about to end
+            otherwise()
+
+    if not call_soon(loop, start):
+        otherwise()
+
+
+def _nothing() -> None:
+    pass

@@ -1,0 +1,83 @@
+"""Node: an instance plus what this client has learned of it.
+
+A node lives as long as discovery keeps naming its instance at the same address; it outlives pickers, eligible lists and
+changes of weight or metadata. Its fields are written by `Service` (under the service's lock) and read by balancers
+without one: each is a single attribute, so a reader sees an old or a new value, never a mixture.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import Any, Protocol
+
+from .instance import Instance
+
+
+class Outcome(str, Enum):
+    """How an attempt ended. ABANDONED (cancelled, or trouble of our own) counts for nothing."""
+
+    SUCCESS = "success"
+    FAILURE = "failure"
+    ABANDONED = "abandoned"
+
+    def __str__(self) -> str:
+        return self.value
+
+
+class Memory(Protocol):
+    """What a balancer remembers of one node, fed with every judged attempt (service's lock held: be quick)."""
+
+    def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None: ...
+
+
+class Node:
+    """An instance and its state in this client.
+
+    instance:   what discovery says now
+    weight:     the weight balancers use: the instance's, or less while it warms up
+    in_flight:  attempts begun and not finished (a response body still open counts)
+    excluded:   not to be picked: ejected (unless in panic)
+    removed:    discovery no longer names it: no new call, running ones finish
+    memory:     the balancer's own knowledge (`Balancer.memory`)
+    health:     the outlier detector's own knowledge
+    connections: set by the transport
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "connections",
+        "ejected_until",
+        "excluded",
+        "health",
+        "in_flight",
+        "instance",
+        "memory",
+        "probe",
+        "removed",
+        "weight",
+    )
+
+    def __init__(self, instance: Instance, memory: Memory | None = None, health: Any = None) -> None:
+        self.instance = instance
+        self.weight = instance.weight
+        self.in_flight = 0
+        self.excluded = False
+        self.removed = False
+        self.ejected_until: float | None = None
+        self.probe: object | None = None
+        self.memory: Any = memory
+        self.health: Any = health
+        self.connections: Any = None
+
+    def __repr__(self) -> str:
+        state = "removed" if self.removed else "ejected" if self.ejected_until is not None else "in use"
+        return f"<Node {self.instance} {state}, {self.in_flight} in flight>"
+
+
+def identity(instance: Instance) -> tuple[object, ...]:
+    """Two instances with the same identity are the same node.
+
+    That is the registry's id (else the scheme) *and* the address: connections belong to an address, so an id that moved is
+    a new node.
+    """
+    return (instance.id, instance.scheme, instance.host, instance.port)

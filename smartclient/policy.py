@@ -1,0 +1,81 @@
+"""Policy: all settings of one service."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from .balancers import Balancer, PeakEwma, balancer_named
+from .health.outlier import OutlierDetection
+from .retry.policy import Retry
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How calls to a service are made. Derive one from another with `dataclasses.replace`.
+
+    balancer:         the algorithm, or its name
+    retry:            when a failed attempt is followed by another; None: never
+    outlier:          when a node is left out for a while; None: never
+    deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None: none
+    attempt_timeout:  seconds for one attempt up to its response headers; None: httpx's timeouts alone
+    panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
+                      healthy_panic_threshold)
+    host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
+    tls_server_name:  name for SNI and for checking the certificate; None: the instance's host where that is a name with a
+                      dot, else the service's
+    """
+
+    balancer: Balancer = field(default_factory=PeakEwma)
+    retry: Retry | None = field(default_factory=Retry)
+    outlier: OutlierDetection | None = field(default_factory=OutlierDetection)
+    deadline: float | None = None
+    attempt_timeout: float | None = None
+    panic_threshold: float = 0.5
+    host_header: str = "service"
+    tls_server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.balancer, str):
+            object.__setattr__(self, "balancer", balancer_named(self.balancer))
+        if not isinstance(self.balancer, Balancer):
+            raise TypeError(f"Policy.balancer: expected a Balancer or its name, got {self.balancer!r}")
+        if self.retry is not None and not isinstance(self.retry, Retry):
+            raise TypeError(f"Policy.retry: expected a Retry or None, got {self.retry!r}")
+        if self.outlier is not None and not isinstance(self.outlier, OutlierDetection):
+            raise TypeError(f"Policy.outlier: expected an OutlierDetection or None, got {self.outlier!r}")
+        for name in ("deadline", "attempt_timeout"):
+            check_seconds(f"Policy.{name}", getattr(self, name))
+        if not isinstance(self.panic_threshold, (int, float)) or not 0 <= self.panic_threshold <= 1:
+            raise ValueError(f"Policy.panic_threshold: expected a share from 0 to 1, got {self.panic_threshold!r}")
+        if self.host_header not in ("service", "instance"):
+            raise ValueError(f"Policy.host_header: expected 'service' or 'instance', got {self.host_header!r}")
+
+
+def check_seconds(name: str, value: object) -> None:
+    """Raise unless `value` is a positive number of seconds or None."""
+    if value is None:
+        return
+    if not isinstance(value, (int, float)) or isinstance(value, bool):
+        raise TypeError(f"{name}: expected seconds or None, got {value!r}")
+    if not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected seconds > 0 or None, got {value!r}")
+
+
+class Policies:
+    """The policy of each service: its own, else the default."""
+
+    def __init__(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
+        if policy is not None and not isinstance(policy, Policy):
+            raise TypeError(f"policy: expected a Policy, got {policy!r}")
+        if policies is not None and not isinstance(policies, Mapping):
+            raise TypeError(f"policies: expected a mapping of service names to Policy, got {policies!r}")
+        self._default = Policy() if policy is None else policy
+        self._policies = {}
+        for service, own in (policies or {}).items():
+            if not isinstance(own, Policy):
+                raise TypeError(f"policies[{service!r}]: expected a Policy, got {own!r}")
+            self._policies[service.lower().rstrip(".")] = own
+
+    def __getitem__(self, service: str) -> Policy:
+        return self._policies.get(service, self._default)

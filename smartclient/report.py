@@ -1,0 +1,56 @@
+"""The story of one call: which instances were tried, how each attempt ended, how long it took and waited."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from .instance import Instance
+
+KEY = "smartclient.call"  # in a response's extensions
+ATTRIBUTE = "_smartclient_report"  # on an exception
+
+
+@dataclass(frozen=True)
+class AttemptReport:
+    """One attempt.
+
+    outcome:  "success", "failure" or "abandoned" (cancelled, or trouble of our own)
+    status:   of the response, if there was one
+    error:    the exception in one line, if there was one
+    elapsed:  seconds from sending to the response headers or the error
+    waited:   seconds between the attempt before and this one
+    """
+
+    instance: Instance
+    outcome: str
+    status: int | None
+    error: str | None
+    elapsed: float
+    waited: float
+
+    def __str__(self) -> str:
+        what = self.error or (f"status {self.status}" if self.status is not None else self.outcome)
+        return f"{self.instance} {what} ({self.elapsed:.3f} s)"
+
+
+@dataclass(frozen=True)
+class CallReport:
+    """A call to a service. elapsed: seconds up to the response headers or the error, waits included."""
+
+    service: str
+    attempts: tuple[AttemptReport, ...]
+    elapsed: float
+
+    def __str__(self) -> str:
+        tried = "; ".join(str(attempt) for attempt in self.attempts) or "nothing was sent"
+        return f"{self.service}: {len(self.attempts)} attempt(s) in {self.elapsed:.3f} s: {tried}"
+
+
+def report(source: Any) -> CallReport | None:
+    """What happened to a call, from its response or its exception; None for what was not balanced."""
+    if isinstance(source, BaseException):
+        attached = getattr(source, ATTRIBUTE, None)
+        return attached if isinstance(attached, CallReport) else None
+    call = getattr(source, "extensions", {}).get(KEY)
+    return None if call is None else call.report()

@@ -1,0 +1,1 @@
+"""Whether, when and with what body a failed call is sent again."""

@@ -1,0 +1,98 @@
+"""Whether a request's body can be produced again, exactly.
+
+    bytes, text, json, form data         always
+    a file or anything seekable          yes, from the position it was given at
+    multipart                            if every file in it can (httpx always sends those from 0)
+    an iterable that is not an iterator  yes, it gives a fresh iterator each time
+    a generator or other iterator        only while nothing of it was taken
+
+Retrying a body that is spent sends nothing and gets a 200. What httpx makes of a body is private (`Request._content`,
+`IteratorByteStream._stream`, `MultipartStream.fields`, `FileField.file`); it is read here and nowhere else, and a test pins it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+
+class Body:
+    """A request body that is more than bytes in memory. `stream` takes the request's own place while it is sent."""
+
+    __slots__ = ("_position", "_replayable", "_source", "begun", "stream")
+
+    def __init__(self, stream: Any, watched: type[Any]) -> None:
+        self.begun = False
+        self._source, self._position = _file_of(stream)
+        self._replayable = self._position is not None or _gives_fresh_iterators(stream)
+        self.stream = watched(stream, self)
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether it can be sent once more."""
+        return self._replayable or not self.begun
+
+    def rewind(self) -> None:
+        """Prepare for being sent once more."""
+        if self._position is not None and self.begun:
+            self._source.seek(self._position)
+
+
+class WatchedStream:
+    """The request's stream, noting the moment something is taken of it.
+
+    Subclassed once per flavour, together with its byte stream classes.
+    """
+
+    def __init__(self, stream: Any, body: Body) -> None:
+        self._stream = stream
+        self._body = body
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._body.begun = True
+        yield from self._stream
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        self._body.begun = True
+        async for chunk in self._stream:
+            yield chunk
+
+
+def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> Body | None:
+    """What must be minded of a request's body; None where it is bytes in memory.
+
+    byte_stream, watched: the flavour's `ByteStream` and `WatchedStream`
+    """
+    if hasattr(request, "_content") or isinstance(request.stream, byte_stream):
+        return None
+    return Body(request.stream, watched)
+
+
+def _file_of(stream: Any) -> tuple[Any, int | None]:
+    """The seekable file that a stream reads, and where it stands."""
+    source = getattr(stream, "_stream", None)
+    if not hasattr(source, "read") or not _seekable(source):
+        return None, None
+    try:
+        return source, source.tell()
+    except (OSError, ValueError, AttributeError):
+        return None, None
+
+
+def _gives_fresh_iterators(stream: Any) -> bool:
+    if hasattr(stream, "fields"):  # multipart
+        files = [field.file for field in stream.fields if hasattr(field, "file")]
+        return all(isinstance(file, (str, bytes)) or _seekable(file) for file in files)
+    source = getattr(stream, "_stream", None)
+    if source is None or hasattr(source, "read") or hasattr(source, "aread"):
+        return False  # a stream class of the user's own, or a file that cannot seek
+    return not isinstance(source, (Iterator, AsyncIterator))
+
+
+def _seekable(file: Any) -> bool:
+    try:
+        return bool(file.seekable())
+    except AttributeError:
+        return hasattr(file, "seek") and hasattr(file, "tell")
+    except ValueError:
+        return False  # closed

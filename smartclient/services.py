@@ -1,0 +1,177 @@
+"""Services: the services of one client, each made at its first call, watched while it is used.
+
+A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user input can
+breed neither threads nor memory.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable
+from random import Random
+from typing import Any
+
+from cachetools import TTLCache
+
+from .discovery.base import Discovery
+from .discovery.watcher import Watcher
+from .events import Observers
+from .instance import Instance, parse_all
+from .node import Node
+from .policy import Policies
+from .service import Service
+
+UNKNOWN_FOR = 1.0
+UNKNOWN_AT_MOST = 10_000
+
+
+class Services:
+    """The live services of one client.
+
+    open_node:   called with each new node and its service: gives it its connections
+    retire_node: called with each node that is gone and has no call left
+    """
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        policies: Policies,
+        *,
+        observers: Observers,
+        retire_node: Callable[[Node], None],
+        clock: Callable[[], float],
+        rng: Random,
+    ) -> None:
+        self.discovery = discovery
+        self._policies = policies
+        self._observers = observers
+        self._retire_node = retire_node
+        self._clock = clock
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._services: dict[str, Service] = {}
+        self._watchers: dict[str, Watcher] = {}
+        self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
+        self._closed = False
+        _all.add(self)
+
+    def covers(self, host: str) -> bool:
+        """Whether a request to that host is balanced."""
+        return host in self._services or self.discovery.covers(host.lower().rstrip("."))
+
+    def get(self, host: str) -> Service:
+        """The service of that name, watched from now on."""
+        service = self._services.get(host)
+        if service is not None:
+            watcher = self._watchers.get(service.name)
+            if watcher is None or watcher.running:
+                return service
+        return self._open(host.lower().rstrip("."))
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self._services.values()))
+
+    def close(self) -> None:
+        """Stop all watches and remove all nodes; never takes longer than 0.1 s."""
+        with self._lock:
+            self._closed = True
+            watchers = list(self._watchers.values())
+            services = list(self._services.values())
+            self._watchers.clear()
+            self._services.clear()
+        for watcher in watchers:
+            watcher.stop()
+        for service in services:
+            service.close()
+        deadline = self._clock() + 0.1
+        for watcher in watchers:
+            watcher.join(max(0.0, deadline - self._clock()))
+
+    def after_fork(self) -> None:
+        """In a forked child: new locks, no threads (they start again at the next call), no connections of the parent's."""
+        self._lock = threading.Lock()
+        stopped, self._watchers = self._watchers, {}
+        for service in self._services.values():
+            service.after_fork()
+            for node in service.nodes:
+                if node.connections is not None:
+                    node.connections.after_fork()
+            if service.name in stopped:
+                self._watchers[service.name] = self._watcher(service)  # not started: `get` does
+
+    def _open(self, name: str) -> Service:
+        known = None
+        with self._lock:
+            service = self._services.get(name)
+            made = service is None
+            if service is None:
+                unknown = self._unknown.get(name)
+                if unknown is not None:
+                    return unknown
+                service = self._new_service(name)
+                if not self._closed:
+                    self._services[name] = service
+        if made:
+            known = self.discovery.known(name)
+            if known is not None:
+                service.update(parse_all(known, f"service {name!r}"))
+                return service
+        with self._lock:
+            watcher = self._watchers.get(name)
+            if not self._closed and (made or (watcher is not None and not watcher.running)):
+                service.used_at = self._clock()
+                self._watchers[name] = watcher = self._watcher(service)
+                watcher.start()
+        return service
+
+    def _new_service(self, name: str) -> Service:
+        return Service(
+            name,
+            self._policies[name],
+            source=str(self.discovery),
+            clock=self._clock,
+            rng=self._rng,
+            observers=self._observers,
+            retire=self._retire_node,
+        )
+
+    def _watcher(self, service: Service) -> Watcher:
+        def publish(instances: tuple[Instance, ...]) -> None:
+            first = not service.ready
+            service.update(instances, self.discovery.grace)
+            if first and not instances:
+                self._forget(service)
+
+        return Watcher(
+            service.name,
+            self.discovery,
+            publish=publish,
+            failed=service.failed,
+            used_at=lambda: service.used_at,
+            observers=self._observers,
+            clock=self._clock,
+            rng=self._rng,
+        )
+
+    def _forget(self, service: Service) -> None:
+        """The source knows no instance of that name."""
+        with self._lock:
+            self._unknown[service.name] = service
+            self._services.pop(service.name, None)
+            watcher = self._watchers.pop(service.name, None)
+        if watcher is not None:
+            watcher.stop()
+
+
+_all: weakref.WeakSet[Services] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for services in tuple(_all):
+        services.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

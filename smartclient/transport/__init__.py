@@ -1,0 +1,1 @@
+"""BalancedTransport and AsyncBalancedTransport: the two drivers of the flow."""

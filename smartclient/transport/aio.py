@@ -1,0 +1,91 @@
+"""AsyncBalancedTransport's driver: performs the effects of a flow with `await`, under asyncio and trio."""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+import anyio
+
+from ..connections.aio import AsyncConnections
+from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
+from ..loops import call_soon, current_loop
+from ..waiting import Places, Signal, Waiter
+from .base import TransportBase
+
+
+class AsyncTransport(TransportBase):
+    """Subclassed once per flavour, over its `AsyncBaseTransport`."""
+
+    _connections_class: ClassVar[Any] = AsyncConnections
+    _sleep = staticmethod(anyio.sleep)
+
+    async def handle_async_request(self, request: Any) -> Any:
+        if not self.covers(request.url.host):
+            if self._fallback is None:
+                raise self._not_a_service(request)
+            return await self._fallback.handle_async_request(request)
+        return await self._drive(request, self._flow(request).run())
+
+    async def aclose(self) -> None:
+        """Close all connections, those in use too; stop watching."""
+        for service in self._services:
+            for node in service.nodes:
+                if node.connections is not None:
+                    await node.connections.aclose()
+        self._services.close()
+        for link in tuple(self._dialing.active):
+            await link.http.aclose()
+            link.attempt.finish()
+        self._dialing.active.clear()
+        if self._fallback is not None:
+            await self._fallback.aclose()
+
+    async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    if type(effect) is Send:
+                        attempt = effect.attempt
+                        node = attempt.node
+                        connections = node.connections or self._connections_of(node, attempt.service)
+                        result = await connections.send(request, effect)
+                    else:
+                        result = await self._perform(effect)
+                except BaseException as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as done:
+            return done.value
+
+    async def _perform(self, effect: Effect) -> Any:
+        if isinstance(effect, Read):
+            return await effect.response.stream.read_ahead()
+        if isinstance(effect, Discard):
+            return await effect.response.aclose()
+        if isinstance(effect, Sleep):
+            return await self._sleep(effect.seconds)
+        if isinstance(effect, WaitForTurn):
+            return await _wait(effect.places, effect.timeout)
+        assert isinstance(effect, WaitForNodes)
+        return await _wait(effect.service.ready, effect.timeout)
+
+
+async def _wait(what: Places | Signal, timeout: float | None) -> bool:
+    """Wait to be woken by it, from whichever thread; whether it came in time."""
+    loop = current_loop()
+    woken = anyio.Event()
+    waiter = Waiter(lambda: call_soon(loop, woken.set))
+    if not what.join(waiter):
+        return True
+    came = False
+    try:
+        with anyio.move_on_after(timeout):
+            await woken.wait()
+            came = True
+        return came
+    finally:
+        if not came:
+            what.leave(waiter)

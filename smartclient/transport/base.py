@@ -1,0 +1,153 @@
+"""What both transports share: their construction, and the way from a request to its flow.
+
+All policy of a call is in `flow`; what remains for the drivers (`sync`, `aio`) is to perform its effects.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
+from random import Random
+from typing import Any, ClassVar
+
+from ..call import EXTENSION, NO_OPTIONS, CallOptions
+from ..connections.base import Dialing
+from ..discovery import DiscoveryLike, discovery_of
+from ..effects import SendContext
+from ..events import Observer, Observers
+from ..flavour import Flavour
+from ..flow import CallFlow
+from ..instance import Instance
+from ..node import Node
+from ..policy import Policies, Policy
+from ..retry.replay import Body, body_of
+from ..service import Service
+from ..services import Services
+from ..waiting import Places
+
+send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
+
+
+class TransportBase:
+    """The part of a balanced transport that does no I/O."""
+
+    _flavour: ClassVar[Flavour]
+    _connections_class: ClassVar[Any]
+
+    def __init__(
+        self,
+        discovery: DiscoveryLike,
+        *,
+        policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        connect: Callable[[Instance], Any] | None = None,
+        observers: Iterable[Observer] = (),
+        verify: Any = True,
+        cert: Any = None,
+        trust_env: bool = True,
+        http1: bool = True,
+        http2: bool = False,
+        limits: Any = None,
+        fallback: Any = None,
+        clock: Callable[[], float] = time.monotonic,
+        rng: Random | None = None,
+        _connect_owned: bool = True,
+    ) -> None:
+        source = discovery_of(discovery)
+        if source is None:
+            raise TypeError("discovery: expected a source of instances, got None")
+        if connect is not None and not callable(connect):
+            raise TypeError(f"connect: expected a callable Instance -> transport, got {connect!r}")
+        if http2:
+            _require_h2()
+        httpx = self._flavour.httpx
+        # httpx's own default for a client: 100 connections, 20 kept alive, for 5 s.
+        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
+        self._clock = clock
+        self._fallback = fallback
+        self._lock = threading.Lock()
+        self._places = None if limits.max_connections is None else Places(limits.max_connections)
+        self._dialing = Dialing(
+            self._flavour,
+            lambda: httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
+            http1=http1,
+            http2=http2,
+            max_keepalive=limits.max_keepalive_connections,
+            keepalive_expiry=limits.keepalive_expiry,
+            connect=connect,
+            owned=_connect_owned,
+            clock=clock,
+        )
+        if isinstance(verify, str) or cert is not None:
+            self._dialing.ssl_context  # noqa: B018  (a wrong path is said now, not at the first call)
+        self._services = Services(
+            source,
+            Policies(policy, policies),
+            observers=Observers(observers),
+            retire_node=_retire,
+            clock=clock,
+            rng=Random() if rng is None else rng,
+        )
+
+    def covers(self, host: str) -> bool:
+        """Whether a request to that host is balanced."""
+        return self._services.covers(host)
+
+    def _flow(self, request: Any) -> CallFlow:
+        """The flow of a request's call."""
+        lost = self._dialing.lost
+        while lost:  # responses that were forgotten unread
+            lost.popleft().finish()
+        context = send_context.get()
+        if context is None:
+            context = SendContext(options_of(request))
+        service = self._services.get(request.url.host)
+        return CallFlow(
+            request, service, context, self._body(request, context), self._places, self._flavour, self._clock
+        )
+
+    def _body(self, request: Any, context: SendContext) -> Body | None:
+        body = body_of(request, self._flavour.ByteStream, self._flavour.WatchedStream)
+        if body is None:
+            return None
+        if context.stream is request.stream and context.body is not None:
+            return context.body  # a redirect that keeps its body: its file restarts where it was given
+        context.stream, context.body = request.stream, body
+        return body
+
+    def _connections_of(self, node: Node, service: Service) -> Any:
+        with self._lock:
+            if node.connections is None:
+                node.connections = self._connections_class(node, service, self._dialing)
+            return node.connections
+
+    def _not_a_service(self, request: Any) -> Exception:
+        error: Exception = self._flavour.NoInstances.of(
+            request.url.host, f"{self._services.discovery} does not cover this host, and there is no fallback transport"
+        )
+        return error
+
+
+def options_of(request: Any) -> CallOptions:
+    """What `smartclient.call(…)` put into a request's extensions."""
+    options = request.extensions.get(EXTENSION)
+    return options if isinstance(options, CallOptions) else NO_OPTIONS
+
+
+def environment_discovery() -> str | None:
+    return os.environ.get("SMARTCLIENT_DISCOVERY") or None
+
+
+def _retire(node: Node) -> None:
+    if node.connections is not None:
+        node.connections.close()
+
+
+def _require_h2() -> None:
+    try:
+        import h2  # noqa: F401
+    except ImportError:
+        raise ImportError("http2=True needs the h2 package: pip install 'smartclient[http2]'") from None

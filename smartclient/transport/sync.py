@@ -1,0 +1,87 @@
+"""BalancedTransport's driver: performs the effects of a flow with blocking calls."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Generator
+from typing import Any, ClassVar
+
+from ..connections.sync import SyncConnections
+from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
+from ..waiting import Places, Signal, Waiter
+from .base import TransportBase
+
+
+class SyncTransport(TransportBase):
+    """Subclassed once per flavour, over its `BaseTransport`."""
+
+    _connections_class: ClassVar[Any] = SyncConnections
+    _sleep = staticmethod(time.sleep)
+
+    def handle_request(self, request: Any) -> Any:
+        if not self.covers(request.url.host):
+            if self._fallback is None:
+                raise self._not_a_service(request)
+            return self._fallback.handle_request(request)
+        return self._drive(request, self._flow(request).run())
+
+    def close(self) -> None:
+        """Close all connections, those in use too; stop watching."""
+        self._services.close()
+        for link in tuple(self._dialing.active):
+            link.http.close()
+            link.attempt.finish()
+        self._dialing.active.clear()
+        if self._fallback is not None:
+            self._fallback.close()
+
+    def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
+        try:
+            effect = next(flow)
+            while True:
+                try:
+                    result = self._perform(request, effect)
+                except BaseException as error:
+                    effect = flow.throw(error)
+                else:
+                    effect = flow.send(result)
+        except StopIteration as done:
+            return done.value
+
+    def _perform(self, request: Any, effect: Effect) -> Any:
+        if isinstance(effect, Send):
+            attempt = effect.attempt
+            node = attempt.node
+            connections = node.connections or self._connections_of(node, attempt.service)
+            return connections.send(request, effect)
+        if isinstance(effect, Read):
+            return effect.response.stream.read_ahead()
+        if isinstance(effect, Discard):
+            return effect.response.close()
+        if isinstance(effect, Sleep):
+            return self._sleep(effect.seconds)
+        if isinstance(effect, WaitForTurn):
+            return _wait(effect.places, effect.timeout)
+        assert isinstance(effect, WaitForNodes)
+        return _wait(effect.service.ready, effect.timeout)
+
+
+def _wait(what: Places | Signal, timeout: float | None) -> bool:
+    """Wait to be woken by it; whether it came in time."""
+    woken = threading.Event()
+
+    def wake() -> bool:
+        woken.set()
+        return True
+
+    waiter = Waiter(wake)
+    if not what.join(waiter):
+        return True
+    came = False
+    try:
+        came = woken.wait(timeout)
+        return came
+    finally:
+        if not came:
+            what.leave(waiter)

@@ -1,0 +1,108 @@
+"""Waiting for another thread or loop: for a service's first instances, and for a place among `max_connections`.
+
+A waiter is woken by a callback that may be called from any thread; how it then wakes its own thread or task is the driver's
+business (`threading.Event`, or `loop.call_soon_threadsafe`). Nothing here blocks.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+
+
+class Waiter:
+    """One who waits. wake: called once, from any thread; false where nobody is there to be woken (its loop is closed)."""
+
+    __slots__ = ("granted", "wake")
+
+    def __init__(self, wake: Callable[[], bool]) -> None:
+        self.wake = wake
+        self.granted = False
+
+
+class Signal:
+    """Something that happens once; who comes later need not wait."""
+
+    __slots__ = ("_fired", "_lock", "_waiters")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._waiters: set[Waiter] = set()
+        self._fired = False
+
+    def __bool__(self) -> bool:
+        return self._fired
+
+    def join(self, waiter: Waiter) -> bool:
+        """Be woken when it happens; false if it has happened already."""
+        with self._lock:
+            if self._fired:
+                return False
+            self._waiters.add(waiter)
+            return True
+
+    def leave(self, waiter: Waiter) -> None:
+        with self._lock:
+            self._waiters.discard(waiter)
+
+    def fire(self) -> None:
+        with self._lock:
+            self._fired = True
+            waiters, self._waiters = self._waiters, set()
+        for waiter in waiters:
+            waiter.wake()
+
+
+class Places:
+    """The attempts a client may have in progress at once. First come, first served."""
+
+    __slots__ = ("_free", "_lock", "_queue", "limit")
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._free = limit
+        self._lock = threading.Lock()
+        self._queue: deque[Waiter] = deque()
+
+    @property
+    def taken(self) -> int:
+        return self.limit - self._free
+
+    def try_take(self) -> bool:
+        """Take a place if one is free."""
+        with self._lock:
+            if self._free <= 0:
+                return False
+            self._free -= 1
+            return True
+
+    def join(self, waiter: Waiter) -> bool:
+        """Queue up; false if a place was free and is now the waiter's."""
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                waiter.granted = True
+                return False
+            self._queue.append(waiter)
+            return True
+
+    def leave(self, waiter: Waiter) -> None:
+        """Give up waiting. A place that was granted meanwhile is passed on."""
+        with self._lock:
+            if not waiter.granted:
+                self._queue.remove(waiter)
+                return
+        self.release()
+
+    def release(self) -> None:
+        """Give a place back: to the first in the queue who can still be woken."""
+        while True:
+            with self._lock:
+                if not self._queue:
+                    self._free += 1
+                    return
+                waiter = self._queue.popleft()
+                waiter.granted = True
+            if waiter.wake():
+                return
