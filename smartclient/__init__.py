@@ -1,6 +1,15 @@
 """smartclient: a drop-in httpx client that balances over a service's instances, retries elsewhere and ejects outliers."""
 
-from .balancers import Balancer, LeastRequest, PeakEwma, PickCall, Picker, PowerOfTwoChoices, Random, RoundRobin
+from .balancers import (
+    Balancer,
+    LeastRequest,
+    PeakEwma,
+    PickCall,
+    Picker,
+    PowerOfTwoChoices,
+    Random,
+    RoundRobin,
+)
 from .call import call
 from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
 from .discovery import Consul, Discovery, Function, PollingDiscovery, Static

@@ -33,7 +33,7 @@ class CallOptions:
     hash_key: str | None = None
     deadline: float | None = None
     attempt_timeout: float | None = None
-    retry: Retry | None | _Unset = UNSET
+    retry: Retry | _Unset | None = UNSET
     prefer: Mapping[str, str] | None = None
 
 
@@ -45,7 +45,7 @@ def call(
     hash_key: str | None = None,
     deadline: float | None = None,
     attempt_timeout: float | None = None,
-    retry: Retry | None | _Unset = UNSET,
+    retry: Retry | _Unset | None = UNSET,
     prefer: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
@@ -91,9 +91,7 @@ class Attempt:
         "waited",
     )
 
-    def __init__(
-        self, service: Service, node: Node, number: int, started: float, places: Places | None
-    ) -> None:
+    def __init__(self, service: Service, node: Node, number: int, started: float, places: Places | None) -> None:
         self.service = service
         self.node = node
         self.number = number
@@ -143,9 +141,7 @@ class Attempt:
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)
-        return AttemptReport(
-            self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited
-        )
+        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited)
 
 
 class Call:

@@ -68,21 +68,23 @@ class ClientMixin:
 
     _transport_class: ClassVar[Any]
 
-    def _balance(
+    def __init__(
         self,
-        discovery: DiscoveryLike,
-        policy: Policy | None,
-        policies: Mapping[str, Policy] | None,
-        connect: Callable[[Instance], Any] | None,
-        observers: Iterable[Observer],
-        keywords: Mapping[str, Any],
+        discovery: DiscoveryLike = None,
+        *,
+        policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        connect: Callable[[Instance], Any] | None = None,
+        observers: Iterable[Observer] = (),
+        **keywords: Any,
     ) -> None:
-        """Put our transport first among the mounts, if there is anything to balance. Called by `__init__`."""
         if discovery is None and keywords.get("trust_env", True):
             discovery = environment_discovery()
         source = discovery_of(discovery)
         if source is None:
-            Policies(policy, policies)  # a typing error is an error, even where there is nothing to balance yet
+            Policies(policy, policies)  # a wrong policy is an error even where there is nothing to balance yet
+        super().__init__(**keywords)
+        if source is None:
             return
         transport = keywords.get("transport")
         shared = connect is None and transport is not None
@@ -97,8 +99,27 @@ class ClientMixin:
             _connect_owned=not shared,
             **passed,
         )
-        mounts: Any = self
-        mounts._mounts = {ServiceHosts(balanced.covers): balanced, **mounts._mounts}
+        self._mounts = {ServiceHosts(balanced.covers): balanced, **self._mounts}
+
+
+class SyncClientMixin(ClientMixin):
+    def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
+        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
+        token = send_context.set(SendContext(options_of(request), stream))
+        try:
+            return super().send(request, stream=stream, **keywords)  # type: ignore[misc]
+        finally:
+            send_context.reset(token)
+
+
+class AsyncClientMixin(ClientMixin):
+    async def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
+        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
+        token = send_context.set(SendContext(options_of(request), stream))
+        try:
+            return await super().send(request, stream=stream, **keywords)  # type: ignore[misc]
+        finally:
+            send_context.reset(token)
 
 
 _OURS_TOO = frozenset({"verify", "cert", "trust_env", "http1", "http2", "limits"})
@@ -138,7 +159,7 @@ class AsyncClientKeywords(_CommonKeywords, total=False):
     transport: httpx.AsyncBaseTransport | None
 
 
-class Client(ClientMixin, httpx.Client):
+class Client(SyncClientMixin, httpx.Client):
     """An `httpx.Client` that balances calls to services.
 
     discovery:  where instances come from: a `Discovery`, a mapping {service: [address, …]}, a callable service -> [address, …],
@@ -153,29 +174,21 @@ class Client(ClientMixin, httpx.Client):
 
     _transport_class = BalancedTransport
 
-    def __init__(
-        self,
-        discovery: DiscoveryLike = None,
-        *,
-        policy: Policy | None = None,
-        policies: Mapping[str, Policy] | None = None,
-        connect: Callable[[Instance], httpx.BaseTransport] | None = None,
-        observers: Iterable[Observer] = (),
-        **keywords: Unpack[ClientKeywords],
-    ) -> None:
-        httpx.Client.__init__(self, **keywords)
-        self._balance(discovery, policy, policies, connect, observers, keywords)
+    if TYPE_CHECKING:
 
-    def send(self, request: httpx.Request, *, stream: bool = False, **keywords: Any) -> httpx.Response:
-        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
-        token = send_context.set(SendContext(options_of(request), stream))
-        try:
-            return httpx.Client.send(self, request, stream=stream, **keywords)
-        finally:
-            send_context.reset(token)
+        def __init__(
+            self,
+            discovery: DiscoveryLike = None,
+            *,
+            policy: Policy | None = None,
+            policies: Mapping[str, Policy] | None = None,
+            connect: Callable[[Instance], httpx.BaseTransport] | None = None,
+            observers: Iterable[Observer] = (),
+            **keywords: Unpack[ClientKeywords],
+        ) -> None: ...
 
 
-class AsyncClient(ClientMixin, httpx.AsyncClient):
+class AsyncClient(AsyncClientMixin, httpx.AsyncClient):
     """An `httpx.AsyncClient` that balances calls to services, under asyncio and trio. See `Client`.
 
     connect:  makes an `httpx.AsyncBaseTransport`
@@ -183,23 +196,15 @@ class AsyncClient(ClientMixin, httpx.AsyncClient):
 
     _transport_class = AsyncBalancedTransport
 
-    def __init__(
-        self,
-        discovery: DiscoveryLike = None,
-        *,
-        policy: Policy | None = None,
-        policies: Mapping[str, Policy] | None = None,
-        connect: Callable[[Instance], httpx.AsyncBaseTransport] | None = None,
-        observers: Iterable[Observer] = (),
-        **keywords: Unpack[AsyncClientKeywords],
-    ) -> None:
-        httpx.AsyncClient.__init__(self, **keywords)
-        self._balance(discovery, policy, policies, connect, observers, keywords)
+    if TYPE_CHECKING:
 
-    async def send(self, request: httpx.Request, *, stream: bool = False, **keywords: Any) -> httpx.Response:
-        """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
-        token = send_context.set(SendContext(options_of(request), stream))
-        try:
-            return await httpx.AsyncClient.send(self, request, stream=stream, **keywords)
-        finally:
-            send_context.reset(token)
+        def __init__(
+            self,
+            discovery: DiscoveryLike = None,
+            *,
+            policy: Policy | None = None,
+            policies: Mapping[str, Policy] | None = None,
+            connect: Callable[[Instance], httpx.AsyncBaseTransport] | None = None,
+            observers: Iterable[Observer] = (),
+            **keywords: Unpack[AsyncClientKeywords],
+        ) -> None: ...

@@ -19,9 +19,7 @@ class TimeLeft(Mapping[str, "float | None"]):
 
     __slots__ = ("_clock", "_timeouts", "ends_at")
 
-    def __init__(
-        self, timeouts: Mapping[str, float | None], ends_at: float | None, clock: Callable[[], float]
-    ) -> None:
+    def __init__(self, timeouts: Mapping[str, float | None], ends_at: float | None, clock: Callable[[], float]) -> None:
         self._timeouts = timeouts
         self._clock = clock
         self.ends_at = ends_at

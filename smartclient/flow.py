@@ -23,6 +23,7 @@ from .retry.retry_after import retry_after
 from .service import Service, Unavailable
 from .waiting import Places
 
+
 class CallFlow:
     """One call to one service. `run` is the generator."""
 
@@ -169,13 +170,17 @@ class CallFlow:
         places, call = self._places, self._call
         call.now = self._clock()
         if self._context.ends_at is not None and call.now >= self._context.ends_at:
-            raise self._deadline_exceeded("before anything was sent" if last is None else "before the next attempt") from last
+            raise self._deadline_exceeded(
+                "before anything was sent" if last is None else "before the next attempt"
+            ) from last
         if places is not None and not places.try_take():
             timeout = self._at_most(self._timeouts.get("pool"))
             if not (yield WaitForTurn(places, timeout)):
                 if self._out_of_time():
                     raise self._deadline_exceeded("waiting for a place among max_connections") from last
-                reason = f"{places.limit} attempts in progress (httpx.Limits.max_connections), none ended within {timeout} s"
+                reason = (
+                    f"{places.limit} attempts in progress (httpx.Limits.max_connections), none ended within {timeout} s"
+                )
                 raise self._flavour.Overloaded.of(self._service.name, reason) from last
             call.now = self._clock()
         try:
@@ -194,7 +199,10 @@ class CallFlow:
         timeouts = None
         ends_at = context.ends_at
         if limit is not None or ends_at is not None:
-            first_end = min(math.inf if limit is None else attempt.started + limit, math.inf if ends_at is None else ends_at)
+            first_end = min(
+                math.inf if limit is None else attempt.started + limit,
+                math.inf if ends_at is None else ends_at,
+            )
             timeouts = TimeLeft(self._timeouts, first_end, self._clock)
         stream = self._request.stream if body is None else body.stream
         fresh = False

@@ -279,7 +279,10 @@ class Service:
     def _advance(self, now: float) -> None:
         """Something was due at `_next_change`."""
         with self._lock:
-            empty, self._empty_at = self._empty_at <= now, (NEVER if self._empty_at <= now else self._empty_at)
+            empty, self._empty_at = (
+                self._empty_at <= now,
+                (NEVER if self._empty_at <= now else self._empty_at),
+            )
         if empty:
             self._replace({}, now)
         else:

@@ -61,14 +61,15 @@ class Services:
         """Whether a request to that host is balanced."""
         return host in self._services or self.discovery.covers(host.lower().rstrip("."))
 
-    def get(self, host: str) -> Service:
-        """The service of that name, watched from now on."""
+    def get(self, host: str) -> Service | None:
+        """The service of that name, watched from now on; None: it is not a service."""
         service = self._services.get(host)
         if service is not None:
             watcher = self._watchers.get(service.name)
             if watcher is None or watcher.running:
                 return service
-        return self._open(host.lower().rstrip("."))
+        name = host.lower().rstrip(".")
+        return self._open(name) if self.discovery.covers(name) else None
 
     def __iter__(self) -> Any:
         return iter(tuple(self._services.values()))

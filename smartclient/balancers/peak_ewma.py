@@ -27,7 +27,15 @@ UNMEASURED = 1e9
 class PeakEwmaMemory:
     """The latency estimate of one node, in seconds, and its penalty for failing."""
 
-    __slots__ = ("_decay", "_failure_penalty", "_penalty_decay", "estimate", "penalised_at", "penalty", "seen_at")
+    __slots__ = (
+        "_decay",
+        "_failure_penalty",
+        "_penalty_decay",
+        "estimate",
+        "penalised_at",
+        "penalty",
+        "seen_at",
+    )
 
     def __init__(self, settings: PeakEwma) -> None:
         self._decay = settings.decay

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 from ..call import Attempt
+from ..effects import Send, SendContext
 from ..errors import describe
 from ..flavour import Flavour
-from ..effects import Send, SendContext
 from ..instance import Instance, is_ip
 from ..node import Node
 from ..policy import Policy
@@ -290,7 +290,14 @@ class Body:
     """A response's body: gives the connection back and finishes its attempt when it is closed, or forgotten."""
 
     def __init__(
-        self, raw: Any, connections: Any, attempt: Attempt, context: SendContext, link: Link | None, home: Any, network: Any
+        self,
+        raw: Any,
+        connections: Any,
+        attempt: Attempt,
+        context: SendContext,
+        link: Link | None,
+        home: Any,
+        network: Any,
     ) -> None:
         self.attempt = attempt
         self._raw = raw
@@ -316,7 +323,11 @@ class Body:
         if issubclass(mapped, flavour.TransportError):
             self.attempt.spoil(describe(error))
         late = self._ends_at is not None and dialing.clock() >= self._ends_at
-        if late and issubclass(mapped, flavour.httpx.TimeoutException) and not isinstance(error, flavour.DeadlineExceeded):
+        if (
+            late
+            and issubclass(mapped, flavour.httpx.TimeoutException)
+            and not isinstance(error, flavour.DeadlineExceeded)
+        ):
             raise self._late() from error
         self._connections.reraise(error)
 

@@ -26,7 +26,9 @@ def discovery_of(source: DiscoveryLike) -> Discovery | None:
     if isinstance(source, Mapping):
         return Static(source)
     if isinstance(source, type) and issubclass(source, Discovery):
-        raise TypeError(f"discovery: expected an instance of {source.__name__}, got the class: write {source.__name__}(…)")
+        raise TypeError(
+            f"discovery: expected an instance of {source.__name__}, got the class: write {source.__name__}(…)"
+        )
     if callable(source):
         return Function(source)
     raise TypeError(

@@ -286,8 +286,10 @@ def _agent_url(address: str) -> httpx.URL:
     except httpx.InvalidURL as error:
         raise ValueError(f"Consul: {address!r} is not an address of an agent: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(f"Consul: expected an address like '127.0.0.1:8500' or 'https://consul.example', got {address!r}")
-    return url if url.port is not None or "://" in address and url.scheme == "https" else url.copy_with(port=PORT)
+        raise ValueError(
+            f"Consul: expected an address like '127.0.0.1:8500' or 'https://consul.example', got {address!r}"
+        )
+    return url if url.port is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=PORT)
 
 
 def _service_of(host: str) -> str | None:

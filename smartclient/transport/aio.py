@@ -21,11 +21,12 @@ class AsyncTransport(TransportBase):
     _sleep = staticmethod(anyio.sleep)
 
     async def handle_async_request(self, request: Any) -> Any:
-        if not self.covers(request.url.host):
-            if self._fallback is None:
-                raise self._not_a_service(request)
-            return await self._fallback.handle_async_request(request)
-        return await self._drive(request, self._flow(request).run())
+        flow = self._flow(request)
+        if flow is not None:
+            return await self._drive(request, flow.run())
+        if self._fallback is None:
+            raise self._not_a_service(request)
+        return await self._fallback.handle_async_request(request)
 
     async def aclose(self) -> None:
         """Close all connections, those in use too; stop watching."""

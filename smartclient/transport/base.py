@@ -96,18 +96,19 @@ class TransportBase:
         """Whether a request to that host is balanced."""
         return self._services.covers(host)
 
-    def _flow(self, request: Any) -> CallFlow:
-        """The flow of a request's call."""
+    def _flow(self, request: Any) -> CallFlow | None:
+        """The flow of a request's call; None: its host is not a service."""
+        service = self._services.get(request.url.host)
+        if service is None:
+            return None
         lost = self._dialing.lost
         while lost:  # responses that were forgotten unread
             lost.popleft().finish()
         context = send_context.get()
         if context is None:
             context = SendContext(options_of(request))
-        service = self._services.get(request.url.host)
-        return CallFlow(
-            request, service, context, self._body(request, context), self._places, self._flavour, self._clock
-        )
+        body = self._body(request, context)
+        return CallFlow(request, service, context, body, self._places, self._flavour, self._clock)
 
     def _body(self, request: Any, context: SendContext) -> Body | None:
         body = body_of(request, self._flavour.ByteStream, self._flavour.WatchedStream)
@@ -126,7 +127,8 @@ class TransportBase:
 
     def _not_a_service(self, request: Any) -> Exception:
         error: Exception = self._flavour.NoInstances.of(
-            request.url.host, f"{self._services.discovery} does not cover this host, and there is no fallback transport"
+            request.url.host,
+            f"{self._services.discovery} does not cover this host, and there is no fallback transport",
         )
         return error
 

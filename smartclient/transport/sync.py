@@ -20,11 +20,12 @@ class SyncTransport(TransportBase):
     _sleep = staticmethod(time.sleep)
 
     def handle_request(self, request: Any) -> Any:
-        if not self.covers(request.url.host):
-            if self._fallback is None:
-                raise self._not_a_service(request)
-            return self._fallback.handle_request(request)
-        return self._drive(request, self._flow(request).run())
+        flow = self._flow(request)
+        if flow is not None:
+            return self._drive(request, flow.run())
+        if self._fallback is None:
+            raise self._not_a_service(request)
+        return self._fallback.handle_request(request)
 
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
