@@ -99,7 +99,8 @@ class ClientMixin:
             _connect_owned=not shared,
             **passed,
         )
-        self._mounts = {ServiceHosts(balanced.covers): balanced, **self._mounts}
+        mine: Any = self  # `_mounts` is private, and of another type in each flavour
+        mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
 
 
 class SyncClientMixin(ClientMixin):

@@ -21,7 +21,7 @@ from ..flavour import Flavour
 from ..loops import current_loop, has_ended, spawn
 from ..node import Node
 from ..service import Service
-from .base import Address, Body, Dialing, Link, NodeConnections, instance_request
+from .base import Address, Body, Dialing, Link, NodeConnections, instance_request, reraise
 
 
 class AsyncBody(Body):
@@ -30,12 +30,19 @@ class AsyncBody(Body):
             while self._chunks:
                 yield self._chunks.popleft()
             return
+        chunks = self._raw.__aiter__()
         try:
-            async for chunk in self._raw:
+            async for chunk in chunks:
                 yield chunk
                 self._check_time()
-        except Exception as error:
-            self._broken(error)
+        except BaseException as error:
+            # An async generator left in the middle is finished by the garbage collector, too late and in no task.
+            if hasattr(chunks, "aclose"):
+                with anyio.CancelScope(shield=True):
+                    await chunks.aclose()
+            if isinstance(error, Exception):
+                self._broken(error)
+            raise
 
     async def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
@@ -126,7 +133,7 @@ class AsyncConnections(NodeConnections):
         except BaseException as error:
             if link is not None:
                 await self.drop_now(link)
-            self.reraise(error)
+            reraise(error, flavour)
         network = raw.extensions.get("network_stream")
         body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
         return self.response(raw, body)

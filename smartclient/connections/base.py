@@ -278,12 +278,13 @@ class NodeConnections:
             response.stream = body
         return response
 
-    def reraise(self, error: BaseException) -> NoReturn:
-        """Raise httpx's exception for httpcore's; any other as it is."""
-        mapped = self.dialing.flavour.mapped(type(error))
-        if mapped is None:
-            raise error
-        raise mapped(str(error)) from error
+
+def reraise(error: BaseException, flavour: Flavour) -> NoReturn:
+    """Raise httpx's exception for httpcore's; any other as it is."""
+    mapped = flavour.mapped(type(error))
+    if mapped is None:
+        raise error
+    raise mapped(str(error)) from error
 
 
 class Body:
@@ -329,7 +330,7 @@ class Body:
             and not isinstance(error, flavour.DeadlineExceeded)
         ):
             raise self._late() from error
-        self._connections.reraise(error)
+        reraise(error, flavour)
 
     def _late(self) -> Exception:
         error: Exception = self._connections.dialing.flavour.DeadlineExceeded.of(

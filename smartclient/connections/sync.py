@@ -11,7 +11,7 @@ from ..effects import Send
 from ..flavour import Flavour
 from ..node import Node
 from ..service import Service
-from .base import Address, Body, Dialing, Link, NodeConnections, instance_request
+from .base import Address, Body, Dialing, Link, NodeConnections, instance_request, reraise
 
 
 class SyncBody(Body):
@@ -89,7 +89,7 @@ class SyncConnections(NodeConnections):
         except BaseException as error:
             if link is not None:
                 self.drop(link)
-            self.reraise(error)
+            reraise(error, flavour)
         network = raw.extensions.get("network_stream")
         body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
         return self.response(raw, body)

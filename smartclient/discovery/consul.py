@@ -227,7 +227,7 @@ def _http_layer(base: Any) -> Any:
             query = [*_pairs(params), *self._extra]
             response = self._client.get(
                 self._url.copy_with(path=path),
-                params=query,  # type: ignore[arg-type]
+                params=query,
                 timeout=timeout,
                 extensions={"trace": self._trace},
             )

@@ -70,7 +70,7 @@ def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> Body | 
 
 def _file_of(stream: Any) -> tuple[Any, int | None]:
     """The seekable file that a stream reads, and where it stands."""
-    source = getattr(stream, "_stream", None)
+    source: Any = getattr(stream, "_stream", None)
     if not hasattr(source, "read") or not _seekable(source):
         return None, None
     try:

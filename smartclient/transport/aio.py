@@ -18,7 +18,7 @@ class AsyncTransport(TransportBase):
     """Subclassed once per flavour, over its `AsyncBaseTransport`."""
 
     _connections_class: ClassVar[Any] = AsyncConnections
-    _sleep = staticmethod(anyio.sleep)
+    _default_sleep = staticmethod(anyio.sleep)
 
     async def handle_async_request(self, request: Any) -> Any:
         flow = self._flow(request)

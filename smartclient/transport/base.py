@@ -36,6 +36,7 @@ class TransportBase:
 
     _flavour: ClassVar[Flavour]
     _connections_class: ClassVar[Any]
+    _default_sleep: ClassVar[Any]
 
     def __init__(
         self,
@@ -53,6 +54,7 @@ class TransportBase:
         limits: Any = None,
         fallback: Any = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], Any] | None = None,
         rng: Random | None = None,
         _connect_owned: bool = True,
     ) -> None:
@@ -67,6 +69,7 @@ class TransportBase:
         # httpx's own default for a client: 100 connections, 20 kept alive, for 5 s.
         limits = httpx.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
         self._clock = clock
+        self._sleep = sleep or self._default_sleep
         self._fallback = fallback
         self._lock = threading.Lock()
         self._places = None if limits.max_connections is None else Places(limits.max_connections)

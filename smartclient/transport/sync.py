@@ -17,7 +17,7 @@ class SyncTransport(TransportBase):
     """Subclassed once per flavour, over its `BaseTransport`."""
 
     _connections_class: ClassVar[Any] = SyncConnections
-    _sleep = staticmethod(time.sleep)
+    _default_sleep = staticmethod(time.sleep)
 
     def handle_request(self, request: Any) -> Any:
         flow = self._flow(request)

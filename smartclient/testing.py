@@ -1,0 +1,399 @@
+"""What our own tests use, for yours: a clock that is set by hand, a discovery that is told what to say, and a fleet of real
+servers on loopback that are slow, failing, refusing, silent, resetting, truncating or closing idle connections on demand.
+
+    with Fleet(3) as fleet, Client({"orders": fleet.addresses}) as client:
+        fleet[0].behave(FAILING)
+        assert client.get("http://orders/").status_code == 200
+"""
+
+from __future__ import annotations
+
+import itertools
+import socket
+import struct
+import threading
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from types import TracebackType
+
+import h11
+
+from .discovery.base import Addresses, Discovery
+from .instance import Instance
+
+
+class VirtualClock:
+    """A clock that moves only when told, or when somebody sleeps by it.
+
+    Give it to a transport: `BalancedTransport(…, clock=clock, sleep=clock.sleep)` (async: `sleep=clock.asleep`).
+    """
+
+    def __init__(self, now: float = 1000.0) -> None:
+        self.now = now
+        self.slept: list[float] = []
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+    def sleep(self, seconds: float) -> None:
+        self.slept.append(seconds)
+        self.now += seconds
+
+    async def asleep(self, seconds: float) -> None:
+        self.sleep(seconds)
+
+
+class ScriptedDiscovery(Discovery):
+    """A source that says what the test tells it to: `publish` a list, or `fail` with an exception.
+
+    watches:  how many watches are running
+    """
+
+    def __init__(self, services: Mapping[str, Addresses] | None = None, *, grace: float = 10.0) -> None:
+        self.grace = grace
+        self.watches = 0
+        self._changed = threading.Condition()
+        self._said: dict[str, tuple[int, Addresses | Exception]] = {}
+        self._serial = itertools.count(1)
+        for service, addresses in (services or {}).items():
+            self.publish(service, addresses)
+
+    def publish(self, service: str, addresses: Addresses) -> None:
+        """Say that list, to all who watch the service and who will."""
+        self._say(service, tuple(addresses))
+
+    def fail(self, service: str, error: Exception) -> None:
+        """Raise that in the watch, until something is published."""
+        self._say(service, error)
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        seen = 0
+        with self._changed:
+            self.watches += 1
+        try:
+            while not stop.is_set():
+                with self._changed:
+                    self._changed.wait_for(lambda at=seen: stop.is_set() or self._latest(service)[0] > at)  # type: ignore[misc]
+                    seen, said = self._latest(service)
+                if stop.is_set():
+                    return
+                if isinstance(said, Exception):
+                    raise said
+                yield said
+        finally:
+            with self._changed:
+                self.watches -= 1
+
+    def interrupt(self, stop: threading.Event) -> None:
+        with self._changed:
+            self._changed.notify_all()
+
+    def __str__(self) -> str:
+        return "the script"
+
+    def _latest(self, service: str) -> tuple[int, Addresses | Exception]:
+        return self._said.get(service, (0, ()))
+
+    def _say(self, service: str, said: Addresses | Exception) -> None:
+        with self._changed:
+            self._said[service] = (next(self._serial), said)
+            self._changed.notify_all()
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    """How a server of the fleet answers.
+
+    delay:  seconds before the answer
+    fault:  what goes wrong: "silent" (never answers), "reset" (RST in place of an answer), "close" (FIN in place of an
+            answer), "garbage" (no HTTP), "truncate" (FIN in the middle of the body), "reset_body" (RST there), "slow_body" (a
+            byte every 50 ms), "close_idle" (a good answer; the connection is closed some 10 ms later, without a word)
+    """
+
+    status: int = 200
+    body: bytes = b"ok"
+    headers: tuple[tuple[str, str], ...] = ()
+    delay: float = 0.0
+    fault: str | None = None
+
+
+OK = Behaviour()
+FAILING = Behaviour(status=503, body=b"failing")
+SLOW = Behaviour(delay=0.3)
+SILENT = Behaviour(fault="silent")
+RESETTING = Behaviour(fault="reset")
+CLOSING = Behaviour(fault="close")
+GARBAGE = Behaviour(fault="garbage")
+TRUNCATING = Behaviour(fault="truncate", body=b"x" * 5000)
+RESETTING_BODY = Behaviour(fault="reset_body", body=b"x" * 5000)
+SLOW_BODY = Behaviour(fault="slow_body", body=b"x" * 100)
+CLOSING_IDLE = Behaviour(fault="close_idle")
+
+
+@dataclass(frozen=True)
+class Received:
+    """A request as it reached a server. complete: its body came whole."""
+
+    method: str
+    target: str
+    headers: dict[str, str]
+    body: bytes
+    complete: bool
+
+
+@dataclass
+class Server:
+    """One instance of the fleet: a real server in threads of this process.
+
+    received:  requests, in order of arrival
+    open:      connections that are open now
+    peak:      the most there were at once
+    """
+
+    behaviour: Behaviour = OK
+    received: list[Received] = field(default_factory=list)
+    peak: int = 0
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._connections: set[socket.socket] = set()
+        self._threads: list[threading.Thread] = []
+        self._stop = threading.Event()
+        self._script: list[Behaviour] = []
+        self._listener = socket.socket()
+        self._listener.bind(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._listen()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def instance(self) -> Instance:
+        return Instance("127.0.0.1", self.port)
+
+    @property
+    def open(self) -> int:
+        return len(self._connections)
+
+    def behave(self, behaviour: Behaviour, *then: Behaviour) -> None:
+        """Behave like that from now on; with more than one: for one request each, the last for good."""
+        with self._lock:
+            *script, self.behaviour = (behaviour, *then)
+            self._script = list(script)
+
+    def refuse(self) -> None:
+        """Refuse connections and drop those there are, like a process that was killed."""
+        _shut(self._listener)  # it stays bound, so the port stays ours
+        self.drop_connections()
+
+    def accept(self) -> None:
+        """Undo `refuse`."""
+        self._listen()
+
+    def drop_connections(self) -> None:
+        """Close all connections, in use or not."""
+        with self._lock:
+            connections = list(self._connections)
+        for connection in connections:
+            _shut(connection)
+
+    def stop(self) -> None:
+        self._stop.set()
+        _shut(self._listener)
+        self._listener.close()
+        self.drop_connections()
+        for thread in self._threads:
+            thread.join(5)
+
+    def _listen(self) -> None:
+        self._listener.listen(256)
+        self._start(self._accept, self._listener)
+
+    def _start(self, target: object, *args: object) -> None:
+        thread = threading.Thread(target=target, args=args, daemon=True)  # type: ignore[arg-type]
+        with self._lock:
+            self._threads = [old for old in self._threads if old.is_alive()]
+            self._threads.append(thread)
+        thread.start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                return
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            with self._lock:
+                self._connections.add(connection)
+                self.peak = max(self.peak, len(self._connections))
+            self._start(self._serve, connection)
+
+    def _serve(self, connection: socket.socket) -> None:
+        try:
+            http = h11.Connection(h11.SERVER)
+            while not self._stop.is_set() and self._serve_one(connection, http):
+                http.start_next_cycle()
+        except (OSError, h11.ProtocolError):
+            pass
+        finally:
+            with self._lock:
+                self._connections.discard(connection)
+            connection.close()
+
+    def _serve_one(self, connection: socket.socket, http: h11.Connection) -> bool:
+        """Serve one request; whether the connection can serve another."""
+        request, body, complete = None, b"", False
+        try:
+            while True:
+                event = http.next_event()
+                if event is h11.NEED_DATA:
+                    http.receive_data(connection.recv(65536))
+                elif isinstance(event, h11.Request):
+                    request = event
+                elif isinstance(event, h11.Data):
+                    body += bytes(event.data)
+                elif isinstance(event, h11.EndOfMessage):
+                    complete = True
+                    break
+                else:
+                    return False
+        finally:
+            if request is not None:
+                headers = {name.decode(): value.decode("latin-1") for name, value in request.headers}
+                received = Received(request.method.decode(), request.target.decode(), headers, body, complete)
+                with self._lock:
+                    self.received.append(received)
+        with self._lock:
+            behaviour = self._script.pop(0) if self._script else self.behaviour
+        return self._answer(connection, http, behaviour)
+
+    def _answer(self, connection: socket.socket, http: h11.Connection, behaviour: Behaviour) -> bool:
+        if behaviour.delay and self._stop.wait(behaviour.delay):
+            return False
+        fault = behaviour.fault
+        if fault == "silent":
+            connection.recv(1)  # returns when either side closes
+            return False
+        if fault == "reset":
+            return _reset(connection)
+        if fault == "close":
+            return False
+        if fault == "garbage":
+            connection.sendall(b"\x00\x01 this is not HTTP \xff\r\n\r\n")
+            return False
+        names = {name.lower() for name, _ in behaviour.headers}
+        headers = [*behaviour.headers]
+        if "content-length" not in names:
+            headers.append(("content-length", str(len(behaviour.body))))
+        data = http.send(h11.Response(status_code=behaviour.status, headers=headers, reason=b"")) or b""
+        half = behaviour.body[: len(behaviour.body) // 2]
+        if fault in ("truncate", "reset_body"):
+            connection.sendall(data + half)
+            # The client shall have the headers before the end comes.
+            self._stop.wait(0.02)
+            return _reset(connection) if fault == "reset_body" else False
+        if fault == "slow_body":
+            connection.sendall(data)
+            for n in range(len(behaviour.body)):
+                if self._stop.wait(0.05):
+                    return False
+                connection.sendall(behaviour.body[n : n + 1])
+            return False
+        if http.their_state is h11.DONE and behaviour.body:
+            data += http.send(h11.Data(behaviour.body)) or b""
+        data += http.send(h11.EndOfMessage()) or b""
+        connection.sendall(data)
+        if fault == "close_idle":
+            self._stop.wait(0.01)
+            return False
+        return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+
+class Fleet:
+    """Some servers on loopback. A context manager: they stop at its end."""
+
+    def __init__(self, count: int = 3, behaviour: Behaviour = OK) -> None:
+        self.servers = [Server(behaviour) for _ in range(count)]
+
+    @property
+    def addresses(self) -> list[str]:
+        return [server.address for server in self.servers]
+
+    @property
+    def received(self) -> list[Received]:
+        """What reached any of them."""
+        return [request for server in self.servers for request in server.received]
+
+    @property
+    def open(self) -> int:
+        return sum(server.open for server in self.servers)
+
+    def behave(self, behaviour: Behaviour) -> None:
+        for server in self.servers:
+            server.behave(behaviour)
+
+    def server_of(self, instance: Instance) -> Server:
+        return next(server for server in self.servers if server.port == instance.port)
+
+    def stop(self) -> None:
+        for server in self.servers:
+            server.stop()
+
+    def __getitem__(self, index: int) -> Server:
+        return self.servers[index]
+
+    def __len__(self) -> int:
+        return len(self.servers)
+
+    def __enter__(self) -> Fleet:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.stop()
+
+
+def answering(behaviour: Behaviour, body: bytes) -> Behaviour:
+    """That behaviour with another body."""
+    return replace(behaviour, body=body)
+
+
+def _reset(connection: socket.socket) -> bool:
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+    return False
+
+
+def _shut(connection: socket.socket) -> None:
+    try:
+        connection.shutdown(socket.SHUT_RDWR)
+    except OSError:
+        pass
+
+
+__all__ = [
+    "CLOSING",
+    "CLOSING_IDLE",
+    "FAILING",
+    "GARBAGE",
+    "OK",
+    "RESETTING",
+    "RESETTING_BODY",
+    "SILENT",
+    "SLOW",
+    "SLOW_BODY",
+    "TRUNCATING",
+    "Behaviour",
+    "Fleet",
+    "Received",
+    "ScriptedDiscovery",
+    "Server",
+    "VirtualClock",
+    "answering",
+]

@@ -1,0 +1,40 @@
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from driving import Driver, all_drivers, driver_of  # noqa: E402
+
+from smartclient.testing import Fleet  # noqa: E402
+
+
+@pytest.fixture(params=all_drivers())
+def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """Each scenario runs sync, under asyncio and under trio, in both flavours."""
+    kind, flavour = request.param
+    with driver_of(kind, flavour) as made:
+        yield made
+
+
+@pytest.fixture
+def fleet() -> Iterator[Callable[..., Fleet]]:
+    """Makes fleets that are stopped at the test's end."""
+    with ExitStack() as stack:
+
+        def make(*args: Any, **keywords: Any) -> Fleet:
+            return stack.enter_context(Fleet(*args, **keywords))
+
+        yield make
+
+
+@pytest.fixture(autouse=True)
+def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SMARTCLIENT_DISCOVERY", "CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
