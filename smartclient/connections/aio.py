@@ -34,7 +34,9 @@ class AsyncBody(Body):
         try:
             async for chunk in chunks:
                 yield chunk
-                self._check_time()
+                if self._too_late():
+                    await self._cut_short(chunks)
+                    raise self._late()
         except BaseException as error:
             # An async generator left in the middle is finished by the garbage collector, too late and in no task.
             if hasattr(chunks, "aclose"):
@@ -43,6 +45,16 @@ class AsyncBody(Body):
             if isinstance(error, Exception):
                 self._broken(error)
             raise
+
+    async def _cut_short(self, chunks: AsyncIterator[bytes]) -> None:
+        """Close the connection and let httpcore's nested generators find that out: it does not close the inner ones."""
+        if self._link is None:
+            return
+        await self._connections.drop_now(self._link)
+        try:
+            await chunks.__anext__()
+        except Exception:
+            pass
 
     async def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""

@@ -311,21 +311,18 @@ class Body:
         self._closed = False
         self._chunks: deque[bytes] | None = None
 
-    def _check_time(self) -> None:
-        """Between chunks: a server that sends a byte now and then is never timed out by httpx."""
-        if self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at:
-            raise self._late()
+    def _too_late(self) -> bool:
+        """Asked between chunks: a server that sends a byte now and then is never timed out by httpx."""
+        return self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at
 
     def _broken(self, error: Exception) -> NoReturn:
         """The body failed: blame the node, and raise httpx's exception for httpcore's."""
-        dialing = self._connections.dialing
-        flavour = dialing.flavour
+        flavour = self._connections.dialing.flavour
         mapped = flavour.mapped(type(error)) or type(error)
         if issubclass(mapped, flavour.TransportError):
             self.attempt.spoil(describe(error))
-        late = self._ends_at is not None and dialing.clock() >= self._ends_at
         if (
-            late
+            self._too_late()
             and issubclass(mapped, flavour.httpx.TimeoutException)
             and not isinstance(error, flavour.DeadlineExceeded)
         ):

@@ -23,7 +23,8 @@ class SyncBody(Body):
         try:
             for chunk in self._raw:
                 yield chunk
-                self._check_time()
+                if self._too_late():
+                    raise self._late()
         except Exception as error:
             self._broken(error)
 
