@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 import socket
+import ssl
 import struct
 import threading
 from collections.abc import Iterator, Mapping
@@ -148,12 +149,14 @@ class Received:
 class Server:
     """One instance of the fleet: a real server in threads of this process.
 
+    tls:       a server's `ssl.SSLContext`, to speak TLS
     received:  requests, in order of arrival
     open:      connections that are open now
     peak:      the most there were at once
     """
 
     behaviour: Behaviour = OK
+    tls: ssl.SSLContext | None = None
     received: list[Received] = field(default_factory=list)
     peak: int = 0
 
@@ -234,7 +237,13 @@ class Server:
             self._start(self._serve, connection)
 
     def _serve(self, connection: socket.socket) -> None:
+        raw = connection
         try:
+            if self.tls is not None:
+                connection = self.tls.wrap_socket(connection, server_side=True)
+                with self._lock:
+                    self._connections.discard(raw)
+                    self._connections.add(connection)
             http = h11.Connection(h11.SERVER)
             while not self._stop.is_set() and self._serve_one(connection, http):
                 http.start_next_cycle()
@@ -242,8 +251,9 @@ class Server:
             pass
         finally:
             with self._lock:
-                self._connections.discard(connection)
+                self._connections.difference_update((raw, connection))
             connection.close()
+            raw.close()
 
     def _serve_one(self, connection: socket.socket, http: h11.Connection) -> bool:
         """Serve one request; whether the connection can serve another."""
@@ -317,8 +327,8 @@ class Server:
 class Fleet:
     """Some servers on loopback. A context manager: they stop at its end."""
 
-    def __init__(self, count: int = 3, behaviour: Behaviour = OK) -> None:
-        self.servers = [Server(behaviour) for _ in range(count)]
+    def __init__(self, count: int = 3, behaviour: Behaviour = OK, *, tls: ssl.SSLContext | None = None) -> None:
+        self.servers = [Server(behaviour, tls) for _ in range(count)]
 
     @property
     def addresses(self) -> list[str]:
