@@ -31,16 +31,25 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class WireURL:
-    """What httpcore asks of a URL."""
+    """What httpcore asks of a URL: `origin` says where the request goes. The rest is what mocks match (respx): the service's."""
 
-    __slots__ = ("host", "origin", "port", "scheme", "target")
+    __slots__ = ("_url", "origin", "scheme", "target")
 
-    def __init__(self, origin: Any, target: bytes) -> None:
+    def __init__(self, origin: Any, url: Any, target: bytes) -> None:
         self.origin = origin
         self.scheme = origin.scheme
-        self.host = origin.host
-        self.port = origin.port
         self.target = target
+        self._url = url
+
+    @property
+    def host(self) -> bytes:
+        host: bytes = self._url.raw_host
+        return host
+
+    @property
+    def port(self) -> int | None:
+        port: int | None = self._url.port
+        return port
 
 
 class WireRequest:
@@ -246,7 +255,7 @@ class NodeConnections:
     def wire_request(self, request: Any, effect: Send, address: Address) -> WireRequest:
         return WireRequest(
             request.method.encode(),
-            WireURL(address.origin, request.extensions.get("target") or request.url.raw_path),
+            WireURL(address.origin, request.url, request.extensions.get("target") or request.url.raw_path),
             headers_for(request, address),
             effect.stream,
             extensions_for(request, effect, address),

@@ -1,0 +1,40 @@
+"""The command `smartclient`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from . import __version__
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status."""
+    parser = argparse.ArgumentParser(prog="smartclient", description="Client-side load balancing for httpx.")
+    parser.add_argument("--version", action="version", version=f"smartclient {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True)
+    demo = commands.add_parser(
+        "demo",
+        help="see it work: a small fleet with a failing and a slow server, smartclient beside plain httpx",
+        description="Starts a small fleet of real servers, one failing and one slow, and sends it the same traffic through "
+        "smartclient and through plain httpx round robin. Exit status 0 if no smartclient call failed.",
+    )
+    demo.add_argument("--seconds", type=_positive, default=8.0, help="how long the traffic lasts (default 8)")
+    demo.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")
+    demo.add_argument("--consul", metavar="URL", help="register the fleet with this Consul agent and discover it there")
+    options = parser.parse_args(arguments)
+    from .demo import Failed, run  # late: `--version` needs none of it
+
+    try:
+        return run(options.seconds, options.json, options.consul)
+    except Failed as error:
+        parser.exit(2, f"smartclient demo: {error}\n")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value <= 3600:
+        raise argparse.ArgumentTypeError(f"expected seconds from 0 to 3600, got {text}")
+    return value
