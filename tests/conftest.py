@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ import pytest
 
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "live")]
 
+from agent import Agent, consul_program  # noqa: E402
 from driving import Driver, all_drivers, driver_of  # noqa: E402
 
 from smartclient.testing import Fleet  # noqa: E402
@@ -38,3 +40,31 @@ def fleet() -> Iterator[Callable[..., Fleet]]:
 def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SMARTCLIENT_DISCOVERY", "CONSUL_HTTP_ADDR", "CONSUL_HTTP_TOKEN"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(scope="session")
+def consul_binary() -> str:
+    program = consul_program()
+    if program is None:
+        why = "no Consul agent: put consul on the PATH, or set CONSUL_BINARY"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    return program
+
+
+@pytest.fixture
+def agents(consul_binary: str, tmp_path: Path) -> Iterator[Callable[..., Agent]]:
+    """Starts agents that are stopped at the test's end."""
+    started: list[Agent] = []
+
+    def start(**config: Any) -> Agent:
+        home = tmp_path / str(len(started))
+        home.mkdir()
+        agent = Agent(consul_binary, home, **config)
+        started.append(agent)
+        return agent.start()
+
+    yield start
+    for agent in started:
+        agent.stop(9)

@@ -1,6 +1,6 @@
 """Instances found in Consul: registers three with an agent, calls them, kills one, and no call fails.
 
-    python examples/consul.py [http://127.0.0.1:8500]
+    python examples/consul_registry.py [http://127.0.0.1:8500]
 
 Needs a Consul agent: `consul agent -dev`.
 """
