@@ -1,6 +1,6 @@
 """The async client under trio (asyncio works the same), with a policy per service and an observer.
 
-    python examples/async_trio.py
+python examples/async_trio.py
 """
 
 import trio

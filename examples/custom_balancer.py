@@ -1,6 +1,7 @@
-"""A balancing algorithm of your own: one frozen dataclass with one method. Here, the instance with the lowest port first.
+"""A balancing algorithm of your own: one frozen dataclass with one method. Here, the instance with the lowest port
+first.
 
-    python examples/custom_balancer.py
+python examples/custom_balancer.py
 """
 
 from collections.abc import Sequence

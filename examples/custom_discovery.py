@@ -1,6 +1,6 @@
 """A discovery source of your own: one method. Here, a directory with a file of addresses per service.
 
-    python examples/custom_discovery.py
+python examples/custom_discovery.py
 """
 
 import tempfile

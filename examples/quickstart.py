@@ -1,6 +1,6 @@
 """Change one import, name your instances. Runs as it is: the three servers are its own.
 
-    python examples/quickstart.py
+python examples/quickstart.py
 """
 
 from smartclient import Client, report

@@ -1,6 +1,6 @@
 """Testing code that uses smartclient: httpx's MockTransport, respx, and smartclient's own kit.
 
-    python examples/testing_your_service.py        (or: pytest examples/testing_your_service.py)
+python examples/testing_your_service.py        (or: pytest examples/testing_your_service.py)
 """
 
 import httpx

@@ -1,4 +1,6 @@
-"""smartclient: a drop-in httpx client that balances over a service's instances, retries elsewhere and ejects outliers."""
+"""smartclient: a drop-in httpx client that balances over a service's instances, retries elsewhere and ejects
+outliers.
+"""
 
 from .balancers import (
     Balancer,

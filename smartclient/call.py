@@ -70,8 +70,8 @@ def call(
 class Attempt:
     """One try of a call on one node, and the one way back of what became of it.
 
-    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened: in-flight
-    and the place among `max_connections`. Both count once, however often they are called.
+    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened:
+    in-flight and the place among `max_connections`. Both count once, however often they are called.
     """
 
     __slots__ = (

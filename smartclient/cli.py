@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo = commands.add_parser(
         "demo",
         help="see it work: a small fleet with a failing and a slow server, smartclient beside plain httpx",
-        description="Starts a small fleet of real servers, one failing and one slow, and sends it the same traffic through "
-        "smartclient and through plain httpx round robin. Exit status 0 if no smartclient call failed.",
+        description="Starts a small fleet of real servers, one failing and one slow, and sends it the same traffic "
+        "through smartclient and through plain httpx round robin. Exit status 0 if no smartclient call failed.",
     )
     demo.add_argument("--seconds", type=_positive, default=8.0, help="how long the traffic lasts (default 8)")
     demo.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")

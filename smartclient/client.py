@@ -1,8 +1,8 @@
 """Client and AsyncClient: httpx's clients, with balanced calls to services.
 
-The hook is httpx's own table of mounts: our transport stands first in it, under a pattern that asks whether the host is a
-service. So a balanced host never goes through a proxy, every other host goes the way it would have gone, and nothing of httpx is
-overridden but `send` (a call's deadline covers its redirects and auth).
+The hook is httpx's own table of mounts: our transport stands first in it, under a pattern that asks whether the host is
+a service. So a balanced host never goes through a proxy, every other host goes the way it would have gone, and nothing
+of httpx is overridden but `send` (a call's deadline covers its redirects and auth).
 """
 
 from __future__ import annotations
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
 class BalancedTransport(SyncTransport, httpx.BaseTransport):
     """For `httpx.Client(transport=…)` and SDKs that take a transport.
 
-    fallback:  the transport for hosts that are no services; without one they raise NoInstances. It is closed with this one
+    fallback:  the transport for hosts that are no services; without one they raise NoInstances. It is closed with this
+               one
     The other arguments are those of `Client`.
     """
 
@@ -163,9 +164,9 @@ class AsyncClientKeywords(_CommonKeywords, total=False):
 class Client(SyncClientMixin, httpx.Client):
     """An `httpx.Client` that balances calls to services.
 
-    discovery:  where instances come from: a `Discovery`, a mapping {service: [address, …]}, a callable service -> [address, …],
-                a URL ("consul://127.0.0.1:8500"), or None: the environment variable SMARTCLIENT_DISCOVERY, else nothing is
-                balanced
+    discovery:  where instances come from: a `Discovery`, a mapping {service: [address, …]}, a callable service ->
+                [address, …], a URL ("consul://127.0.0.1:8500"), or None: the environment variable
+                SMARTCLIENT_DISCOVERY, else nothing is balanced
     policy:     the settings of every service
     policies:   the settings of some services, each in place of `policy`
     connect:    a transport for an instance, in place of connections of our own: a Unix socket, a WSGI app, a mock

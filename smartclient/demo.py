@@ -1,7 +1,7 @@
 """`smartclient demo`: the main job without any set-up.
 
-Six real servers in processes of their own, one failing and one slow; the same open-loop traffic through `AsyncClient` and
-through plain httpx round robin; what each lost.
+Six real servers in processes of their own, one failing and one slow; the same open-loop traffic through `AsyncClient`
+and through plain httpx round robin; what each lost.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .events import AttemptStarted, Event, NodeEjected, RetryScheduled
 
 CALLS_PER_SECOND = 80
 SERVICE = "smartclient-demo"
-FLEET: tuple[tuple[str, dict[str, float]], ...] = (
+FLEET: tuple[tuple[str, dict[str, Any]], ...] = (
     *((("good", {"delay": 0.005}),) * 4),
     ("failing", {"delay": 0.001, "failing": 1.0}),
     ("slow", {"delay": 0.4}),
@@ -173,9 +173,9 @@ def screen(kinds: dict[str, str], ours: Tally, theirs: Tally, quiet: bool) -> It
         if time.monotonic() - last >= 1:
             last = time.monotonic()
             print(
-                f"smartclient: {ours.calls} calls, {ours.failed} failed, {ours.retries} retries, {ours.ejections} ejections, "
-                f"p99 {ours.percentile(0.99):.0f} ms | httpx: {theirs.calls} calls, {theirs.failed} failed, "
-                f"p99 {theirs.percentile(0.99):.0f} ms",
+                f"smartclient: {ours.calls} calls, {ours.failed} failed, {ours.retries} retries, "
+                f"{ours.ejections} ejections, p99 {ours.percentile(0.99):.0f} ms | "
+                f"httpx: {theirs.calls} calls, {theirs.failed} failed, p99 {theirs.percentile(0.99):.0f} ms",
                 flush=True,
             )
 

@@ -82,7 +82,8 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter, de
             body = b'{"pid": %d}' % os.getpid()
             status = b"503 Service Unavailable" if failed else b"200 OK"
             writer.write(
-                b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body)) + body
+                b"HTTP/1.1 %s\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % (status, len(body))
+                + body
             )
             await writer.drain()
     except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, ConnectionError, ValueError):

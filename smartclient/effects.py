@@ -15,7 +15,9 @@ SHORTEST = 0.001  # a timeout of 0 would mean "non-blocking" to a socket
 
 
 class TimeLeft(Mapping[str, "float | None"]):
-    """httpx's timeouts, cut to what is left. httpcore asks `get` at each phase, so each is told the truth of its moment."""
+    """httpx's timeouts, cut to what is left. httpcore asks `get` at each phase, so each is told the truth of its
+    moment.
+    """
 
     __slots__ = ("_clock", "_timeouts", "ends_at")
 

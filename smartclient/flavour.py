@@ -1,6 +1,7 @@
 """What differs between httpx and httpx2 (and httpcore and httpcore2): names, exceptions, connection classes.
 
-httpx is what our users have, httpx2 its maintained continuation: the same API, unrelated classes. Everything else in this
+httpx is what our users have, httpx2 its maintained continuation: the same API, unrelated classes. Everything else in
+                                                                  this
 package knows neither; it is handed a `Flavour`.
 """
 

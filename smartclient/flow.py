@@ -1,7 +1,8 @@
 """The flow of a call: choose, send, judge, wait, again. Written once, as a generator that does no I/O.
 
-It yields effects and is resumed with their results, or has exceptions thrown into it; two small drivers perform the effects, one
-with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). All policy of a call is here, none in a driver.
+It yields effects and is resumed with their results, or has exceptions thrown into it; two small drivers perform the
+effects, one with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). All policy of a call is
+here, none in a driver.
 """
 
 from __future__ import annotations

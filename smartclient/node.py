@@ -77,7 +77,7 @@ class Node:
 def identity(instance: Instance) -> tuple[object, ...]:
     """Two instances with the same identity are the same node.
 
-    That is the registry's id (else the scheme) *and* the address: connections belong to an address, so an id that moved is
-    a new node.
+    That is the registry's id (else the scheme) *and* the address: connections belong to an address, so an id that moved
+    is a new node.
     """
     return (instance.id, instance.scheme, instance.host, instance.port)

@@ -17,16 +17,17 @@ class Policy:
     balancer:         the algorithm, or its name
     retry:            when a failed attempt is followed by another; None: never
     outlier:          when a node is left out for a while; None: never
-    deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None: none
+    deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None:
+                      none
     attempt_timeout:  seconds for one attempt up to its response headers; None: httpx's timeouts alone
     panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
                       healthy_panic_threshold)
     host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
-    tls_server_name:  name for SNI and for checking the certificate; None: the instance's host where that is a name with a
-                      dot, else the service's
+    tls_server_name:  name for SNI and for checking the certificate; None: the instance's host where that is a name with
+                      a dot, else the service's
     """
 
-    balancer: Balancer = field(default_factory=PeakEwma)
+    balancer: Balancer | str = field(default_factory=PeakEwma)
     retry: Retry | None = field(default_factory=Retry)
     outlier: OutlierDetection | None = field(default_factory=OutlierDetection)
     deadline: float | None = None

@@ -1,7 +1,7 @@
 """Service: the live state of one service: its nodes, who of them may be picked, and what each attempt taught.
 
-Reading is lock-free: a call sees one immutable pair (eligible nodes, picker), swapped in whole. Writing (in-flight, health,
-membership) holds the service's lock. No code of the user's runs under it but a balancer's `Memory.observe`.
+Reading is lock-free: a call sees one immutable pair (eligible nodes, picker), swapped in whole. Writing (in-flight,
+health, membership) holds the service's lock. No code of the user's runs under it but a balancer's `Memory.observe`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Services: the services of one client, each made at its first call, watched while it is used.
 
-A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user input can
+A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
+                                                          input can
 breed neither threads nor memory.
 """
 
@@ -91,7 +92,9 @@ class Services:
             watcher.join(max(0.0, deadline - self._clock()))
 
     def after_fork(self) -> None:
-        """In a forked child: new locks, no threads (they start again at the next call), no connections of the parent's."""
+        """In a forked child: new locks, no threads (they start again at the next call), no connections of the
+        parent's.
+        """
         self._lock = threading.Lock()
         stopped, self._watchers = self._watchers, {}
         for service in self._services.values():

@@ -1,5 +1,6 @@
-"""What our own tests use, for yours: a clock that is set by hand, a discovery that is told what to say, and a fleet of real
-servers on loopback that are slow, failing, refusing, silent, resetting, truncating or closing idle connections on demand.
+"""What our own tests use, for yours: a clock that is set by hand, a discovery that is told what to say, and a fleet of
+real servers on loopback that are slow, failing, refusing, silent, resetting, truncating or closing idle connections on
+demand.
 
     with Fleet(3) as fleet, Client({"orders": fleet.addresses}) as client:
         fleet[0].behave(FAILING)
@@ -110,8 +111,9 @@ class Behaviour:
 
     delay:  seconds before the answer
     fault:  what goes wrong: "silent" (never answers), "reset" (RST in place of an answer), "close" (FIN in place of an
-            answer), "garbage" (no HTTP), "truncate" (FIN in the middle of the body), "reset_body" (RST there), "slow_body" (a
-            byte every 50 ms), "close_idle" (a good answer; the connection is closed some 10 ms later, without a word)
+            answer), "garbage" (no HTTP), "truncate" (FIN in the middle of the body), "reset_body" (RST there),
+            "slow_body" (a byte every 50 ms), "close_idle" (a good answer; the connection is closed some 10 ms later,
+            without a word)
     """
 
     status: int = 200

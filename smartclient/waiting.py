@@ -1,7 +1,7 @@
 """Waiting for another thread or loop: for a service's first instances, and for a place among `max_connections`.
 
-A waiter is woken by a callback that may be called from any thread; how it then wakes its own thread or task is the driver's
-business (`threading.Event`, or `loop.call_soon_threadsafe`). Nothing here blocks.
+A waiter is woken by a callback that may be called from any thread; how it then wakes its own thread or task is the
+driver's business (`threading.Event`, or `loop.call_soon_threadsafe`). Nothing here blocks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,9 @@ from collections.abc import Callable
 
 
 class Waiter:
-    """One who waits. wake: called once, from any thread; false where nobody is there to be woken (its loop is closed)."""
+    """One who waits. wake: called once, from any thread; false where nobody is there to be woken (its loop is
+    closed).
+    """
 
     __slots__ = ("granted", "wake")
 

@@ -1,4 +1,6 @@
-"""One scenario, several drivers: a blocking face over the sync and the async clients, under asyncio and trio, in both flavours."""
+"""One scenario, several drivers: a blocking face over the sync and the async clients, under asyncio and trio, in both
+flavours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""A call cancelled at each of its await points leaves nothing behind: asyncio's task cancel, trio's scope, anyio's scope."""
+"""A call cancelled at each of its await points leaves nothing behind: asyncio's task cancel, trio's scope, anyio's
+scope.
+"""
 
 from __future__ import annotations
 
@@ -105,8 +107,10 @@ def test_cancelled_anywhere(way: str, tls: bool) -> None:
             while True:
                 verify: Any = True if client_context is None else client_context
                 scheme = "https" if tls else "http"
-                async with AsyncClient({"orders": fleet.addresses}, verify=verify, policy=POLICY, trust_env=False) as client:
-                    steps = await interrupt(lambda client=client: client.get(f"{scheme}://orders/"), at)
+                async with AsyncClient(
+                    {"orders": fleet.addresses}, verify=verify, policy=POLICY, trust_env=False
+                ) as client:
+                    steps = await interrupt(lambda client=client, url=f"{scheme}://orders/": client.get(url), at)
                     transport: Any = next(iter(client._mounts.values()))
                     nodes = transport._services.get("orders").nodes
                     assert all(node.in_flight == 0 for node in nodes), at

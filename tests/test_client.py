@@ -276,7 +276,9 @@ def test_instances_that_are_names_are_asked_by_theirs(monkeypatch: pytest.Monkey
     certified = _Certified("a.example")
     real = socket.getaddrinfo
     monkeypatch.setattr(
-        socket, "getaddrinfo", lambda host, *rest, **more: real("127.0.0.1" if host == "a.example" else host, *rest, **more)
+        socket,
+        "getaddrinfo",
+        lambda host, *rest, **more: real("127.0.0.1" if host == "a.example" else host, *rest, **more),
     )
     with Fleet(1, tls=certified.server) as fleet:
         with Client({"orders": [f"https://a.example:{fleet[0].port}"]}, verify=certified.client) as client:
@@ -328,7 +330,9 @@ def test_report_of_what_was_not_balanced() -> None:
 def test_prefer_and_options_are_checked() -> None:
     v1, v2 = ({"version": version} for version in ("v1", "v2"))
     with Fleet(2) as fleet:
-        instances = [Instance("127.0.0.1", server.port, metadata=m) for server, m in zip(fleet.servers, (v1, v2), strict=True)]
+        instances = [
+            Instance("127.0.0.1", server.port, metadata=m) for server, m in zip(fleet.servers, (v1, v2), strict=True)
+        ]
         with Client({"orders": instances}) as client:
             for _ in range(5):
                 client.get(URL, extensions=call(prefer=v2))
@@ -385,7 +389,6 @@ def test_one_client_over_three_loops() -> None:
             await client.aclose()
 
         asyncio.run(last())
-        del client, some, last
         gc.collect()
 
 

@@ -1,4 +1,6 @@
-"""Every fault × method × body × driver: nothing unsafe is sent twice, no replay is truncated, nothing is left behind."""
+"""Every fault × method × body × driver: nothing unsafe is sent twice, no replay is truncated, nothing is left
+behind.
+"""
 
 from __future__ import annotations
 

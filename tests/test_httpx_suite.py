@@ -46,7 +46,19 @@ def source() -> Path:
     if not home.exists():
         CACHE.mkdir(parents=True, exist_ok=True)
         wanted = f"httpx=={httpx.__version__}"
-        command = [sys.executable, "-m", "pip", "download", "-q", "--no-deps", "--no-binary", ":all:", wanted, "-d", CACHE]
+        command = [
+            sys.executable,
+            "-m",
+            "pip",
+            "download",
+            "-q",
+            "--no-deps",
+            "--no-binary",
+            ":all:",
+            wanted,
+            "-d",
+            CACHE,
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             why = f"httpx's tests cannot be had: {done.stderr[-300:]}"

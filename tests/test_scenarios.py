@@ -149,7 +149,7 @@ def test_a_file_restarts_where_it_was_given(driver: Any, fleet: Any, tmp_path: A
     assert {request.body for request in servers.received if request.complete} == {b"tail" * 1000}
 
 
-class _fresh:  # noqa: N801
+class _fresh:
     """An async iterable that gives a fresh iterator each time."""
 
     def __init__(self, file: Any) -> None:
@@ -230,7 +230,7 @@ def test_a_deadline_covers_retries_and_waits(driver: Any, fleet: Any) -> None:
     servers = fleet(2, SILENT)
     with driver.client({"orders": servers.addresses}, policy=Policy(deadline=0.3)) as client:
         began = time.monotonic()
-        with pytest.raises(driver.names.DeadlineExceeded, match="deadline of 0.3 s") as caught:
+        with pytest.raises(driver.names.DeadlineExceeded, match=r"deadline of 0.3 s") as caught:
             client.get(URL)
         assert time.monotonic() - began < 1.5
         assert isinstance(caught.value, driver.httpx.TimeoutException)
@@ -299,7 +299,7 @@ def test_redirects_and_their_bodies(driver: Any, fleet: Any) -> None:
 
 def test_unknown_service_says_so(driver: Any) -> None:
     with driver.client(lambda service: []) as client:
-        with pytest.raises(driver.names.NoInstances, match="orders: no instances: .* lists none"):
+        with pytest.raises(driver.names.NoInstances, match=r"orders: no instances: .* lists none"):
             client.get(URL)
 
 

@@ -1,4 +1,6 @@
-"""Real SDKs, through our clients, to a local stand-in server: openai (both flavours), anthropic (httpx2), groq (httpx)."""
+"""Real SDKs, through our clients, to a local stand-in server: openai (both flavours), anthropic (httpx2), groq
+(httpx).
+"""
 
 from __future__ import annotations
 

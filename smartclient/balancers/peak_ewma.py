@@ -1,8 +1,8 @@
 """Peak EWMA: the power of two choices over expected latency.
 
-Finagle's rule (`loadbalancer/p2c/PeakEwma`): a latency above the estimate replaces it at once (the peak), lower ones pull
-it down exponentially with the time that has passed; it decays when read, too, so that an idle node is tried again. The cost
-of a node is estimate × (in flight + 1).
+Finagle's rule (`loadbalancer/p2c/PeakEwma`): a latency above the estimate replaces it at once (the peak), lower ones
+pull it down exponentially with the time that has passed; it decays when read, too, so that an idle node is tried again.
+The cost of a node is estimate × (in flight + 1).
 
 Finagle counts a failure as an answer, so a node that fails fast looks fast. Here a failure adds a penalty *beside* the
 estimate (linkerd's load biaser has the idea): it decays within seconds and the next success clears it. In the estimate

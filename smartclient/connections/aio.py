@@ -1,8 +1,8 @@
 """A node's connections for the async client, under asyncio and trio. The rules are in `base`.
 
-Idle connections are kept per running loop (a connection works only in the loop that made it); those of loops that have ended
-are dropped. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is closed
-because of an error is closed in a shielded scope. The good path pays nothing for that.
+Idle connections are kept per running loop (a connection works only in the loop that made it); those of loops that have
+ended are dropped. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is
+closed because of an error is closed in a shielded scope. The good path pays nothing for that.
 """
 
 from __future__ import annotations
@@ -85,8 +85,8 @@ class AsyncBody(Body):
 class Backend:
     """Remembers the socket of a connection in the making, and its loop.
 
-    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only). Over its `AnyIOBackend`, which
-    serves asyncio and trio.
+    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only). Over its
+    `AnyIOBackend`, which serves asyncio and trio.
     """
 
     stream: Any = None

@@ -1,12 +1,14 @@
 """The rules for a node's connections, sync and async alike.
 
 1. A node's idle connections are a stack: the newest is taken first, so that surplus ones grow old and are dropped.
-2. One is taken only if it is younger than `keepalive_expiry` and its socket is not readable: an idle connection that has
-   something to say has been closed by its server (httpcore's `has_expired`; a connection the server closed stays "available").
-3. It is given back when the response body is closed and httpcore says it is idle; at most `max_keepalive_connections` stay.
+2. One is taken only if it is younger than `keepalive_expiry` and its socket is not readable: an idle connection that
+   has something to say has been closed by its server (httpcore's `has_expired`; a connection the server closed stays
+   "available").
+3. It is given back when the response body is closed and httpcore says it is idle; at most `max_keepalive_connections`
+   stay.
 4. With HTTP/2 a node has one httpcore pool instead: a multiplexed connection is never "taken".
-5. A request goes straight to httpcore, with the node's origin and the URL's own path. httpcore asks of a request only the five
-   attributes of `WireRequest`; its own class would check and copy every header again.
+5. A request goes straight to httpcore, with the node's origin and the URL's own path. httpcore asks of a request only
+   the five attributes of `WireRequest`; its own class would check and copy every header again.
 """
 
 from __future__ import annotations
@@ -31,7 +33,9 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 class WireURL:
-    """What httpcore asks of a URL: `origin` says where the request goes. The rest is what mocks match (respx): the service's."""
+    """What httpcore asks of a URL: `origin` says where the request goes. The rest is what mocks match (respx): the
+    service's.
+    """
 
     __slots__ = ("_url", "origin", "scheme", "target")
 

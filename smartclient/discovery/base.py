@@ -17,8 +17,8 @@ Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
 class Discovery(ABC):
     """A source of instances.
 
-    grace:  seconds for which an empty list after a non-empty one is held back, since a registry that was just restarted is
-            legitimately empty
+    grace:  seconds for which an empty list after a non-empty one is held back, since a registry that was just restarted
+            is legitimately empty
 
     services:  the only names it covers, where a URL said `?services=orders,users`
     """
@@ -39,8 +39,9 @@ class Discovery(ABC):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         """Yield the full list each time it changes; block in between.
 
-        Called in a thread of its own, from the first call to that service on. End soon after `stop` is set. Raise on trouble: the
-        library logs it, waits with growing jittered pauses and calls again; the last good list stays in use. A watch that returns
+        Called in a thread of its own, from the first call to that service on. End soon after `stop` is set. Raise on
+        trouble: the library logs it, waits with growing jittered pauses and calls again; the last good list stays in
+                 use. A watch that returns
         has said its last.
         """
 
@@ -48,8 +49,9 @@ class Discovery(ABC):
         """A list that never changes; None: watch. Where there is one, no thread is started."""
         return None
 
-    def interrupt(self, stop: threading.Event) -> None:
-        """Wake the watch that was given this `stop` from what it is blocked in, if that does not look at `stop` by itself.
+    def interrupt(self, stop: threading.Event) -> None:  # noqa: B027  (optional)
+        """Wake the watch that was given this `stop` from what it is blocked in, if that does not look at `stop` by
+        itself.
 
         Called at close, from any thread, after `stop` was set.
         """

@@ -1,15 +1,16 @@
 """Consul: blocking queries on a service's health, one connection per watch.
 
-python-consul builds the queries and reads the answers; its HTTP layer, which knows no timeouts, puts the token into the URL and
-drops the response's headers, is replaced by httpx.
+python-consul builds the queries and reads the answers; its HTTP layer, which knows no timeouts, puts the token into the
+URL and drops the response's headers, is replaced by httpx.
 
-The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; what no page says was seen on 1.8.7):
+The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; what no page says was seen on
+1.8.7):
 
-1. The index must be ≥ 1 to block; one that falls, and any error, starts again from none. A client that keeps its old index over a
-   restart of the agent blocks blindly while data changes.
+1. The index must be ≥ 1 to block; one that falls, and any error, starts again from none. A client that keeps its old
+   index over a restart of the agent blocks blindly while data changes.
 2. `wait` overshoots by up to wait/16; only then is the peer silent.
-3. An answer with the same index is the end of a wait, except from an agent that is stopping: that one answers at once, again and
-   again. So an answer that came too soon is followed by a pause.
+3. An answer with the same index is the end of a wait, except from an agent that is stopping: that one answers at once,
+   again and again. So an answer that came too soon is followed by a pause.
 """
 
 from __future__ import annotations
@@ -49,8 +50,8 @@ class Consul(Discovery):
     verify, cert: as in httpx
     grace:       seconds for which an empty list after a non-empty one is held back
 
-    An instance has the service's address, else the node's; its tags, its `Meta`, the node's name and the datacenter are its
-    metadata ({"tags": "a,b", "version": "v2", …}). Covers names without a dot and `orders.service.consul`.
+    An instance has the service's address, else the node's; its tags, its `Meta`, the node's name and the datacenter are
+    its metadata ({"tags": "a,b", "version": "v2", …}). Covers names without a dot and `orders.service.consul`.
     """
 
     def __init__(
@@ -109,7 +110,8 @@ class Consul(Discovery):
                     raise ValueError(f"consul:// option {name}: expected seconds, got {value!r}") from None
             else:
                 raise ValueError(
-                    f"consul:// has no option {name!r}; it has tag, token, dc, near, filter, stale, passing, wait, timeout, grace"
+                    f"consul:// has no option {name!r}; it has tag, token, dc, near, filter, stale, passing, wait, "
+                    "timeout, grace"
                 )
         if parts.username or parts.password:
             raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")

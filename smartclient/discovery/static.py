@@ -10,7 +10,8 @@ from .base import Discovery
 
 
 class Static(Discovery):
-    """Services and their addresses, fixed: `Static({"orders": ["10.0.0.1:8080", Instance("10.0.0.2", 8080, weight=2)]})`.
+    """Services and their addresses, fixed: `Static({"orders": ["10.0.0.1:8080", Instance("10.0.0.2", 8080,
+    weight=2)]})`.
 
     The lists are copied. Covers exactly the services named.
     """

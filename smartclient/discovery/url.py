@@ -1,6 +1,7 @@
 """Discovery sources written as a URL: `consul://127.0.0.1:8500?dc=eu&services=orders,users`.
 
-Options are query parameters with the names of the constructor's keywords. `services=` says which names the source covers.
+Options are query parameters with the names of the constructor's keywords. `services=` says which names the source
+covers.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Watcher: the thread that runs a source's `watch` for one service and publishes what it yields.
 
-1. Trouble never reaches a call: it is logged (once while it stays the same), the source is asked again after a growing jittered
-   pause, and the last good list stays in use.
+1. Trouble never reaches a call: it is logged (once while it stays the same), the source is asked again after a growing
+   jittered pause, and the last good list stays in use.
 2. An entry that cannot be an address is refused with one log line; the others count.
 3. A service unused for ten minutes is no longer watched; its next call starts again.
 4. `stop` never waits longer than 0.1 s.

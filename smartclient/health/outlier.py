@@ -5,10 +5,10 @@
    split_external_local_origin_errors). Any other answer resets both; an answer of any kind resets the second.
 2. It stays out for `base_ejection_time` × the number of times in a row it was ejected, at most `max_ejection_time`
    (Envoy), spread by `jitter`. Ten healthy seconds forgive one ejection (Envoy: once per interval).
-3. It comes back by *one* probing call (Finagle: FailureAccrual's probation), not at full traffic: a success returns it, a
-   failure ejects it again. That makes a return cheap, so our times are shorter than Envoy's 30 s and 300 s.
-4. Of n nodes at most `max_ejected` × n are out, but always at least one may be, and never all (Envoy rounds 10 % of five
-   nodes to zero).
+3. It comes back by *one* probing call (Finagle: FailureAccrual's probation), not at full traffic: a success returns it,
+   a failure ejects it again. That makes a return cheap, so our times are shorter than Envoy's 30 s and 300 s.
+4. Of n nodes at most `max_ejected` × n are out, but always at least one may be, and never all (Envoy rounds 10 % of
+   five nodes to zero).
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ class OutlierDetection:
     base_ejection_time:                how long the first ejection lasts; the n-th in a row lasts n times that
     max_ejection_time:                 how long any ejection lasts at most
     max_ejected:                       share of the nodes that may be out at once
-    jitter:                            share by which a time is lengthened at random, so that clients do not probe in step
+    jitter:                            share by which a time is lengthened at random, so that clients do not probe in
+                                       step
     """
 
     consecutive_5xx: int | None = 5

@@ -1,7 +1,8 @@
 """The retry budget: retries as a share of calls, so that they cannot multiply an outage.
 
-Finagle's rule (`service/RetryBudget`): each call deposits, each retry withdraws 1/ratio deposits, deposits and withdrawals
-expire after `ttl`, and `min_per_second` × ttl retries are always allowed, so that a quiet client may retry at all.
+Finagle's rule (`service/RetryBudget`): each call deposits, each retry withdraws 1/ratio deposits, deposits and
+withdrawals expire after `ttl`, and `min_per_second` × ttl retries are always allowed, so that a quiet client may retry
+at all.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@
     a generator or other iterator        only while nothing of it was taken
 
 Retrying a body that is spent sends nothing and gets a 200. What httpx makes of a body is private (`Request._content`,
-`IteratorByteStream._stream`, `MultipartStream.fields`, `FileField.file`); it is read here and nowhere else, and a test pins it.
+`IteratorByteStream._stream`, `MultipartStream.fields`, `FileField.file`); it is read here and nowhere else, and a test
+pins it.
 """
 
 from __future__ import annotations

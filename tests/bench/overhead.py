@@ -2,8 +2,9 @@
 
     python tests/bench/overhead.py [--calls 3000] [--rounds 5] [--quick] [--json]
 
-Needs nginx (Debian: nginx-light): thirty addresses in one process of C, so that the server's CPU is not ours. All peers of a row take
-turns in the same process; the figure is the median over rounds of the process's CPU time (user and system) per call.
+Needs nginx (Debian: nginx-light): thirty addresses in one process of C, so that the server's CPU is not ours. All peers
+of a row take turns in the same process; the figure is the median over rounds of the process's CPU time (user and
+system) per call.
 
 httpx          httpx.Client / AsyncClient with its default limits (100 connections, 20 kept alive)
 httpx raised   with limits that keep every connection alive

@@ -198,7 +198,7 @@ def test_a_bad_filter_is_told(agents: Any) -> None:
 
 def test_no_agent_at_all() -> None:
     with Client("consul://127.0.0.1:1", timeout=0.3) as client:
-        with pytest.raises(NoInstances, match="consul at 127.0.0.1:1 .* refused"):
+        with pytest.raises(NoInstances, match=r"consul at 127.0.0.1:1 .* refused"):
             client.get("http://orders/")
 
 
@@ -233,7 +233,9 @@ def test_an_unknown_service_is_asked_again(agents: Any) -> None:
 
 @pytest.mark.parametrize("driver", [("sync", "httpx"), ("asyncio", "httpx"), ("trio", "httpx2")], indirect=True)
 def test_no_call_fails(driver: Any, agents: Any) -> None:
-    """The issue's own scenario: killed, stopped, deregistered, added, agent stopped, restarted empty, registered again."""
+    """The issue's own scenario: killed, stopped, deregistered, added, agent stopped, restarted empty, registered
+    again.
+    """
     agent = agents()
     servers = [DemoServer() for _ in range(6)]
     five, sixth = servers[:5], servers[5]

@@ -1,0 +1,97 @@
+"""Layers point one way, and only few modules know an HTTP library (DESIGN.md §5)."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "smartclient"
+# Each may import what stands before it, and its own layer.
+LAYERS = [
+    {"instance", "waiting", "loops"},
+    {"errors", "events", "report", "node"},
+    {"balancers", "health", "retry"},
+    {"policy"},
+    {"call"},
+    {"service"},
+    {"effects"},
+    {"flavour"},
+    {"flow", "connections"},
+    {"services"},
+    {"transport"},
+    {"client"},
+    {"httpx2"},
+    {"testing", "demo_server", "demo", "cli", "__main__", "__init__"},
+]
+# Beside the layers: knows only instances, errors, events.
+DISCOVERY = {"instance", "errors", "events"}
+HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
+MAY_KNOW_HTTP = {
+    "client",
+    "transport",
+    "connections",
+    "flavour",
+    "errors",
+    "httpx2",
+    "demo",
+    "testing",
+    "discovery/consul",
+}
+
+
+def modules() -> list[str]:
+    return sorted(str(path.relative_to(PACKAGE).with_suffix("")) for path in PACKAGE.rglob("*.py"))
+
+
+def imported(module: str) -> tuple[set[str], set[str]]:
+    """The parts of this package, and the packages of others, that a module imports at run time."""
+    path = PACKAGE / f"{module}.py"
+    ours, others = set(), set()
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            others |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            others.add((node.module or "").split(".")[0])
+        elif isinstance(node, ast.ImportFrom):
+            package = module.split("/")[:-1] if module.count("/") else []
+            base = package[: len(package) - node.level + 1]
+            target = [*base, *(node.module or "").split(".")] if node.module else base
+            names = {alias.name for alias in node.names if (PACKAGE / f"{alias.name}.py").exists()} or {"__init__"}
+            ours |= {target[0]} if target and target[0] else names
+    return ours, others
+
+
+def layer_of(part: str) -> int:
+    return next(number for number, layer in enumerate(LAYERS) if part in layer)
+
+
+@pytest.mark.parametrize("module", modules())
+def test_layers(module: str) -> None:
+    part = module.split("/")[0]
+    ours, others = imported(module)
+    ours.discard(part)
+    if part == "discovery":
+        assert ours <= DISCOVERY
+    elif part != "__init__":
+        allowed = set().union(*LAYERS[: layer_of(part) + 1])
+        if layer_of(part) >= layer_of("services"):
+            allowed.add("discovery")
+        assert ours <= allowed, f"{module} imports {sorted(ours - allowed)}"
+    if part not in MAY_KNOW_HTTP and module not in MAY_KNOW_HTTP:
+        assert not others & HTTP, f"{module} imports {sorted(others & HTTP)}"
+
+
+def test_time_and_chance_are_arguments() -> None:
+    """`time.monotonic()` and `random.…()` are called by nobody but drivers and watchers; others are handed them."""
+    allowed = {"discovery/consul", "discovery/watcher", "testing", "demo", "demo_server", "retry/retry_after"}
+    for module in modules():
+        tree = ast.parse((PACKAGE / f"{module}.py").read_text())
+        calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
+        if module not in allowed:
+            assert not {call for call in calls if call.startswith(("time.", "random."))} - {"random.uniform"}, module

@@ -1,0 +1,367 @@
+"""The live state of a service, on a virtual clock: membership, ejection, probing, panic, the feedback of attempts."""
+
+from __future__ import annotations
+
+import threading
+import time
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartclient import Instance, NodeEjected, NodeReturned, Outcome, OutlierDetection, Policy, Retry, RetryBudget
+from smartclient.call import NO_OPTIONS, Attempt, Call, CallOptions
+from smartclient.events import Event, Observers
+from smartclient.service import Service, Unavailable
+from smartclient.testing import VirtualClock
+from smartclient.waiting import Places, Signal, Waiter
+
+
+def instances(*ports: int, **fields: Any) -> list[Instance]:
+    return [Instance("10.0.0.1", port, **fields) for port in ports]
+
+
+class World:
+    """A service on a virtual clock."""
+
+    def __init__(self, ports: int = 3, **policy: Any) -> None:
+        self.clock = VirtualClock()
+        self.events: list[Event] = []
+        self.retired: list[Any] = []
+        self.service = Service(
+            "orders",
+            Policy(**policy),
+            source="the test",
+            clock=self.clock,
+            rng=Random(1),
+            observers=Observers([self.events.append]),
+            retire=self.retired.append,
+        )
+        if ports:
+            self.service.update(instances(*range(1, ports + 1)))
+
+    def start(self, *, tried: Any = (), repeatable: bool = True, options: CallOptions = NO_OPTIONS) -> Attempt:
+        call = Call(None, "orders", options, self.clock())
+        call.tried, call.attempt, call.repeatable = tuple(tried), len(tried) + 1, repeatable
+        return self.service.start(call, None)
+
+    def call(self, outcome: Outcome = Outcome.SUCCESS, status: int | None = 200, **how: Any) -> int:
+        attempt = self.start(**how)
+        attempt.judge(outcome, status)
+        attempt.finish()
+        port: int = attempt.node.instance.port  # type: ignore[assignment]
+        return port
+
+    def eject(self, port: int) -> None:
+        """Have calls to that port fail until it is out."""
+        for _ in range(500):
+            attempt = self.start()
+            bad = attempt.node.instance.port == port
+            attempt.judge(Outcome.FAILURE if bad else Outcome.SUCCESS, 503 if bad else 200)
+            attempt.finish()
+            if any(isinstance(event, NodeEjected) and event.instance.port == port for event in self.events):
+                return
+        raise AssertionError("not ejected")
+
+    def ports(self, calls: int = 60) -> set[int]:
+        return {self.call() for _ in range(calls)}
+
+
+ROUND = {"balancer": "round_robin"}
+
+
+def test_in_flight_counts_and_everything_is_idempotent() -> None:
+    world = World(1)
+    attempt = world.start()
+    (node,) = world.service.nodes
+    assert node.in_flight == 1
+    for _ in range(3):
+        attempt.judge(Outcome.SUCCESS, 200)
+        attempt.judge(Outcome.FAILURE, 503)
+    attempt.finish()
+    attempt.finish()
+    assert node.in_flight == 0
+    assert attempt.outcome is Outcome.SUCCESS
+
+
+def test_an_attempt_that_is_never_judged_is_abandoned() -> None:
+    world = World(1)
+    attempt = world.start()
+    attempt.finish()
+    assert attempt.outcome is Outcome.ABANDONED
+    assert world.service.nodes[0].health.local_failures == 0
+
+
+def test_ejection_probe_and_return() -> None:
+    world = World(3, **ROUND)
+    world.eject(1)
+    assert world.ports() == {2, 3}
+    world.clock.advance(6)
+    probe = world.start()
+    assert probe.node.instance.port == 1
+    assert world.ports() == {2, 3}  # one probing call, not more
+    probe.judge(Outcome.FAILURE, 503)
+    probe.finish()
+    world.clock.advance(6)
+    assert world.ports() == {2, 3}  # twice as long
+    world.clock.advance(6)
+    assert world.call() == 1
+    assert world.ports() == {1, 2, 3}
+    kinds = [type(event) for event in world.events]
+    assert kinds.count(NodeEjected) == 2
+    assert kinds.count(NodeReturned) == 1
+
+
+def test_an_abandoned_probe_is_made_again() -> None:
+    world = World(3, **ROUND)
+    world.eject(1)
+    world.clock.advance(6)
+    world.start().finish()
+    assert world.call() == 1
+
+
+def test_what_cannot_be_repeated_is_not_risked_on_a_probe_at_once() -> None:
+    world = World(3, **ROUND)
+    world.eject(1)
+    world.clock.advance(5.6)
+    assert {world.call(repeatable=False) for _ in range(20)} == {2, 3}
+    world.clock.advance(5)
+    assert world.call(repeatable=False) == 1
+
+
+def test_answers_to_calls_from_before_the_ejection_do_not_end_it() -> None:
+    world = World(3, **ROUND)
+    early = [world.start() for _ in range(3)]
+    world.eject(1)
+    for attempt in early:
+        attempt.judge(Outcome.SUCCESS, 200)
+        attempt.finish()
+    assert world.ports() == {2, 3}
+
+
+def test_never_all_are_ejected_and_panic_uses_all() -> None:
+    world = World(4, outlier=OutlierDetection(consecutive_5xx=1, max_ejected=1.0), **ROUND)
+    for _ in range(40):
+        world.call(Outcome.FAILURE, 503)
+    out = [node for node in world.service.nodes if node.ejected_until is not None]
+    assert len(out) == 3
+    assert not any(node.excluded for node in world.service.nodes)  # fewer than half are left: panic, all are used
+    assert len(world.ports()) == 2  # until successes have brought half of them back
+    assert sum(node.excluded for node in world.service.nodes) == 2
+
+
+def test_a_single_node_is_never_ejected() -> None:
+    world = World(1)
+    for _ in range(20):
+        assert world.call(Outcome.FAILURE, None) == 1
+    assert not world.events[1:]
+
+
+def test_a_body_that_breaks_counts_although_its_headers_were_good() -> None:
+    world = World(2, **ROUND)
+    for _ in range(5 * 2):
+        attempt = world.start()
+        attempt.judge(Outcome.SUCCESS, 200)
+        if attempt.node.instance.port == 1:
+            attempt.spoil("ReadError")
+            attempt.spoil("ReadError")
+        attempt.finish()
+    assert [event.instance.port for event in world.events if isinstance(event, NodeEjected)] == [1]
+
+
+def test_retries_go_elsewhere_and_move_nothing() -> None:
+    """Two nodes, round robin, one failing: with a shared cursor every first attempt would go to the same."""
+    world = World(2, outlier=None, **ROUND)
+    firsts = []
+    for _ in range(20):
+        first = world.start()
+        firsts.append(first.node.instance.port)
+        second = world.start(tried=[first.node])
+        assert second.node is not first.node
+        third = world.start(tried=[first.node, second.node])
+        for attempt in (first, second, third):
+            attempt.finish()
+    assert firsts == [firsts[0], firsts[1]] * 10
+    assert firsts[0] != firsts[1]
+
+
+def test_identical_instances_keep_their_node() -> None:
+    world = World(3)
+    before = world.service.nodes
+    choice = world.service._choice
+    world.service.update(instances(3, 1, 2))
+    assert world.service.nodes == before
+    assert world.service._choice is choice  # no new picker, no new cursor
+    world.service.update(instances(1, 2, 3, weight=5.0))
+    assert world.service.nodes == before
+    assert {node.weight for node in before} == {5.0}
+    assert world.service._choice is not choice
+    assert not world.retired
+
+
+def test_an_id_that_moved_is_a_new_node() -> None:
+    world = World(0)
+    world.service.update([Instance("10.0.0.1", 1, id="a")])
+    (old,) = world.service.nodes
+    world.service.update([Instance("10.0.0.2", 1, id="a")])
+    (new,) = world.service.nodes
+    assert new is not old
+    assert world.retired == [old]
+
+
+def test_a_removed_node_finishes_its_calls_and_is_then_retired() -> None:
+    world = World(2)
+    attempts = [world.start() for _ in range(6)]
+    removed = world.service.nodes[0]
+    world.service.update(instances(2))
+    assert world.ports() == {2}
+    mine = [attempt for attempt in attempts if attempt.node is removed]
+    assert mine
+    for attempt in mine:
+        assert not world.retired
+        attempt.finish()
+    assert world.retired == [removed]
+
+
+def test_duplicates_are_one() -> None:
+    world = World(0)
+    world.service.update(instances(1, 1, 2))
+    assert len(world.service.nodes) == 2
+
+
+def test_weight_zero_takes_nothing_while_others_can() -> None:
+    world = World(0)
+    world.service.update([*instances(1, weight=0.0), *instances(2, 3)])
+    assert world.ports() == {2, 3}
+    world.service.update(instances(1, 2, weight=0.0))
+    assert world.ports() == {1, 2}
+
+
+def test_an_empty_list_is_held_back_for_a_while() -> None:
+    world = World(2)
+    world.service.update([], grace=10)
+    world.clock.advance(9)
+    assert world.ports() == {1, 2}
+    world.service.update(instances(3), grace=10)
+    assert world.ports() == {3}
+    world.clock.advance(100)
+    assert world.ports() == {3}
+    world.service.update([], grace=10)
+    world.clock.advance(10.1)
+    with pytest.raises(Unavailable, match="the test lists none"):
+        world.call()
+
+
+def test_preference() -> None:
+    world = World(0)
+    world.service.update([*instances(1, metadata={"v": "1"}), *instances(2, 3, metadata={"v": "2"})])
+    assert {world.call(options=CallOptions(prefer={"v": "2"})) for _ in range(50)} == {2, 3}
+    assert {world.call(options=CallOptions(prefer={"v": "3"})) for _ in range(90)} == {1, 2, 3}
+
+
+def test_an_observer_that_raises_breaks_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(event: Event) -> None:
+        raise RuntimeError("no")
+
+    observers = Observers([broken])
+    observers(NodeReturned("orders", instances(1)[0]))
+    observers(NodeReturned("orders", instances(1)[0]))
+    assert caplog.text.count("RuntimeError: no") == 1
+    assert not Observers()
+
+
+@given(st.data())
+def test_no_history_corrupts_the_counters(data: st.DataObject) -> None:
+    """Membership changes, outcomes and endings in any order: in-flight is what is running, and somebody is always
+    usable.
+    """
+    budget = RetryBudget(min_per_second=1)
+    world = World(3, balancer=data.draw(st.sampled_from(["p2c", "round_robin", "peak_ewma"])),
+                  retry=Retry(budget=budget), outlier=OutlierDetection(consecutive_5xx=2,
+                  consecutive_local_origin_failure=2))  # fmt: skip
+    running: list[Attempt] = []
+    nodes = set(world.service.nodes)
+    for _ in range(data.draw(st.integers(1, 60))):
+        step = data.draw(st.sampled_from(["start", "start", "end", "end", "members", "time"]))
+        if step == "start":
+            attempt = world.start(repeatable=data.draw(st.booleans()))
+            assert not attempt.node.removed
+            running.append(attempt)
+        elif step == "end" and running:
+            attempt = running.pop(data.draw(st.integers(0, len(running) - 1)))
+            attempt.judge(data.draw(st.sampled_from(list(Outcome))), data.draw(st.sampled_from([None, 200, 503])))
+            if data.draw(st.booleans()):
+                attempt.spoil("late")
+            attempt.finish()
+        elif step == "members":
+            ports = data.draw(st.sets(st.integers(1, 6), min_size=1))
+            world.service.update(instances(*ports))
+            nodes |= set(world.service.nodes)
+        else:
+            world.clock.advance(data.draw(st.floats(0, 20)))
+        for node in nodes:
+            assert node.in_flight == sum(attempt.node is node for attempt in running)
+        members = world.service.nodes
+        assert any(node.ejected_until is None for node in members) or not any(node.excluded for node in members)
+    for attempt in running:
+        attempt.finish()
+    removed = {node for node in nodes if node.removed}
+    assert set(world.retired) == removed
+    assert len(world.retired) == len(removed)
+
+
+class TestWaiting:
+    def test_places_first_come_first_served(self) -> None:
+        places = Places(1)
+        assert places.try_take()
+        assert not places.try_take()
+        woken: list[int] = []
+        waiters = [Waiter(lambda n=n: woken.append(n) is None) for n in range(3)]  # type: ignore[misc]
+        assert all(places.join(waiter) for waiter in waiters)
+        places.release()
+        assert woken == [0]
+        places.leave(waiters[1])  # gives up in the queue
+        places.leave(waiters[0])  # gives up what it was granted: passed on
+        assert woken == [0, 2]
+        places.release()
+        assert places.taken == 0
+
+    def test_a_place_for_one_whose_loop_is_gone_is_passed_on(self) -> None:
+        places = Places(1)
+        places.try_take()
+        woken: list[str] = []
+        places.join(Waiter(lambda: False))
+        places.join(Waiter(lambda: woken.append("second") is None))
+        places.release()
+        assert woken == ["second"]
+
+    def test_a_signal_is_for_all_and_for_good(self) -> None:
+        signal = Signal()
+        woken: list[int] = []
+        for n in range(3):
+            assert signal.join(Waiter(lambda n=n: woken.append(n) is None))  # type: ignore[misc]
+        signal.fire()
+        assert sorted(woken) == [0, 1, 2]
+        assert not signal.join(Waiter(lambda: True))
+
+
+def test_many_threads_lose_no_count() -> None:
+    world = World(4, balancer="p2c")
+
+    def work() -> None:
+        for n in range(400):
+            attempt = world.start()
+            attempt.judge(Outcome.SUCCESS if n % 3 else Outcome.FAILURE, 200 if n % 3 else 503)
+            attempt.finish()
+
+    threads = [threading.Thread(target=work) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for turn in range(50):
+        world.service.update(instances(*range(1 + turn % 2, 5)))
+        time.sleep(0)
+    for thread in threads:
+        thread.join()
+    assert all(node.in_flight == 0 for node in world.service.nodes)
