@@ -71,13 +71,13 @@ class CallFlow:
         """The call, from the wait for its first node to the response that is returned or the error that is raised."""
         call, service, retry, body = self._call, self._service, self._retry, self._body
         context = self._context
-        observers = service.observers
+        observed = service.observed
         retrying: Retrying | None = None
         last: Exception | None = None
         response = None
         waited = 0.0
         try:
-            if not service.ready:
+            if not service.ready.fired:
                 yield from self._first_nodes()
             if body is not None and body.begun:  # a redirect that keeps its body
                 body.rewind()
@@ -85,8 +85,8 @@ class CallFlow:
             while True:
                 attempt = yield from self._start(last)
                 attempt.waited = waited
-                if observers:
-                    observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
+                if observed:
+                    service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
                 last = response = None
                 try:
                     response = yield from self._send(attempt)
@@ -121,9 +121,9 @@ class CallFlow:
                     break
                 if response is not None:
                     yield Discard(response)
-                if observers:
+                if observed:
                     reason = describe(last) if last is not None else f"status {attempt.status}"
-                    observers(RetryScheduled(service.name, call.attempt + 1, pause, reason))
+                    service.observers(RetryScheduled(service.name, call.attempt + 1, pause, reason))
                 if pause > 0:
                     yield Sleep(pause)
                 retrying.again(pause)
@@ -134,7 +134,8 @@ class CallFlow:
                 waited = self._clock() - now
             self._finished(attempt, response, last)
             if last is not None:
-                if self._out_of_time() and isinstance(last, self._flavour.httpx.TimeoutException):
+                timed_out = isinstance(last, self._flavour.httpx.TimeoutException)
+                if timed_out and self._out_of_time() and not isinstance(last, self._flavour.DeadlineExceeded):
                     raise self._deadline_exceeded("waiting for the response") from last
                 raise last
             assert response is not None
@@ -235,7 +236,7 @@ class CallFlow:
             blamed = self._flavour.fault(error).blamed and not stale
             attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
             attempt.finish()
-        if self._service.observers:
+        if self._service.observed:
             outcome = str(attempt.outcome)
             self._service.observers(
                 AttemptFinished(self._service.name, attempt.node.instance, attempt.number, outcome, attempt.status,
@@ -291,7 +292,7 @@ class CallFlow:
         return error
 
     def _finished(self, attempt: Attempt, response: Any, error: BaseException | None) -> None:
-        if not self._service.observers:
+        if not self._service.observed:
             return
         status = None if response is None else response.status_code
         self._service.observers(

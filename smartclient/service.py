@@ -34,6 +34,7 @@ class Service:
     source:   what discovery calls itself, for messages
     retire:   called with each node that is gone and has no call left: close its connections
     ready:    set when the first list has come
+    observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
     """
 
@@ -54,6 +55,7 @@ class Service:
         self.source = source
         self.clock = clock
         self.observers = observers
+        self.observed = bool(observers)
         self.ready = Signal()
         self.problem: str | None = None
         self.used_at = clock()
@@ -185,7 +187,7 @@ class Service:
     def after_fork(self) -> None:
         """In a forked child: new locks, and none of the parent's calls."""
         self._lock = threading.Lock()
-        fired = bool(self.ready)
+        fired = self.ready.fired
         self.ready = Signal()
         if fired:
             self.ready.fire()
@@ -231,7 +233,7 @@ class Service:
 
     def _why_none(self) -> str:
         known = len(self._nodes)
-        if not self.ready:
+        if not self.ready.fired:
             why = f"{self.source} has not answered yet"
         elif not known:
             why = f"{self.source} lists none"
@@ -273,7 +275,7 @@ class Service:
         self._refresh(self.clock())
         for event in events:
             logger.info("%s", event)
-            if self.observers:
+            if self.observed:
                 self.observers(event)
 
     def _advance(self, now: float) -> None:
@@ -319,7 +321,7 @@ class Service:
             "%s: %d instances from %s (%d added, %d removed)",
             self.name, len(nodes), self.source, len(added), len(removed),
         )  # fmt: skip
-        if self.observers:
+        if self.observed:
             listed = tuple(node.instance for node in nodes)
             self.observers(InstancesChanged(self.name, listed, tuple(added), removed))
 

@@ -7,9 +7,7 @@ breed neither threads nor memory.
 
 from __future__ import annotations
 
-import os
 import threading
-import weakref
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -56,7 +54,6 @@ class Services:
         self._watchers: dict[str, Watcher] = {}
         self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
         self._closed = False
-        _all.add(self)
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
@@ -108,15 +105,15 @@ class Services:
     def _open(self, name: str) -> Service:
         known = None
         with self._lock:
+            if self._closed:
+                raise RuntimeError("Cannot send a request, as the transport has been closed.")
             service = self._services.get(name)
             made = service is None
             if service is None:
                 unknown = self._unknown.get(name)
                 if unknown is not None:
                     return unknown
-                service = self._new_service(name)
-                if not self._closed:
-                    self._services[name] = service
+                self._services[name] = service = self._new_service(name)
         if made:
             known = self.discovery.known(name)
             if known is not None:
@@ -143,7 +140,7 @@ class Services:
 
     def _watcher(self, service: Service) -> Watcher:
         def publish(instances: tuple[Instance, ...]) -> None:
-            first = not service.ready
+            first = not service.ready.fired
             service.update(instances, self.discovery.grace)
             if first and not instances:
                 self._forget(service)
@@ -167,15 +164,3 @@ class Services:
             watcher = self._watchers.pop(service.name, None)
         if watcher is not None:
             watcher.stop()
-
-
-_all: weakref.WeakSet[Services] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for services in tuple(_all):
-        services.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)

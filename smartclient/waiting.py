@@ -26,20 +26,17 @@ class Waiter:
 class Signal:
     """Something that happens once; who comes later need not wait."""
 
-    __slots__ = ("_fired", "_lock", "_waiters")
+    __slots__ = ("_lock", "_waiters", "fired")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiters: set[Waiter] = set()
-        self._fired = False
-
-    def __bool__(self) -> bool:
-        return self._fired
+        self.fired = False
 
     def join(self, waiter: Waiter) -> bool:
         """Be woken when it happens; false if it has happened already."""
         with self._lock:
-            if self._fired:
+            if self.fired:
                 return False
             self._waiters.add(waiter)
             return True
@@ -50,7 +47,7 @@ class Signal:
 
     def fire(self) -> None:
         with self._lock:
-            self._fired = True
+            self.fired = True
             waiters, self._waiters = self._waiters, set()
         for waiter in waiters:
             waiter.wake()

@@ -36,7 +36,7 @@ from smartclient import (
     call,
     report,
 )
-from smartclient.testing import OK, Behaviour, Fleet
+from smartclient.testing import OK, Behaviour, Fleet, ScriptedDiscovery
 
 URL = "http://orders/v1"
 
@@ -187,6 +187,45 @@ def test_connect_makes_a_transport_per_instance() -> None:
 
     asyncio.run(main())
     assert sorted(closed) == ["a", "b"]
+
+
+def test_a_removed_instance_s_transport_is_closed(driver: Any) -> None:
+    closed: list[str] = []
+    base = driver.httpx.AsyncBaseTransport if driver.asynchronous else driver.httpx.BaseTransport
+
+    class Own(base):  # type: ignore[misc]
+        def __init__(self, instance: Instance) -> None:
+            self.instance = instance
+
+        def handle_request(self, request: Any) -> Any:
+            return driver.httpx.Response(200, text=self.instance.host)
+
+        async def handle_async_request(self, request: Any) -> Any:
+            return self.handle_request(request)
+
+        def close(self) -> None:
+            closed.append(self.instance.host)
+
+        async def aclose(self) -> None:
+            self.close()
+
+    source = ScriptedDiscovery({"orders": ["a", "b"]})
+    with driver.client(source, connect=Own) as client:
+        assert {client.get(URL).text for _ in range(20)} == {"a", "b"}
+        source.publish("orders", ["b"])
+        ends_at = time.monotonic() + 5
+        while closed != ["a"] and time.monotonic() < ends_at:
+            time.sleep(0.01)
+        assert closed == ["a"]
+        assert client.get(URL).text == "b"
+    assert closed == ["a", "b"]
+
+
+def test_a_closed_transport_says_so() -> None:
+    transport = BalancedTransport({"orders": ["10.0.0.1:80"]})
+    transport.close()
+    with pytest.raises(RuntimeError, match="has been closed"):
+        transport.handle_request(httpx.Request("GET", URL))
 
 
 @pytest.mark.parametrize("using", ["httpx", "httpcore"])

@@ -30,11 +30,12 @@ class AsyncBody(Body):
             while self._chunks:
                 yield self._chunks.popleft()
             return
+        limited = self._ends_at is not None
         chunks = self._raw.__aiter__()
         try:
             async for chunk in chunks:
                 yield chunk
-                if self._too_late():
+                if limited and self._too_late():
                     await self._cut_short(chunks)
                     raise self._late()
         except BaseException as error:
@@ -116,6 +117,7 @@ class AsyncConnections(NodeConnections):
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
         self._backend_class = backend_class(dialing.flavour)
+        self._loop: Any = None  # where the transport was used last
         self._homes: dict[Any, dict[Address, Any]] = {}  # by loop: of a stack of links, or (HTTP/2) a pool
 
     async def send(self, request: Any, effect: Send) -> Any:
@@ -124,6 +126,7 @@ class AsyncConnections(NodeConnections):
         flavour = dialing.flavour
         address = self.address(request)
         if self.transport is not None:
+            self._loop = current_loop()
             response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
             body = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
             return self.wrapped(response, body)
@@ -179,6 +182,7 @@ class AsyncConnections(NodeConnections):
     async def aclose(self) -> None:
         """Close what is idle: here what is this loop's, in their loops what is others'."""
         here = self._homes.pop(current_loop(), {})
+        self._loop = None
         self.close()
         for home in here.values():
             if self.dialing.http2:
@@ -190,6 +194,8 @@ class AsyncConnections(NodeConnections):
 
     def close(self) -> None:
         """Close what is idle, from any thread: each connection in its own loop."""
+        if self.transport is not None and self.dialing.owned and self._loop is not None:
+            spawn(self._loop, self.transport.aclose, otherwise=_nothing)
         homes, self._homes = self._homes, {}
         for loop, stores in homes.items():
             for home in stores.values():

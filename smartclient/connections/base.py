@@ -115,6 +115,7 @@ class Dialing:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+        self.active, self.lost = set(), deque()
 
     def options(self, https: bool) -> dict[str, Any]:
         """Keywords that httpcore's connections and pools have in common."""

@@ -20,10 +20,11 @@ class SyncBody(Body):
             while self._chunks:
                 yield self._chunks.popleft()
             return
+        limited = self._ends_at is not None
         try:
             for chunk in self._raw:
                 yield chunk
-                if self._too_late():
+                if limited and self._too_late():
                     raise self._late()
         except Exception as error:
             self._broken(error)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from random import Random
@@ -94,6 +95,7 @@ class TransportBase:
             clock=clock,
             rng=Random() if rng is None else rng,
         )
+        _all.add(self)
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
@@ -123,10 +125,18 @@ class TransportBase:
         return body
 
     def _connections_of(self, node: Node, service: Service) -> Any:
+        made = self._connections_class(node, service, self._dialing)  # not under the lock: `connect=` is the user's
         with self._lock:
             if node.connections is None:
-                node.connections = self._connections_class(node, service, self._dialing)
+                node.connections = made
             return node.connections
+
+    def _after_fork(self) -> None:
+        """In a forked child: locks that nobody holds, none of the parent's calls, connections and threads."""
+        self._lock = threading.Lock()
+        self._places = None if self._places is None else Places(self._places.limit)
+        self._dialing.after_fork()
+        self._services.after_fork()
 
     def _not_a_service(self, request: Any) -> Exception:
         error: Exception = self._flavour.NoInstances.of(
@@ -149,6 +159,18 @@ def environment_discovery() -> str | None:
 def _retire(node: Node) -> None:
     if node.connections is not None:
         node.connections.close()
+
+
+_all: weakref.WeakSet[TransportBase] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for transport in tuple(_all):
+        transport._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _require_h2() -> None:
