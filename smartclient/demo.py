@@ -97,6 +97,8 @@ async def traffic(
     seconds: float, discovery: DiscoveryLike, addresses: list[str], ours: Tally, theirs: Tally, show: Callable[[], None]
 ) -> None:
     """The same calls at the same times through both clients. Open loop: a slow answer does not delay the next call."""
+    async with httpx.AsyncClient(trust_env=False) as first:  # loads what httpx loads late, for neither's account
+        await first.get(f"http://{addresses[0]}/")
     rotation = itertools.cycle(addresses)
     limits = httpx.Limits(max_connections=500)
     async with (

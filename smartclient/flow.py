@@ -230,6 +230,8 @@ class CallFlow:
                 attempt.judge(Outcome.SUCCESS, status)
             else:
                 attempt.judge(Outcome.FAILURE, status, retry_after=retry_after(response.headers))
+            if response.is_closed:  # there is no body whose close would finish it
+                attempt.finish()
         else:
             assert error is not None
             stale = attempt.reused and isinstance(error, self._flavour.STALE)

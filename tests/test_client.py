@@ -161,6 +161,9 @@ def test_mock_transport_carries_balanced_calls() -> None:
         for _ in range(6):
             response = client.get("http://orders/x?y=1")
             assert (response.status_code, response.text) == (200, "mocked")
+            story = report(response)
+            assert story is not None
+            assert {attempt.outcome for attempt in story.attempts} <= {"success", "failure"}
         assert str(response.url) == "http://orders/x?y=1"
         assert {str(request.url) for request in seen} <= {"http://10.0.0.1/x?y=1", "http://10.0.0.2:8080/x?y=1"}
         assert {request.headers["host"] for request in seen} == {"orders"}

@@ -128,8 +128,9 @@ class AsyncConnections(NodeConnections):
         if self.transport is not None:
             self._loop = current_loop()
             response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
-            body = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
-            return self.wrapped(response, body)
+            if not response.is_closed:  # MockTransport's are, from the start
+                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
+            return response
         wire = self.wire_request(request, effect, address)
         home = self._home(address)
         link = None

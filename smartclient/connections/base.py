@@ -284,14 +284,6 @@ class NodeConnections:
             raw.status, headers=raw.headers, stream=body, extensions=raw.extensions
         )
 
-    def wrapped(self, response: Any, body: Any) -> Any:
-        """The response of a transport that is not ours, its body in our hands."""
-        if response.is_closed:  # MockTransport's are, from the start
-            body.attempt.finish()
-        else:
-            response.stream = body
-        return response
-
 
 def reraise(error: BaseException, flavour: Flavour) -> NoReturn:
     """Raise httpx's exception for httpcore's; any other as it is."""

@@ -70,8 +70,9 @@ class SyncConnections(NodeConnections):
         address = self.address(request)
         if self.transport is not None:
             response = self.transport.handle_request(instance_request(request, effect, address, flavour))
-            body = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
-            return self.wrapped(response, body)
+            if not response.is_closed:  # MockTransport's are, from the start
+                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
+            return response
         wire = self.wire_request(request, effect, address)
         home = self._homes.get(address)
         if home is None:
