@@ -339,6 +339,10 @@ def test_http2(driver: Any) -> None:
             assert versions == {"HTTP/2"}
             assert client.post("https://orders/", content=b"x" * 100_000).status_code == 200
             assert all(node.in_flight == 0 for node in client.nodes())
+            response = client.open("GET", "https://orders/")
+            nodes = client.nodes()
+        assert all(node.in_flight == 0 for node in nodes)  # closed with the client, though never read
+        del response
         # One connection per node, whatever the calls.
         assert one.connections + two.connections == 2
         assert one.requests

@@ -71,6 +71,7 @@ class AsyncBody(Body):
         if self._closed:
             return
         self._closed = True
+        self._let_go()
         try:
             await self._raw.aclose()
             if self._link is not None:
@@ -144,7 +145,7 @@ class AsyncConnections(NodeConnections):
                     backend = self._backend_class()
                     link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, backend)
                 link.attempt = attempt
-                dialing.active.add(link)
+                dialing.active[attempt] = link
                 raw = await link.http.handle_async_request(wire)
         except BaseException as error:
             if link is not None:
@@ -159,7 +160,6 @@ class AsyncConnections(NodeConnections):
         if not link.http.is_idle():
             await self.drop_now(link)
             return
-        dialing.active.discard(link)
         link.rest(network, dialing.clock())
         home.append(link)
         keep = 0 if self.node.removed else dialing.max_keepalive
@@ -168,13 +168,13 @@ class AsyncConnections(NodeConnections):
 
     async def drop_now(self, link: Link) -> None:
         """Close a connection whatever happens, cancellation too."""
-        self.dialing.active.discard(link)
+        self.dialing.active.pop(link.attempt, None)
         with anyio.CancelScope(shield=True):
             await _close(link)
 
     def drop(self, link: Link) -> None:
         """Close a connection from outside of its loop's tasks."""
-        self.dialing.active.discard(link)
+        self.dialing.active.pop(link.attempt, None)
         loop = None if link.backend is None else link.backend.loop
         if loop is None:  # it never got as far as a socket
             return

@@ -75,7 +75,7 @@ class Dialing:
     ssl_context:  called at the first TLS connection, once; one context serves all nodes (each costs 50 ms)
     connect:      makes a transport for an instance, in place of connections of ours
     owned:        whether such a transport is closed with its node
-    active:       the links in use, of all nodes
+    active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
     lost:         attempts whose response was forgotten unread, for the next call to finish
     """
 
@@ -95,7 +95,7 @@ class Dialing:
         self.flavour = flavour
         self.connect = connect
         self.owned = owned
-        self.active: set[Link] = set()
+        self.active: dict[Attempt, Link | None] = {}
         self.lost: deque[Attempt] = deque()
         self.http1 = http1
         self.http2 = http2
@@ -115,7 +115,7 @@ class Dialing:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self.active, self.lost = set(), deque()
+        self.active, self.lost = {}, deque()
 
     def options(self, https: bool) -> dict[str, Any]:
         """Keywords that httpcore's connections and pools have in common."""
@@ -315,6 +315,7 @@ class Body:
         self._context = context
         self._ends_at = context.body_ends_at
         self._closed = False
+        connections.dialing.active[attempt] = link
         self._chunks: deque[bytes] | None = None
 
     def _too_late(self) -> bool:
@@ -341,10 +342,14 @@ class Body:
         )
         return error
 
+    def _let_go(self) -> None:
+        self._connections.dialing.active.pop(self.attempt, None)
+
     def __del__(self) -> None:
         # Never read and never closed. This may run anywhere, inside a lock of ours too: take none.
         if not self._closed:
             self._closed = True
+            self._let_go()
             if self._link is not None:
                 self._connections.drop(self._link)
             self._connections.dialing.lost.append(self.attempt)

@@ -41,6 +41,7 @@ class SyncBody(Body):
         if self._closed:
             return
         self._closed = True
+        self._let_go()
         try:
             self._raw.close()
         finally:
@@ -87,7 +88,7 @@ class SyncConnections(NodeConnections):
                 if link is None:
                     link = self.new_link(flavour.httpcore.HTTPConnection, address, attempt)
                 link.attempt = attempt
-                dialing.active.add(link)
+                dialing.active[attempt] = link
                 raw = link.http.handle_request(wire)
         except BaseException as error:
             if link is not None:
@@ -102,7 +103,6 @@ class SyncConnections(NodeConnections):
         if not link.http.is_idle():
             self.drop(link)
             return
-        dialing.active.discard(link)
         link.rest(network, dialing.clock())
         home.append(link)
         keep = 0 if self.node.removed else dialing.max_keepalive
@@ -110,7 +110,7 @@ class SyncConnections(NodeConnections):
             _close_oldest(home)
 
     def drop(self, link: Link) -> None:
-        self.dialing.active.discard(link)
+        self.dialing.active.pop(link.attempt, None)
         link.http.close()
 
     def close(self) -> None:

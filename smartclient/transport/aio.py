@@ -35,9 +35,10 @@ class AsyncTransport(TransportBase):
                 if node.connections is not None:
                     await node.connections.aclose()
         self._services.close()
-        for link in tuple(self._dialing.active):
-            await link.http.aclose()
-            link.attempt.finish()
+        for attempt, link in tuple(self._dialing.active.items()):
+            if link is not None:
+                await link.http.aclose()
+            attempt.finish()
         self._dialing.active.clear()
         if self._fallback is not None:
             await self._fallback.aclose()

@@ -30,9 +30,10 @@ class SyncTransport(TransportBase):
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
         self._services.close()
-        for link in tuple(self._dialing.active):
-            link.http.close()
-            link.attempt.finish()
+        for attempt, link in tuple(self._dialing.active.items()):
+            if link is not None:
+                link.http.close()
+            attempt.finish()
         self._dialing.active.clear()
         if self._fallback is not None:
             self._fallback.close()
