@@ -60,9 +60,13 @@ class AsyncBody(Body):
     async def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
         chunks: deque[bytes] = deque()
+        # Without a deadline straight from httpcore: a generator less for each chunk.
+        source = self._raw if self._ends_at is None else self
         try:
-            async for chunk in self:
+            async for chunk in source:
                 chunks.append(chunk)
+        except Exception as error:
+            self._broken(error)
         finally:
             await self.aclose()
         self._chunks = chunks

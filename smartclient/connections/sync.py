@@ -31,8 +31,12 @@ class SyncBody(Body):
 
     def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
+        # Without a deadline straight from httpcore: a generator less for each chunk.
+        source = self._raw if self._ends_at is None else self
         try:
-            chunks = deque(self)
+            chunks = deque(source)
+        except Exception as error:
+            self._broken(error)
         finally:
             self.close()
         self._chunks = chunks
