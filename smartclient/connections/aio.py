@@ -21,7 +21,8 @@ from ..flavour import Flavour
 from ..loops import current_loop, has_ended, spawn
 from ..node import Node
 from ..service import Service
-from .base import Address, Body, Dialing, Link, NodeConnections, instance_request, reraise
+from .base import Body, Dialing, Link, NodeConnections, reraise
+from .wire import Address, instance_request
 
 
 class AsyncBody(Body):

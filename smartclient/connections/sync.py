@@ -11,7 +11,8 @@ from ..effects import Send
 from ..flavour import Flavour
 from ..node import Node
 from ..service import Service
-from .base import Address, Body, Dialing, Link, NodeConnections, instance_request, reraise
+from .base import Body, Dialing, Link, NodeConnections, reraise
+from .wire import Address, instance_request
 
 
 class SyncBody(Body):

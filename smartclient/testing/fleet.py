@@ -1,108 +1,17 @@
-"""What our own tests use, for yours: a clock that is set by hand, a discovery that is told what to say, and a fleet of
-real servers on loopback that are slow, failing, refusing, silent, resetting, truncating or closing idle connections on
-demand.
-
-    with Fleet(3) as fleet, Client({"orders": fleet.addresses}) as client:
-        fleet[0].behave(FAILING)
-        assert client.get("http://orders/").status_code == 200
-"""
+"""A fleet of real servers on loopback, in threads of this process, with faults on demand."""
 
 from __future__ import annotations
 
-import itertools
 import socket
 import ssl
 import struct
 import threading
-from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from types import TracebackType
 
 import h11
 
-from .discovery.base import Addresses, Discovery
-from .instance import Instance
-
-
-class VirtualClock:
-    """A clock that moves only when told, or when somebody sleeps by it.
-
-    Give it to a transport: `BalancedTransport(…, clock=clock, sleep=clock.sleep)` (async: `sleep=clock.asleep`).
-    """
-
-    def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
-        self.slept: list[float] = []
-
-    def __call__(self) -> float:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += seconds
-
-    def sleep(self, seconds: float) -> None:
-        self.slept.append(seconds)
-        self.now += seconds
-
-    async def asleep(self, seconds: float) -> None:
-        self.sleep(seconds)
-
-
-class ScriptedDiscovery(Discovery):
-    """A source that says what the test tells it to: `publish` a list, or `fail` with an exception.
-
-    watches:  how many watches are running
-    """
-
-    def __init__(self, services: Mapping[str, Addresses] | None = None, *, grace: float = 10.0) -> None:
-        self.grace = grace
-        self.watches = 0
-        self._changed = threading.Condition()
-        self._said: dict[str, tuple[int, Addresses | Exception]] = {}
-        self._serial = itertools.count(1)
-        for service, addresses in (services or {}).items():
-            self.publish(service, addresses)
-
-    def publish(self, service: str, addresses: Addresses) -> None:
-        """Say that list, to all who watch the service and who will."""
-        self._say(service, tuple(addresses))
-
-    def fail(self, service: str, error: Exception) -> None:
-        """Raise that in the watch, until something is published."""
-        self._say(service, error)
-
-    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
-        seen = 0
-        with self._changed:
-            self.watches += 1
-        try:
-            while not stop.is_set():
-                with self._changed:
-                    self._changed.wait_for(lambda at=seen: stop.is_set() or self._latest(service)[0] > at)  # type: ignore[misc]
-                    seen, said = self._latest(service)
-                if stop.is_set():
-                    return
-                if isinstance(said, Exception):
-                    raise said
-                yield said
-        finally:
-            with self._changed:
-                self.watches -= 1
-
-    def interrupt(self, stop: threading.Event) -> None:
-        with self._changed:
-            self._changed.notify_all()
-
-    def __str__(self) -> str:
-        return "the script"
-
-    def _latest(self, service: str) -> tuple[int, Addresses | Exception]:
-        return self._said.get(service, (0, ()))
-
-    def _say(self, service: str, said: Addresses | Exception) -> None:
-        with self._changed:
-            self._said[service] = (next(self._serial), said)
-            self._changed.notify_all()
+from ..instance import Instance
 
 
 @dataclass(frozen=True)
@@ -387,25 +296,3 @@ def _shut(connection: socket.socket) -> None:
         connection.shutdown(socket.SHUT_RDWR)
     except OSError:
         pass
-
-
-__all__ = [
-    "CLOSING",
-    "CLOSING_IDLE",
-    "FAILING",
-    "GARBAGE",
-    "OK",
-    "RESETTING",
-    "RESETTING_BODY",
-    "SILENT",
-    "SLOW",
-    "SLOW_BODY",
-    "TRUNCATING",
-    "Behaviour",
-    "Fleet",
-    "Received",
-    "ScriptedDiscovery",
-    "Server",
-    "VirtualClock",
-    "answering",
-]
