@@ -29,7 +29,8 @@ def discovery_from_url(url: str) -> Discovery:
     opener = SCHEMES.get(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
-        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {url!r}")
+        shown = url.partition("?")[0]  # the options may hold a token
+        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}")
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         options.setdefault(name, []).append(value)

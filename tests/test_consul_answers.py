@@ -1,0 +1,172 @@
+"""The Consul source against answers that a real agent gives rarely. The server here is a stand-in; the real one is in live/."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+
+from smartclient import Client, Consul
+from smartclient.testing import CLOSING, FAILING, GARBAGE, RESETTING, SILENT, TRUNCATING, Behaviour, Server
+
+
+def answer(index: int | str | None, *ports: int, body: bytes | None = None, delay: float = 0.0) -> Behaviour:
+    entries = [
+        {
+            "Node": {"Address": "10.0.0.9"},
+            "Service": {"ID": str(port), "Address": "127.0.0.1", "Port": port, "Meta": None},
+        }
+        for port in ports
+    ]
+    headers = () if index is None else (("X-Consul-Index", str(index)),)
+    return Behaviour(body=json.dumps(entries).encode() if body is None else body, headers=headers, delay=delay)
+
+
+@pytest.fixture
+def agent() -> Iterator[Server]:
+    server = Server()
+    yield server
+    server.stop()
+
+
+@contextmanager
+def lists(agent: Server, **keywords: Any) -> Iterator[tuple[list[list[int | None]], list[BaseException]]]:
+    """What the source yields (ports) and raises, watched again after each error as a watcher does."""
+    source = Consul(agent.address, **keywords)
+    seen: list[list[int | None]] = []
+    errors: list[BaseException] = []
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            try:
+                for instances in source.watch("orders", stop):
+                    seen.append([instance.port for instance in instances])
+            except Exception as error:
+                if not stop.is_set():
+                    errors.append(error)
+                stop.wait(0.01)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield seen, errors
+    finally:
+        stop.set()
+        source.interrupt(stop)
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+def indexes(agent: Server) -> list[str | None]:
+    """The index of each query, None where it did not block."""
+    queries = [request.target.partition("?")[2].split("&") for request in agent.received]
+    return [next((part[6:] for part in query if part.startswith("index=")), None) for query in queries]
+
+
+BAD = {
+    "403": Behaviour(status=403, body=b"ACL not found", headers=(("X-Consul-Index", "1"),)),
+    "500": Behaviour(status=500, body=b"No cluster leader"),
+    "503": FAILING,
+    "not JSON": answer(12, body=b"<html>"),
+    "not a list": answer(12, body=b'{"a": 1}'),
+    "null": answer(12, body=b"null"),
+    "no index": answer(None, 1),
+    "index not a number": answer("abc", 1),
+    "not HTTP": GARBAGE,
+    "reset": RESETTING,
+    "closed": CLOSING,
+    "cut short": TRUNCATING,
+    "redirect": Behaviour(status=302, headers=(("location", "http://elsewhere/"),)),
+    "silent": SILENT,
+}
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_answers_are_survived(agent: Server, bad: str) -> None:
+    agent.behave(answer(10, 1), BAD[bad], answer(11, 1, 2), SILENT)
+    keywords: dict[str, Any] = {"wait": 0.1, "timeout": 0.1} if bad == "silent" else {}
+    with lists(agent, **keywords) as (seen, errors):
+        until(lambda: len(seen) >= 2, 10)
+        assert seen[0] == [1]
+        assert seen[-1] == [1, 2]
+        assert errors
+        assert str(errors[0])
+    # Meaningless after any error: it asks without an index, and does not block.
+    assert indexes(agent)[:3] == [None, "10", None]
+
+
+def test_entries_that_are_not_understood_are_left_out(agent: Server, caplog: pytest.LogCaptureFixture) -> None:
+    good = json.loads(answer(1, 7).body)
+    bad: list[Any] = [None, 3, {}, {"Node": {}, "Service": {}}, {"Node": None, "Service": {"Port": 1}}]
+    for fields in ({"Port": 70000}, {"Address": "a b"}, {"Weights": {"Passing": -1}}, {"Meta": 5}):
+        bad.append({"Node": {"Address": "10.0.0.9"}, "Service": {"Port": 1, **fields}})
+    agent.behave(answer(10, body=json.dumps([*bad, *good]).encode()), SILENT)
+    with lists(agent) as (seen, errors):
+        until(lambda: bool(seen))
+        assert seen == [[7]]
+        assert not errors
+    assert caplog.text.count("is refused") == len(bad)
+
+
+def test_an_index_that_falls_is_forgotten(agent: Server) -> None:
+    agent.behave(answer(100, 1), answer(50, 1, 2), answer(51, 1, 2, 3), SILENT)
+    with lists(agent) as (seen, errors):
+        until(lambda: len(seen) == 3 and len(agent.received) == 4)
+    assert seen == [[1], [1, 2], [1, 2, 3]]
+    assert not errors
+    assert indexes(agent) == [None, "100", None, "51"]
+
+
+def test_an_index_of_zero_is_never_sent(agent: Server) -> None:
+    agent.behave(answer(0, 1))
+    with lists(agent):
+        time.sleep(0.5)
+    assert set(indexes(agent)) == {None}
+    assert len(agent.received) <= 8  # no busy loop either
+
+
+def test_an_unchanged_answer_at_once_is_no_busy_loop(agent: Server) -> None:
+    agent.behave(answer(10, 1))
+    with lists(agent) as (seen, errors):
+        time.sleep(1)
+    assert seen == [[1]]
+    assert not errors
+    assert len(agent.received) <= 8
+
+
+def test_what_a_query_says(agent: Server) -> None:
+    agent.behave(answer(10, 1), SILENT)
+    settings: dict[str, Any] = {"token": "secret", "dc": "eu", "tag": ["a", "b c"], "near": "_agent", "stale": True,
+                                "filter": 'Service.Meta.v == "1"', "wait": 30}  # fmt: skip
+    with lists(agent, **settings):
+        until(lambda: len(agent.received) >= 1)
+        time.sleep(0.1)
+    first = agent.received[0]
+    assert first.target.startswith("/v1/health/service/orders?")
+    for part in ("passing=1", "dc=eu", "tag=a", "tag=b", "near=_agent", "stale=1", "filter=Service.Meta.v"):
+        assert part in first.target
+    assert "secret" not in first.target
+    assert first.headers["x-consul-token"] == "secret"
+
+
+def test_the_last_good_list_serves_through_all_of_it(agent: Server, fleet: Callable[..., Any]) -> None:
+    servers = fleet(1)
+    port = servers[0].port
+    agent.behave(answer(10, port), *(bad for name, bad in BAD.items() if name != "silent"), answer(12, port))
+    with Client(Consul(agent.address), trust_env=False) as client:
+        for _ in range(40):
+            assert client.get("http://orders/").status_code == 200
+            time.sleep(0.02)
+
+
+def until(condition: Any, seconds: float = 5) -> None:
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, "did not happen in time"
+        time.sleep(0.005)
