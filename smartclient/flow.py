@@ -180,7 +180,8 @@ class CallFlow:
             if not (yield WaitForTurn(places, timeout)):
                 if self._out_of_time():
                     raise self._deadline_exceeded("waiting for a place among max_connections") from last
-                reason = f"{places.limit} attempts in progress (httpx.Limits.max_connections), none ended within {timeout:.3g} s"
+                limit = f"{places.limit} attempts in progress (httpx.Limits.max_connections)"
+                reason = f"{limit}, none ended within {timeout:.3g} s"
                 raise self._flavour.Overloaded.of(self._service.name, reason) from last
             call.now = self._clock()
         try:

@@ -1,4 +1,4 @@
-"""The Consul source against answers that a real agent gives rarely. The server here is a stand-in (the real one: live/)."""
+"""The Consul source against answers a real agent gives rarely. The server here is a stand-in (the real one: live/)."""
 
 from __future__ import annotations
 
