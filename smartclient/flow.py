@@ -79,7 +79,9 @@ class CallFlow:
         try:
             if not service.ready.fired:
                 yield from self._first_nodes()
-            if body is not None and body.begun:  # a redirect that keeps its body
+            if body is not None and body.begun:  # a redirect that keeps its body, or an auth flow's second request
+                if not body.repeatable:
+                    raise self._flavour.httpx.StreamConsumed
                 body.rewind()
             call.repeatable = retry is not None and retry.attempts > 1 and self._repeatable(retry)
             while True:
@@ -142,6 +144,8 @@ class CallFlow:
             response.extensions[KEY] = call
             return response
         except Exception as error:
+            if response is not None:  # a strategy of the user's raised
+                yield Discard(response)
             self._attach(error)
             raise
         finally:

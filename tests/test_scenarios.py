@@ -297,6 +297,30 @@ def test_redirects_and_their_bodies(driver: Any, fleet: Any) -> None:
         assert str(response.url) == "http://orders/elsewhere"
 
 
+def test_a_spent_body_is_not_redirected(driver: Any, fleet: Any) -> None:
+    """httpx itself would send an empty body, and take the 200 for it."""
+    servers = fleet(1)
+    servers[0].behave(Behaviour(status=307, headers=(("location", "/elsewhere"),)), OK)
+    with driver.client({"orders": servers.addresses}, follow_redirects=True) as client:
+        with pytest.raises(driver.httpx.StreamConsumed):
+            client.post(URL, content=driver.body([b"once"]))
+        assert len(servers.received) == 1
+        assert settled(client)
+
+
+def test_a_strategy_that_raises_leaves_nothing_open(driver: Any, fleet: Any) -> None:
+    servers = fleet(1, FAILING)
+
+    def broken(state: Any) -> bool:
+        raise ZeroDivisionError
+
+    for retry in (Retry(retry=broken), Retry(wait=broken), Retry(stop=broken)):
+        with driver.client({"orders": servers.addresses}, policy=Policy(retry=retry)) as client:
+            with pytest.raises(ZeroDivisionError):
+                client.get(URL)
+            assert settled(client)
+
+
 def test_unknown_service_says_so(driver: Any) -> None:
     with driver.client(lambda service: []) as client:
         with pytest.raises(driver.names.NoInstances, match=r"orders: no instances: .* lists none"):
