@@ -7,6 +7,7 @@ import threading
 import time
 from typing import Any
 
+import anyio
 import pytest
 
 import smartclient
@@ -295,6 +296,32 @@ def test_redirects_and_their_bodies(driver: Any, fleet: Any) -> None:
         assert [request.target for request in servers.received] == ["/v1/items?page=2", "/elsewhere"]
         assert [request.body for request in servers.received] == [b"kept", b"kept"]
         assert str(response.url) == "http://orders/elsewhere"
+
+
+def test_a_server_that_hangs_up_on_an_upload_leaves_no_generator_behind(driver: Any, fleet: Any) -> None:
+    """httpcore goes on to read the answer when it cannot write, and forgets the async generator in the middle."""
+    servers = fleet(1)
+    ended: list[int] = []
+
+    async def chunks() -> Any:
+        try:
+            yield b"a" * 100_000
+            while not servers[0].open:
+                await anyio.sleep(0.001)
+            servers[0].drop_connections()
+            for _ in range(200):
+                await anyio.sleep(0.001)
+                yield b"b" * 100_000
+        finally:
+            ended.append(1)
+
+    if not driver.asynchronous:
+        return
+    with driver.client({"orders": servers.addresses}) as client:
+        with pytest.raises(driver.httpx.TransportError):
+            client.post(URL, content=chunks())
+        assert ended == [1]
+        assert settled(client)
 
 
 def test_a_spent_body_is_not_redirected(driver: Any, fleet: Any) -> None:

@@ -20,6 +20,7 @@ from ..effects import Send
 from ..flavour import Flavour
 from ..loops import current_loop, has_ended, spawn
 from ..node import Node
+from ..retry.replay import WatchedStream
 from ..service import Service
 from .base import Body, Dialing, Link, NodeConnections, reraise
 from .wire import Address, instance_request
@@ -156,6 +157,10 @@ class AsyncConnections(NodeConnections):
             if link is not None:
                 await self.drop_now(link)
             reraise(error, flavour)
+        finally:
+            if isinstance(effect.stream, WatchedStream):
+                with anyio.CancelScope(shield=True):
+                    await effect.stream.aclose()
         network = raw.extensions.get("network_stream")
         body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
         return self.response(raw, body)

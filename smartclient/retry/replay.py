@@ -13,6 +13,7 @@ pins it.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import AsyncIterator, Iterator
 from typing import Any
 
@@ -48,15 +49,49 @@ class WatchedStream:
     def __init__(self, stream: Any, body: Body) -> None:
         self._stream = stream
         self._body = body
+        self._chunks: _Chunks | None = None
 
     def __iter__(self) -> Iterator[bytes]:
         self._body.begun = True
         yield from self._stream
 
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        self._body.begun = True
-        async for chunk in self._stream:
-            yield chunk
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        self._chunks = _Chunks(self._stream, self._body)
+        return self._chunks
+
+    async def aclose(self) -> None:
+        """End what was begun: httpcore leaves an async generator in the middle when the server hangs up on it."""
+        if self._chunks is not None:
+            await self._chunks.aclose()
+
+
+class _Chunks:
+    """What an async stream gives, straight from its source: httpx's generator between would not end the user's."""
+
+    def __init__(self, stream: Any, body: Body) -> None:
+        source: Any = getattr(stream, "_stream", None)
+        direct = hasattr(source, "__aiter__") and not hasattr(source, "aread")
+        if direct and stream._is_stream_consumed and inspect.isasyncgen(source):
+            direct = False  # httpx says StreamConsumed
+        self._stream = stream if direct else None
+        self._body = body
+        self._chunks: Any = (source if direct else stream).__aiter__()
+        self._begun = False
+
+    def __aiter__(self) -> AsyncIterator[bytes]:
+        return self
+
+    async def __anext__(self) -> bytes:
+        if not self._begun:
+            self._begun = self._body.begun = True
+            if self._stream is not None:
+                self._stream._is_stream_consumed = True
+        chunk: bytes = await self._chunks.__anext__()
+        return chunk
+
+    async def aclose(self) -> None:
+        if self._begun and inspect.isasyncgen(self._chunks):
+            await self._chunks.aclose()
 
 
 def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> Body | None:
