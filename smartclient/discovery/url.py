@@ -24,12 +24,12 @@ SCHEMES: dict[str, Opener] = {
 def discovery_from_url(url: str) -> Discovery:
     """The source a URL names. Raises ValueError saying what is wrong with it."""
     parts = urlsplit(url)
+    shown = url.partition("?")[0]  # the options may hold a token
     if parts.scheme in ("http", "https"):
-        raise ValueError(f"discovery: {url!r} is not the URL of a registry. Did you mean base_url={url!r}?")
+        raise ValueError(f"discovery: {shown!r} is not the URL of a registry. Did you mean base_url={shown!r}?")
     opener = SCHEMES.get(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
-        shown = url.partition("?")[0]  # the options may hold a token
         raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}")
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):

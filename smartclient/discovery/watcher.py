@@ -33,7 +33,9 @@ class StopSignal(threading.Event):
         self._idle = idle
 
     def is_set(self) -> bool:
-        return super().is_set() or self._idle()
+        if not super().is_set() and self._idle():
+            self.set()  # for good: a call in this very moment starts a new watch
+        return super().is_set()
 
 
 class Watcher:
@@ -83,13 +85,16 @@ class Watcher:
             logger.exception("%s: %s could not be interrupted", self._service, self._discovery)
 
     def join(self, timeout: float = JOIN_AT_MOST) -> None:
-        if self._thread is not threading.current_thread():
+        # One made in a forked child may never have been started.
+        if self._thread.ident is not None and self._thread is not threading.current_thread():
             self._thread.join(timeout)
 
     def _run(self) -> None:
-        self._watch()
-        # Stopped, or unused for long. (A source that has said its last is not asked again.)
-        self.running = self._over
+        try:
+            self._watch()
+        finally:
+            # Stopped, or unused for long. (A source that has said its last is not asked again.)
+            self.running = self._over
 
     def _watch(self) -> None:
         while not self.stop_signal.is_set():
