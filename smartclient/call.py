@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
+from .errors import annotate
 from .node import Node, Outcome
 from .policy import check_seconds
-from .report import AttemptReport, CallReport
+from .report import ATTRIBUTE, AttemptReport, CallReport
 from .retry.policy import Retry
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ class Attempt:
 
     __slots__ = (
         "_finished",
-        "call",
         "elapsed",
         "error",
         "node",
@@ -133,11 +133,13 @@ class Attempt:
         if self._finished:
             return
         self._finished = True
-        if self.outcome is None:
-            self.judge(Outcome.ABANDONED)
-        self.service.finish(self)
-        if self.places is not None:
-            self.places.release()
+        try:
+            if self.outcome is None:
+                self.judge(Outcome.ABANDONED)
+            self.service.finish(self)
+        finally:
+            if self.places is not None:
+                self.places.release()
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)
@@ -185,3 +187,13 @@ class Call:
         return CallReport(
             self.service, tuple(attempt.report() for attempt in self.attempts), self.finished - self.started
         )
+
+    def attach_to(self, error: BaseException) -> None:
+        """Give an error the story of this call. A call that never got a node has none worth a note."""
+        report = self.report()
+        try:
+            setattr(error, ATTRIBUTE, report)
+        except AttributeError:
+            return
+        if report.attempts:
+            annotate(error, f"smartclient: {report}")

@@ -85,6 +85,7 @@ class ClientMixin:
         if source is None:
             Policies(policy, policies)  # a wrong policy is an error even where there is nothing to balance yet
         super().__init__(**keywords)
+        self._balanced: Any = None
         if source is None:
             return
         transport = keywords.get("transport")
@@ -100,6 +101,7 @@ class ClientMixin:
             _connect_owned=not shared,
             **passed,
         )
+        self._balanced = balanced
         mine: Any = self  # `_mounts` is private, and of another type in each flavour
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
 
@@ -107,7 +109,7 @@ class ClientMixin:
 class SyncClientMixin(ClientMixin):
     def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
         """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
-        token = send_context.set(SendContext(options_of(request), stream))
+        token = send_context.set(SendContext(options_of(request), stream, transport=self._balanced))
         try:
             return super().send(request, stream=stream, **keywords)  # type: ignore[misc]
         finally:
@@ -117,7 +119,7 @@ class SyncClientMixin(ClientMixin):
 class AsyncClientMixin(ClientMixin):
     async def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
         """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
-        token = send_context.set(SendContext(options_of(request), stream))
+        token = send_context.set(SendContext(options_of(request), stream, transport=self._balanced))
         try:
             return await super().send(request, stream=stream, **keywords)  # type: ignore[misc]
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from .call import NO_OPTIONS, Attempt, CallOptions
+from .call import NO_OPTIONS, Attempt, Call, CallOptions
 from .retry.replay import Body
 from .service import Service
 from .waiting import Places
@@ -49,6 +49,8 @@ class SendContext:
 
     streamed:  the caller reads the body at leisure, so the deadline ends at the headers
     ends_at:   fixed by the first hop that has a deadline
+    transport: whose context it is: a call that another client's transport makes meanwhile has nothing to do with it
+    call:      of the latest hop
     """
 
     options: CallOptions = NO_OPTIONS
@@ -57,6 +59,8 @@ class SendContext:
     deadline: float = 0.0
     stream: Any = None
     body: Body | None = None
+    transport: Any = None
+    call: Call | None = None
 
     @property
     def body_ends_at(self) -> float | None:

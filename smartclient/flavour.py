@@ -1,8 +1,7 @@
 """What differs between httpx and httpx2 (and httpcore and httpcore2): names, exceptions, connection classes.
 
 httpx is what our users have, httpx2 its maintained continuation: the same API, unrelated classes. Everything else in
-                                                                  this
-package knows neither; it is handed a `Flavour`.
+this package knows neither; it is handed a `Flavour`.
 """
 
 from __future__ import annotations
@@ -58,7 +57,9 @@ class Flavour:
         self.STALE: tuple[type[Exception], ...] = (self.httpx.RemoteProtocolError, self.httpx.ReadError)
         self.ByteStream: Any = self.httpx.ByteStream
         self.WatchedStream: Any = type(
-            "WatchedStream", (WatchedStream, self.httpx.SyncByteStream, self.httpx.AsyncByteStream), {}
+            "WatchedStream",
+            (WatchedStream, self.httpx.SyncByteStream, self.httpx.AsyncByteStream),
+            {"spent": self.httpx.StreamConsumed},
         )
         # httpcore's exceptions have httpx's names, and httpx its own map of them is private.
         self._mapped: dict[type[BaseException], type[Exception]] = {

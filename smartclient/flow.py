@@ -13,11 +13,11 @@ from typing import Any
 
 from .call import Attempt, Call, _Unset
 from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
-from .errors import annotate, describe
+from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
 from .flavour import Flavour
 from .node import Outcome
-from .report import ATTRIBUTE, KEY
+from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
 from .retry.replay import Body
 from .retry.retry_after import retry_after
@@ -61,7 +61,7 @@ class CallFlow:
         self._clock = clock
         self._timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self._retry = service.policy.retry if isinstance(options.retry, _Unset) else options.retry
-        self._call = Call(request, service.name, options, clock())
+        self._call = context.call = Call(request, service.name, options, clock())
         deadline = options.deadline or service.policy.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
@@ -74,6 +74,7 @@ class CallFlow:
         observed = service.observed
         retrying: Retrying | None = None
         last: Exception | None = None
+        before: Exception | None = None
         response = None
         waited = 0.0
         try:
@@ -89,7 +90,7 @@ class CallFlow:
                 attempt.waited = waited
                 if observed:
                     service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
-                last = response = None
+                before, last, response = last, None, None
                 try:
                     response = yield from self._send(attempt)
                 except self._flavour.TransportError as error:
@@ -98,6 +99,8 @@ class CallFlow:
                     attempt.judge(Outcome.ABANDONED, error=describe(error))
                     attempt.finish()
                     self._finished(attempt, None, error)
+                    if before is not None and isinstance(error, self._flavour.httpx.StreamConsumed):
+                        raise before from error  # the body cannot be sent again after all
                     raise
                 now = call.finished = self._judge(attempt, response, last)
                 if retry is None:
@@ -146,12 +149,13 @@ class CallFlow:
         except Exception as error:
             if response is not None:  # a strategy of the user's raised
                 yield Discard(response)
-            self._attach(error)
+            call.finished = self._clock()
+            call.attach_to(error)
             raise
         finally:
             if retrying is not None:
                 retrying.close()
-            last = response = None  # an exception kept in a frame of its own traceback is a reference cycle
+            last = before = response = None  # an exception kept in a frame of its own traceback is a reference cycle
 
     # ---- steps ----
 
@@ -304,14 +308,3 @@ class CallFlow:
             CallFinished(self._service.name, self._request.method, self._call.attempt, status,
                          None if error is None else describe(error), self._clock() - self._call.started)
         )  # fmt: skip
-
-    def _attach(self, error: Exception) -> None:
-        """Give an error the story of its call. A call that never got a node has none worth a note."""
-        self._call.finished = self._clock()
-        report = self._call.report()
-        try:
-            setattr(error, ATTRIBUTE, report)
-        except AttributeError:
-            return
-        if report.attempts:
-            annotate(error, f"smartclient: {report}")

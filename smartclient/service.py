@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Sequence
-from random import Random
+from random import Random as Rng
+from typing import NamedTuple
 
-from .balancers import Balancer, Picker
+from .balancers import Balancer, Picker, Random
 from .call import Attempt, Call
 from .events import Event, InstancesChanged, NodeEjected, NodeReturned, Observers, logger
 from .health.outlier import NodeHealth
@@ -25,6 +26,18 @@ NEVER = float("inf")
 
 class Unavailable(Exception):
     """No node to pick. The flow turns it into the flavour's `NoInstances`."""
+
+
+class Change(NamedTuple):
+    """What a new list changed. altered: instances that stayed have other weights or metadata; idle: nodes that are gone
+    and have no call left.
+    """
+
+    nodes: tuple[Node, ...]
+    added: tuple[Instance, ...]
+    removed: tuple[Instance, ...]
+    altered: bool
+    idle: tuple[Node, ...]
 
 
 class Service:
@@ -45,7 +58,7 @@ class Service:
         *,
         source: str,
         clock: Callable[[], float],
-        rng: Random,
+        rng: Rng,
         observers: Observers,
         retire: Callable[[Node], None],
     ) -> None:
@@ -65,6 +78,8 @@ class Service:
         self._rng = rng
         self._retire = retire
         self._lock = threading.Lock()
+        self._closed = False
+        self._complained = False
         self._nodes: tuple[Node, ...] = ()
         self._choice: tuple[tuple[Node, ...], Picker] | None = None
         self._version = 0
@@ -113,7 +128,7 @@ class Service:
         events: list[Event] = []
         with self._lock:
             if node.memory is not None:
-                node.memory.observe(outcome, attempt.elapsed, retry_after, now)
+                self._remember(node, outcome, attempt.elapsed, retry_after, now)
             if node.health is not None:
                 attempt.streak = node.health.local_failures
                 self._judge_health(attempt, outcome, now, events)
@@ -125,7 +140,7 @@ class Service:
         events: list[Event] = []
         with self._lock:
             if node.memory is not None:
-                node.memory.observe(Outcome.FAILURE, now - attempt.started, None, now)
+                self._remember(node, Outcome.FAILURE, now - attempt.started, None, now)
             if node.health is not None:
                 node.health.local_failures = max(node.health.local_failures, attempt.streak)
                 attempt.status, status = None, attempt.status
@@ -143,7 +158,7 @@ class Service:
                 node.probe = None
             gone = node.removed and node.in_flight == 0
         if gone:
-            self._retire(node)
+            self._let_go((node,))
 
     # ---- membership (from the watcher's thread) ----
 
@@ -162,8 +177,8 @@ class Service:
                     self._empty_at = now + grace
                     self._next_change = min(self._next_change, self._empty_at)
                 return
-            self._empty_at = NEVER
-        self._replace(wanted, now)
+            change = self._exchange(wanted)
+        self._changed(change, now)
         self.ready.fire()
 
     def failed(self, problem: str) -> None:
@@ -171,18 +186,14 @@ class Service:
         self.problem = problem
 
     def close(self) -> None:
-        """Remove all nodes: idle connections are closed, running calls finish."""
+        """Remove all nodes: idle connections are closed, running calls finish, calls that wait are told."""
         with self._lock:
-            gone = self._nodes
-            self._nodes, self._choice, self._due = (), None, ()
+            self._closed = True
+            idle = self._exchange({}).idle
+            self._choice, self._due = None, ()
             self._version += 1
-            idle = []
-            for node in gone:
-                node.removed = True
-                if node.in_flight == 0:
-                    idle.append(node)
-        for node in idle:
-            self._retire(node)
+        self._let_go(idle)
+        self.ready.fire()
 
     def after_fork(self) -> None:
         """In a forked child: new locks, and none of the parent's calls."""
@@ -210,7 +221,11 @@ class Service:
                 return node
         # A retry, a preference, or a node just ejected: a throw-away picker, for the shared one must not move. With a
         # shared cursor, two nodes and one failing, every first attempt would go to the same node.
-        candidates = [node for node in eligible if not (node.excluded or node.removed)] or list(eligible)
+        candidates = [node for node in eligible if not (node.excluded or node.removed)]
+        if not candidates:  # ejected or replaced in this very moment
+            candidates = [node for node in self._nodes if not node.removed]
+            if not candidates:
+                raise Unavailable(self._why_none())
         prefer = call.options.prefer
         if prefer:
             matching = [n for n in candidates if prefer.items() <= n.instance.metadata.items()]
@@ -233,6 +248,8 @@ class Service:
 
     def _why_none(self) -> str:
         known = len(self._nodes)
+        if self._closed:
+            return "the client has been closed"
         if not self.ready.fired:
             why = f"{self.source} has not answered yet"
         elif not known:
@@ -258,7 +275,7 @@ class Service:
                 elif node.probe is attempt:
                     self._eject(node, "its probing call failed", now, events)
             return
-        reason = health.observe(outcome, local_origin=attempt.status is None)
+        reason = health.observe(outcome, attempt.status)
         if reason is not None:
             out = sum(1 for other in self._nodes if other.ejected_until is not None)
             if outlier.may_eject(len(self._nodes), out):
@@ -281,49 +298,61 @@ class Service:
     def _advance(self, now: float) -> None:
         """Something was due at `_next_change`."""
         with self._lock:
-            empty, self._empty_at = (
-                self._empty_at <= now,
-                (NEVER if self._empty_at <= now else self._empty_at),
-            )
-        if empty:
-            self._replace({}, now)
-        else:
+            # In one hold with the decision: a fresh list that came meanwhile must not be wiped.
+            change = self._exchange({}) if self._empty_at <= now else None
+        if change is None:
             self._refresh(now)
+        else:
+            self._changed(change, now)
 
-    def _replace(self, wanted: dict[tuple[object, ...], Instance], now: float) -> None:
-        """Make the members those of `wanted`: known ones keep their node and its history."""
-        with self._lock:
-            before = {identity(node.instance): node for node in self._nodes}
-            nodes, added, changed = [], [], False
-            for key, instance in wanted.items():
-                node = before.pop(key, None)
-                if node is None:
-                    node = self._new_node(instance)
-                    added.append(instance)
-                elif node.instance != instance:
-                    node.instance, node.weight, changed = instance, instance.weight, True
-                nodes.append(node)
-            # In an order of our own: that of the source may change with every answer.
-            nodes.sort(key=lambda node: str(identity(node.instance)))
-            self._nodes = tuple(nodes)
-            idle = []
-            for node in before.values():
-                node.removed = True
-                if node.in_flight == 0:
-                    idle.append(node)
-        for node in idle:
-            self._retire(node)
-        if not (added or before or changed):
-            return
-        self._refresh(now, rebuild=changed)
-        removed = tuple(node.instance for node in before.values())
-        logger.info(
-            "%s: %d instances from %s (%d added, %d removed)",
-            self.name, len(nodes), self.source, len(added), len(removed),
-        )  # fmt: skip
-        if self.observed:
-            listed = tuple(node.instance for node in nodes)
-            self.observers(InstancesChanged(self.name, listed, tuple(added), removed))
+    def _exchange(self, wanted: dict[tuple[object, ...], Instance]) -> Change:
+        """Make the members those of `wanted` (lock held): known ones keep their node and its history."""
+        self._empty_at = NEVER
+        before = {identity(node.instance): node for node in self._nodes}
+        nodes, added, altered = [], [], False
+        for key, instance in wanted.items():
+            node = before.pop(key, None)
+            if node is None:
+                node = self._new_node(instance)
+                added.append(instance)
+            elif node.instance != instance:
+                node.instance, node.weight, altered = instance, instance.weight, True
+            nodes.append(node)
+        # In an order of our own: that of the source may change with every answer.
+        nodes.sort(key=lambda node: str(identity(node.instance)))
+        self._nodes = tuple(nodes)
+        for node in before.values():
+            node.removed = True
+        idle = tuple(node for node in before.values() if node.in_flight == 0)
+        return Change(self._nodes, tuple(added), tuple(node.instance for node in before.values()), altered, idle)
+
+    def _changed(self, change: Change, now: float) -> None:
+        """Calls see the new members first; then the old ones' connections are closed, and it is told."""
+        if change.added or change.removed or change.altered:
+            self._refresh(now, rebuild=change.altered)
+            logger.info(
+                "%s: %d instances from %s (%d added, %d removed)",
+                self.name, len(change.nodes), self.source, len(change.added), len(change.removed),
+            )  # fmt: skip
+        self._let_go(change.idle)
+        if self.observed and (change.added or change.removed or change.altered):
+            listed = tuple(node.instance for node in change.nodes)
+            self.observers(InstancesChanged(self.name, listed, change.added, change.removed))
+
+    def _let_go(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            try:
+                self._retire(node)  # a transport of `connect=` is the user's
+            except Exception:
+                logger.exception("%s: the transport of %s could not be closed", self.name, node.instance)
+
+    def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        try:
+            node.memory.observe(outcome, latency, retry_after, now)
+        except Exception:
+            if not self._complained:
+                self._complained = True
+                logger.exception("%s: the balancer's memory failed (said once)", self.name)
 
     def _new_node(self, instance: Instance) -> Node:
         outlier = self.policy.outlier
@@ -348,8 +377,21 @@ class Service:
                 return
             self._version += 1
             version = self._version
+            before = self._choice
+            if before is not None and all(node.removed for node in before[0]):
+                # None of those that the old picker knows is left: at random, until the new one is made.
+                self._choice = (eligible, Random().picker(eligible, self._rng)) if eligible else None
         # Building a picker is the user's code and may be slow: outside the lock, and only the newest is kept.
-        choice = (eligible, self._balancer.picker(eligible, self._rng)) if eligible else None
+        choice = (eligible, self._picker(eligible, first=before is None)) if eligible else None
         with self._lock:
             if version == self._version:
                 self._choice = choice
+
+    def _picker(self, nodes: Sequence[Node], first: bool) -> Picker:
+        try:
+            return self._balancer.picker(nodes, self._rng)
+        except Exception:
+            if first:
+                raise  # it never worked: say so at once
+            logger.exception("%s: %r made no picker; nodes are picked at random", self.name, self._balancer)
+            return Random().picker(nodes, self._rng)

@@ -1,8 +1,7 @@
 """Services: the services of one client, each made at its first call, watched while it is used.
 
 A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
-                                                          input can
-breed neither threads nor memory.
+input can breed neither threads nor memory.
 """
 
 from __future__ import annotations
@@ -29,7 +28,6 @@ UNKNOWN_AT_MOST = 10_000
 class Services:
     """The live services of one client.
 
-    open_node:   called with each new node and its service: gives it its connections
     retire_node: called with each node that is gone and has no call left
     """
 
@@ -115,16 +113,24 @@ class Services:
                     return unknown
                 self._services[name] = service = self._new_service(name)
         if made:
-            known = self.discovery.known(name)
-            if known is not None:
-                service.update(parse_all(known, f"service {name!r}"))
-                return service
+            try:
+                known = self.discovery.known(name)
+                if known is not None:
+                    service.update(parse_all(known, f"service {name!r}"))
+                    return service
+            except BaseException:  # the user's list or balancer is wrong: each call shall hear it
+                with self._lock:
+                    self._services.pop(name, None)
+                raise
         with self._lock:
             watcher = self._watchers.get(name)
             if not self._closed and (made or (watcher is not None and not watcher.running)):
                 service.used_at = self._clock()
                 self._watchers[name] = watcher = self._watcher(service)
-                watcher.start()
+                try:
+                    watcher.start()
+                except RuntimeError as error:  # no more threads to be had: the next call tries again
+                    service.failed(f"its watch could not be started: {error}")
         return service
 
     def _new_service(self, name: str) -> Service:

@@ -50,22 +50,22 @@ def test_never_all_and_always_one(nodes: int, share: float) -> None:
 
 def test_the_two_counters_are_split() -> None:
     health = NodeHealth(OutlierDetection(consecutive_5xx=3, consecutive_local_origin_failure=2))
-    assert health.observe(FAILURE, local_origin=False) is None
-    assert health.observe(FAILURE, local_origin=False) is None
-    assert health.observe(FAILURE, local_origin=True) is None
+    assert health.observe(FAILURE, 503) is None
+    assert health.observe(FAILURE, 503) is None
+    assert health.observe(FAILURE, None) is None
     # An answer, even a bad one, says that the node can be reached.
-    assert "3 answers of 5xx" in (health.observe(FAILURE, local_origin=False) or "")
+    assert "3 answers of 5xx" in (health.observe(FAILURE, 503) or "")
     assert health.local_failures == 0
-    assert health.observe(SUCCESS, local_origin=False) is None
-    assert health.observe(FAILURE, local_origin=True) is None
-    assert health.observe(ABANDONED, local_origin=True) is None
-    assert "2 transport errors" in (health.observe(FAILURE, local_origin=True) or "")
+    assert health.observe(SUCCESS, 503) is None
+    assert health.observe(FAILURE, None) is None
+    assert health.observe(ABANDONED, None) is None
+    assert "2 transport errors" in (health.observe(FAILURE, None) or "")
 
 
 def test_switched_off() -> None:
     health = NodeHealth(OutlierDetection(consecutive_5xx=None, consecutive_local_origin_failure=None))
-    for local in (True, False) * 50:
-        assert health.observe(FAILURE, local_origin=local) is None
+    for status in (None, 503) * 50:
+        assert health.observe(FAILURE, status) is None
 
 
 def test_times_grow_to_a_cap_and_are_forgiven() -> None:
@@ -87,3 +87,9 @@ def test_jitter_lengthens() -> None:
     rng = random.Random(1)
     durations = [NodeHealth(OutlierDetection(jitter=0.1)).eject(0.0, rng) for _ in range(100)]
     assert 5 <= min(durations) < max(durations) <= 5.5
+
+
+def test_too_many_requests_is_no_sign_of_being_broken() -> None:
+    health = NodeHealth(OutlierDetection(consecutive_5xx=3))
+    assert {health.observe(FAILURE, 429) for _ in range(20)} == {None}
+    assert {health.observe(FAILURE, 503) for _ in range(2)} == {None}

@@ -10,19 +10,20 @@ from __future__ import annotations
 import os
 import socket
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache, partial
 from typing import Any
 
 import anyio
 
 from ..effects import Send
+from ..events import logger
 from ..flavour import Flavour
 from ..loops import current_loop, has_ended, spawn
 from ..node import Node
 from ..retry.replay import WatchedStream
 from ..service import Service
-from .base import Body, Dialing, Link, NodeConnections, reraise
+from .base import Body, Dialing, Link, NodeConnections, inherited, translated
 from .wire import Address, instance_request
 
 
@@ -46,7 +47,7 @@ class AsyncBody(Body):
                 with anyio.CancelScope(shield=True):
                     await chunks.aclose()
             if isinstance(error, Exception):
-                self._broken(error)
+                raise self._broken(error)  # noqa: B904  (it has its cause)
             raise
 
     async def _cut_short(self, chunks: AsyncIterator[bytes]) -> None:
@@ -64,11 +65,12 @@ class AsyncBody(Body):
         chunks: deque[bytes] = deque()
         # Without a deadline straight from httpcore: a generator less for each chunk.
         source = self._raw if self._ends_at is None else self
+        self._in_flow = True
         try:
             async for chunk in source:
                 chunks.append(chunk)
         except Exception as error:
-            self._broken(error)
+            raise self._broken(error)  # noqa: B904  (it has its cause)
         finally:
             await self.aclose()
         self._chunks = chunks
@@ -156,7 +158,7 @@ class AsyncConnections(NodeConnections):
         except BaseException as error:
             if link is not None:
                 await self.drop_now(link)
-            reraise(error, flavour)
+            raise translated(error, flavour)  # noqa: B904  (it has its cause)
         finally:
             if isinstance(effect.stream, WatchedStream):
                 with anyio.CancelScope(shield=True):
@@ -196,28 +198,34 @@ class AsyncConnections(NodeConnections):
         self._loop = None
         self.close()
         for home in here.values():
-            if self.dialing.http2:
-                await home.aclose()
-            while home and not self.dialing.http2:
-                await _close(home.popleft())
+            await (_quietly(home.aclose) if self.dialing.http2 else _close_all(home))
         if self.transport is not None and self.dialing.owned:
-            await self.transport.aclose()
+            await _quietly(self.transport.aclose)
+
+    async def end(self, link: Link) -> None:
+        """Close a connection that is in use, in its own loop."""
+        if link.backend.loop is current_loop():
+            await self.drop_now(link)
+        else:
+            self.drop(link)
 
     def close(self) -> None:
         """Close what is idle, from any thread: each connection in its own loop."""
         if self.transport is not None and self.dialing.owned and self._loop is not None:
-            spawn(self._loop, self.transport.aclose, otherwise=_nothing)
+            spawn(self._loop, partial(_quietly, self.transport.aclose), otherwise=_nothing)
         homes, self._homes = self._homes, {}
         for loop, stores in homes.items():
             for home in stores.values():
                 if self.dialing.http2:
-                    spawn(loop, home.aclose, otherwise=_nothing)
+                    spawn(loop, partial(_quietly, home.aclose), otherwise=_nothing)
                 elif home:
                     spawn(loop, partial(_close_all, home), otherwise=partial(_shut_down_all, home))
 
     def after_fork(self) -> None:
         """Drop what is shared with the parent: their loop is not ours."""
-        _inherited.append(self._homes)
+        if self.transport is not None:
+            self.leave_to_parent()
+        inherited.append(self._homes)
         if not self.dialing.http2:
             for stores in self._homes.values():
                 for home in stores.values():
@@ -263,6 +271,14 @@ async def _close(link: Link) -> None:
         pass  # what cannot be closed is gone
 
 
+async def _quietly(close: Callable[[], Awaitable[object]]) -> None:
+    """Close something of another's: on trio an error in a task of its own would end the whole run."""
+    try:
+        await close()
+    except Exception:
+        logger.exception("a transport could not be closed")
+
+
 async def _close_all(links: deque[Link]) -> None:
     while links:
         await _close(links.popleft())
@@ -295,7 +311,3 @@ def _close_inherited(link: Link) -> None:
         os.close(_socket_of(link).fileno())
     except (OSError, AttributeError):
         pass
-
-
-# Transports of the parent's loops: kept in the child, since their destructors would complain.
-_inherited: list[Any] = []

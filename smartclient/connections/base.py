@@ -16,7 +16,7 @@ import select
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from ..call import Attempt
 from ..effects import Send, SendContext
@@ -126,6 +126,10 @@ class Link:
         return self._readable is not None and not self._readable()
 
 
+# In a forked child: what would say something on the parent's sockets, or to loops that are not here, were it closed.
+inherited: list[Any] = []
+
+
 class NodeConnections:
     """The connections of one node, without their I/O.
 
@@ -173,18 +177,29 @@ class NodeConnections:
             **dialing.options(address.sni is not None),
         )
 
+    def leave_to_parent(self) -> None:
+        """In a forked child: a transport of `connect=` shares its sockets with the parent's, so another is made."""
+        if self.dialing.owned:
+            inherited.append(self.transport)
+            self.node.connections = None
+
     def response(self, raw: Any, body: Any) -> Any:
         return self.dialing.flavour.httpx.Response(
             raw.status, headers=raw.headers, stream=body, extensions=raw.extensions
         )
 
 
-def reraise(error: BaseException, flavour: Flavour) -> NoReturn:
-    """Raise httpx's exception for httpcore's; any other as it is."""
+def translated(error: BaseException, flavour: Flavour) -> BaseException:
+    """httpx's exception for httpcore's; any other as it is.
+
+    It is returned and not raised here: an exception that a frame of its own traceback holds is a reference cycle.
+    """
     mapped = flavour.mapped(type(error))
     if mapped is None:
-        raise error
-    raise mapped(str(error)) from error
+        return error
+    made = mapped(str(error))
+    made.__cause__ = error
+    return made
 
 
 class Body:
@@ -209,6 +224,7 @@ class Body:
         self._context = context
         self._ends_at = context.body_ends_at
         self._closed = False
+        self._in_flow = False  # read by the flow, which tells the story of its errors itself
         connections.dialing.active[attempt] = link
         self._chunks: deque[bytes] | None = None
 
@@ -216,8 +232,8 @@ class Body:
         """Asked between chunks: a server that sends a byte now and then is never timed out by httpx."""
         return self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at
 
-    def _broken(self, error: Exception) -> NoReturn:
-        """The body failed: blame the node, and raise httpx's exception for httpcore's."""
+    def _broken(self, error: Exception) -> BaseException:
+        """The body failed: blame the node. What to raise: httpx's exception for httpcore's."""
         flavour = self._connections.dialing.flavour
         mapped = flavour.mapped(type(error)) or type(error)
         if issubclass(mapped, flavour.TransportError):
@@ -227,8 +243,14 @@ class Body:
             and issubclass(mapped, flavour.httpx.TimeoutException)
             and not isinstance(error, flavour.DeadlineExceeded)
         ):
-            raise self._late() from error
-        reraise(error, flavour)
+            late = self._late()
+            late.__cause__ = error
+            return late
+        made = translated(error, flavour)
+        call = self._context.call
+        if call is not None and not self._in_flow:
+            call.attach_to(made)
+        return made
 
     def _late(self) -> Exception:
         error: Exception = self._connections.dialing.flavour.DeadlineExceeded.of(

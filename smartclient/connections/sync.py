@@ -11,7 +11,7 @@ from ..effects import Send
 from ..flavour import Flavour
 from ..node import Node
 from ..service import Service
-from .base import Body, Dialing, Link, NodeConnections, reraise
+from .base import Body, Dialing, Link, NodeConnections, inherited, translated
 from .wire import Address, instance_request
 
 
@@ -28,16 +28,17 @@ class SyncBody(Body):
                 if limited and self._too_late():
                     raise self._late()
         except Exception as error:
-            self._broken(error)
+            raise self._broken(error)  # noqa: B904  (it has its cause)
 
     def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
         # Without a deadline straight from httpcore: a generator less for each chunk.
         source = self._raw if self._ends_at is None else self
+        self._in_flow = True
         try:
             chunks = deque(source)
         except Exception as error:
-            self._broken(error)
+            raise self._broken(error)  # noqa: B904  (it has its cause)
         finally:
             self.close()
         self._chunks = chunks
@@ -98,7 +99,7 @@ class SyncConnections(NodeConnections):
         except BaseException as error:
             if link is not None:
                 self.drop(link)
-            reraise(error, flavour)
+            raise translated(error, flavour)  # noqa: B904  (it has its cause)
         network = raw.extensions.get("network_stream")
         body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
         return self.response(raw, body)
@@ -130,10 +131,12 @@ class SyncConnections(NodeConnections):
 
     def after_fork(self) -> None:
         """Drop what is shared with the parent. Closing here says nothing on the wire: the parent still has its copy."""
-        if self.dialing.http2:
-            _inherited.append(self._homes)
+        if self.transport is not None:
+            self.leave_to_parent()
+        elif self.dialing.http2:
+            inherited.append(self._homes)
             self._homes = {}
-        elif self.transport is None:
+        else:
             self.close()
 
     def _new_home(self, address: Address) -> Any:
@@ -160,7 +163,3 @@ def _close_oldest(home: deque[Link]) -> None:
         home.popleft().http.close()
     except IndexError:
         pass
-
-
-# A pool of a forked child that would close sockets of a loop or thread it does not have: kept, never touched.
-_inherited: list[Any] = []

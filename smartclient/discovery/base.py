@@ -41,8 +41,7 @@ class Discovery(ABC):
 
         Called in a thread of its own, from the first call to that service on. End soon after `stop` is set. Raise on
         trouble: the library logs it, waits with growing jittered pauses and calls again; the last good list stays in
-                 use. A watch that returns
-        has said its last.
+        use. A watch that returns has said its last.
         """
 
     def known(self, service: str) -> Addresses | None:

@@ -74,7 +74,11 @@ class Watcher:
 
     def start(self) -> None:
         self.running = True
-        self._thread.start()
+        try:
+            self._thread.start()
+        except RuntimeError:  # no more threads to be had
+            self.running = False
+            raise
 
     def stop(self) -> None:
         """Wake the watch and have it end."""

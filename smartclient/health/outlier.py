@@ -73,22 +73,23 @@ class NodeHealth:
         self._healthy_since: float | None = None
         self._times = 0
 
-    def observe(self, outcome: Outcome, local_origin: bool) -> str | None:
+    def observe(self, outcome: Outcome, status: int | None) -> str | None:
         """Count an attempt; the reason, if it is one too many.
 
-        local_origin: no answer was had (refused, reset, timed out).
+        status: of the answer; None: none was had (refused, reset, timed out: of local origin)
         """
         settings = self._settings
         if outcome is Outcome.SUCCESS:
             self.answers_5xx = self.local_failures = 0
-        elif outcome is Outcome.FAILURE and local_origin:
+        elif outcome is Outcome.FAILURE and status is None:
             self.local_failures += 1
             limit = settings.consecutive_local_origin_failure
             if limit is not None and self.local_failures >= limit:
                 return f"{self.local_failures} transport errors in a row"
         elif outcome is Outcome.FAILURE:
             self.local_failures = 0
-            self.answers_5xx += 1
+            if status is not None and status >= 500:  # a 429 is no sign of being broken
+                self.answers_5xx += 1
             limit = settings.consecutive_5xx
             if limit is not None and self.answers_5xx >= limit:
                 return f"{self.answers_5xx} answers of 5xx in a row"

@@ -3,10 +3,13 @@
     bytes, text, json, form data         always
     a file or anything seekable          yes, from the position it was given at
     multipart                            if every file in it can (httpx always sends those from 0)
-    an iterable that is not an iterator  yes, it gives a fresh iterator each time
+    an iterable that is not an iterator  yes, if it gives another iterator each time it is asked
     a generator or other iterator        only while nothing of it was taken
+    a stream class of the user's own     only while nothing of it was taken
 
-Retrying a body that is spent sends nothing and gets a 200. What httpx makes of a body is private (`Request._content`,
+Retrying a body that is spent sends nothing and gets a 200. So what is sent again must be as long as what was sent
+before, else the attempt is broken off: an iterable whose iterators share a source that is spent cannot be told from a
+good one in any other way. What httpx makes of a body is private (`Request._content`,
 `IteratorByteStream._stream`, `MultipartStream.fields`, `FileField.file`); it is read here and nowhere else, and a test
 pins it.
 """
@@ -15,18 +18,21 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import AsyncIterator, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 
 class Body:
     """A request body that is more than bytes in memory. `stream` takes the request's own place while it is sent."""
 
-    __slots__ = ("_position", "_replayable", "_source", "begun", "stream")
+    __slots__ = ("_longest", "_position", "_replayable", "_source", "begun", "given", "spent", "stream")
 
     def __init__(self, stream: Any, watched: type[Any]) -> None:
         self.begun = False
+        self.given = 0  # bytes, this time
+        self._longest = 0
+        self.spent = watched.spent
         self._source, self._position = _file_of(stream)
-        self._replayable = self._position is not None or _gives_fresh_iterators(stream)
+        self._replayable = self._position is not None or _gives_fresh_iterators(stream, watched.__bases__[1:])
         self.stream = watched(stream, self)
 
     @property
@@ -36,15 +42,27 @@ class Body:
 
     def rewind(self) -> None:
         """Prepare for being sent once more."""
+        self._longest = max(self._longest, self.given)
+        self.given = 0
         if self._position is not None and self.begun:
             self._source.seek(self._position)
+
+    def ended(self) -> None:
+        """The source has said its last. Raises StreamConsumed if it gave more when it was sent before."""
+        if self.given < self._longest:
+            self._replayable = False
+            raise self.spent()
 
 
 class WatchedStream:
     """The request's stream, noting the moment something is taken of it.
 
     Subclassed once per flavour, together with its byte stream classes.
+
+    spent: the flavour's StreamConsumed
     """
+
+    spent: ClassVar[type[Exception]]
 
     def __init__(self, stream: Any, body: Body) -> None:
         self._stream = stream
@@ -52,8 +70,12 @@ class WatchedStream:
         self._chunks: _Chunks | None = None
 
     def __iter__(self) -> Iterator[bytes]:
-        self._body.begun = True
-        yield from self._stream
+        body = self._body
+        body.begun = True
+        for chunk in self._stream:
+            body.given += len(chunk)
+            yield chunk
+        body.ended()
 
     def __aiter__(self) -> AsyncIterator[bytes]:
         self._chunks = _Chunks(self._stream, self._body)
@@ -70,7 +92,7 @@ class _Chunks:
 
     def __init__(self, stream: Any, body: Body) -> None:
         source: Any = getattr(stream, "_stream", None)
-        direct = hasattr(source, "__aiter__") and not hasattr(source, "aread")
+        direct = _is_httpx_iterator(stream) and hasattr(source, "__aiter__") and not hasattr(source, "aread")
         if direct and stream._is_stream_consumed and inspect.isasyncgen(source):
             direct = False  # httpx says StreamConsumed
         self._stream = stream if direct else None
@@ -86,7 +108,12 @@ class _Chunks:
             self._begun = self._body.begun = True
             if self._stream is not None:
                 self._stream._is_stream_consumed = True
-        chunk: bytes = await self._chunks.__anext__()
+        try:
+            chunk: bytes = await self._chunks.__anext__()
+        except StopAsyncIteration:
+            self._body.ended()
+            raise
+        self._body.given += len(chunk)
         return chunk
 
     async def aclose(self) -> None:
@@ -115,14 +142,21 @@ def _file_of(stream: Any) -> tuple[Any, int | None]:
         return None, None
 
 
-def _gives_fresh_iterators(stream: Any) -> bool:
+def _gives_fresh_iterators(stream: Any, streams: tuple[type[Any], ...]) -> bool:
     if hasattr(stream, "fields"):  # multipart
         files = [field.file for field in stream.fields if hasattr(field, "file")]
         return all(isinstance(file, (str, bytes)) or _seekable(file) for file in files)
-    source = getattr(stream, "_stream", None)
-    if source is None or hasattr(source, "read") or hasattr(source, "aread"):
+    source: Any = getattr(stream, "_stream", None)
+    if not _is_httpx_iterator(stream) or hasattr(source, "read") or hasattr(source, "aread"):
         return False  # a stream class of the user's own, or a file that cannot seek
-    return not isinstance(source, (Iterator, AsyncIterator))
+    if isinstance(source, (*streams, Iterator, AsyncIterator)):
+        return False  # a generator, or another response's body
+    begin = iter if hasattr(source, "__iter__") else type(source).__aiter__
+    try:
+        first, second = begin(source), begin(source)
+    except Exception:
+        return False
+    return first is not second
 
 
 def _seekable(file: Any) -> bool:
@@ -132,3 +166,13 @@ def _seekable(file: Any) -> bool:
         return hasattr(file, "seek") and hasattr(file, "tell")
     except ValueError:
         return False  # closed
+
+
+def _is_httpx_iterator(stream: Any) -> bool:
+    """Exactly httpx's own stream over an iterable: a class of the user's, a subclass too, may do anything with
+    `_stream`.
+    """
+    return type(stream).__name__ in ("IteratorByteStream", "AsyncIteratorByteStream") and type(stream).__module__ in (
+        "httpx._content",
+        "httpx2._content",
+    )

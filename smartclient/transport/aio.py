@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 import anyio
@@ -11,7 +11,7 @@ from ..connections.aio import AsyncConnections
 from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..loops import call_soon, current_loop
 from ..waiting import Places, Signal, Waiter
-from .base import TransportBase
+from .base import LOOK_AGAIN, TransportBase
 
 
 class AsyncTransport(TransportBase):
@@ -29,19 +29,24 @@ class AsyncTransport(TransportBase):
         return await self._fallback.handle_async_request(request)
 
     async def aclose(self) -> None:
-        """Close all connections, those in use too; stop watching."""
-        for service in self._services:
-            for node in service.nodes:
-                if node.connections is not None:
-                    await node.connections.aclose()
-        self._services.close()
-        for attempt, link in tuple(self._dialing.active.items()):
-            if link is not None:
-                await link.http.aclose()
-            attempt.finish()
-        self._dialing.active.clear()
-        if self._fallback is not None:
-            await self._fallback.aclose()
+        """Close all connections, those in use too; stop watching. In a cancelled scope as well."""
+        with anyio.CancelScope(shield=True):
+            try:
+                for service in self._services:
+                    for node in service.nodes:
+                        if node.connections is not None:
+                            await node.connections.aclose()
+                self._services.close()
+                for attempt, link in tuple(self._dialing.active.items()):
+                    try:
+                        if link is not None:
+                            await attempt.node.connections.end(link)
+                    finally:
+                        attempt.finish()
+                self._dialing.active.clear()
+            finally:
+                if self._fallback is not None:
+                    await self._fallback.aclose()
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:
@@ -70,12 +75,12 @@ class AsyncTransport(TransportBase):
         if isinstance(effect, Sleep):
             return await self._sleep(effect.seconds)
         if isinstance(effect, WaitForTurn):
-            return await _wait(effect.places, effect.timeout)
+            return await _wait(effect.places, effect.timeout, self._finish_lost)
         assert isinstance(effect, WaitForNodes)
-        return await _wait(effect.service.ready, effect.timeout)
+        return await _wait(effect.service.ready, effect.timeout, self._finish_lost)
 
 
-async def _wait(what: Places | Signal, timeout: float | None) -> bool:
+async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None]) -> bool:
     """Wait to be woken by it, from whichever thread; whether it came in time."""
     loop = current_loop()
     woken = anyio.Event()
@@ -85,8 +90,11 @@ async def _wait(what: Places | Signal, timeout: float | None) -> bool:
     came = False
     try:
         with anyio.move_on_after(timeout):
-            await woken.wait()
-            came = True
+            while not came:
+                with anyio.move_on_after(LOOK_AGAIN):
+                    await woken.wait()
+                    came = True
+                now_and_then()
         return came
     finally:
         if not came:

@@ -29,6 +29,10 @@ from ..service import Service
 from ..services import Services
 from ..waiting import Places
 
+# Seconds after which a call that waits looks whether a place has been forgotten: a response that is dropped unread
+# cannot wake anybody, since its destructor may take no lock.
+LOOK_AGAIN = 0.1
+
 send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
 
 
@@ -106,11 +110,10 @@ class TransportBase:
         service = self._services.get(request.url.host)
         if service is None:
             return None
-        lost = self._dialing.lost
-        while lost:  # responses that were forgotten unread
-            lost.popleft().finish()
+        if self._dialing.lost:
+            self._finish_lost()
         context = send_context.get()
-        if context is None:
+        if context is None or context.transport is not self:
             context = SendContext(options_of(request))
         body = self._body(request, context)
         return CallFlow(request, service, context, body, self._places, self._flavour, self._clock)
@@ -129,7 +132,18 @@ class TransportBase:
         with self._lock:
             if node.connections is None:
                 node.connections = made
-            return node.connections
+        if node.connections is not made:
+            made.close()
+        return node.connections
+
+    def _finish_lost(self) -> None:
+        """Finish the attempts whose responses were forgotten unread."""
+        lost = self._dialing.lost
+        try:
+            while True:
+                lost.popleft().finish()
+        except IndexError:  # by another thread, maybe
+            pass
 
     def _after_fork(self) -> None:
         """In a forked child: locks that nobody holds, none of the parent's calls, connections and threads."""

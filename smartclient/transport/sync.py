@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 from ..connections.sync import SyncConnections
 from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..waiting import Places, Signal, Waiter
-from .base import TransportBase
+from .base import LOOK_AGAIN, TransportBase
 
 
 class SyncTransport(TransportBase):
@@ -29,14 +30,18 @@ class SyncTransport(TransportBase):
 
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
-        self._services.close()
-        for attempt, link in tuple(self._dialing.active.items()):
-            if link is not None:
-                link.http.close()
-            attempt.finish()
-        self._dialing.active.clear()
-        if self._fallback is not None:
-            self._fallback.close()
+        try:
+            self._services.close()
+            for attempt, link in tuple(self._dialing.active.items()):
+                try:
+                    if link is not None:
+                        link.http.close()
+                finally:
+                    attempt.finish()
+            self._dialing.active.clear()
+        finally:
+            if self._fallback is not None:
+                self._fallback.close()
 
     def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:
@@ -64,12 +69,12 @@ class SyncTransport(TransportBase):
         if isinstance(effect, Sleep):
             return self._sleep(effect.seconds)
         if isinstance(effect, WaitForTurn):
-            return _wait(effect.places, effect.timeout)
+            return _wait(effect.places, effect.timeout, self._finish_lost)
         assert isinstance(effect, WaitForNodes)
-        return _wait(effect.service.ready, effect.timeout)
+        return _wait(effect.service.ready, effect.timeout, self._finish_lost)
 
 
-def _wait(what: Places | Signal, timeout: float | None) -> bool:
+def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None]) -> bool:
     """Wait to be woken by it; whether it came in time."""
     woken = threading.Event()
 
@@ -82,7 +87,10 @@ def _wait(what: Places | Signal, timeout: float | None) -> bool:
         return True
     came = False
     try:
-        came = woken.wait(timeout)
+        ends_at = math.inf if timeout is None else time.monotonic() + timeout
+        while not came and (left := ends_at - time.monotonic()) > 0:
+            came = woken.wait(min(left, LOOK_AGAIN))
+            now_and_then()
         return came
     finally:
         if not came:
