@@ -21,7 +21,7 @@ import httpx
 
 from .client import AsyncClient
 from .demo_server import DemoServer
-from .discovery import DiscoveryLike
+from .discovery import Consul, DiscoveryLike, discovery_from_url
 from .events import AttemptStarted, Event, NodeEjected, RetryScheduled
 
 CALLS_PER_SECOND = 80
@@ -134,22 +134,34 @@ async def one(client: httpx.AsyncClient, url: str, tally: Tally) -> None:
 
 
 @contextmanager
-def registered(url: str, servers: list[DemoServer]) -> Iterator[str]:
-    """Register the servers with a Consul agent; the discovery URL that finds them."""
-    base = url if "://" in url else f"http://{url}"
-    base = base.replace("consul://", "http://", 1).rstrip("/")
-    with httpx.Client(base_url=base, trust_env=False, timeout=5) as agent:
+def registered(address: str, servers: list[DemoServer]) -> Iterator[Consul]:
+    """Register the servers with a Consul agent; the source that finds them there.
+
+    address: as `Consul` takes it, or a consul:// URL
+    """
+    try:
+        source = discovery_from_url(address) if address.startswith(("consul://", "consul+")) else Consul(address)
+    except ValueError as error:
+        raise Failed(str(error)) from None
+    assert isinstance(source, Consul)
+    with ExitStack() as stack:
+        agent = stack.enter_context(source.agent())
         try:
             for server in servers:
-                entry = {"Name": SERVICE, "ID": f"{SERVICE}-{server.port}", "Address": "127.0.0.1", "Port": server.port}
+                name = f"{SERVICE}-{server.port}"
+                entry = {"Name": SERVICE, "ID": name, "Address": "127.0.0.1", "Port": server.port}
                 agent.put("/v1/agent/service/register", json=entry).raise_for_status()
+                stack.callback(_deregister, agent, name)
         except httpx.HTTPError as error:
-            raise Failed(f"the Consul agent at {base} does not take registrations: {error}") from None
-        try:
-            yield "consul://" + base.partition("://")[2]
-        finally:
-            for server in servers:
-                agent.put(f"/v1/agent/service/deregister/{SERVICE}-{server.port}")
+            raise Failed(f"{source} does not take registrations: {error}") from None
+        yield source
+
+
+def _deregister(agent: httpx.Client, name: str) -> None:
+    try:
+        agent.put(f"/v1/agent/service/deregister/{name}").raise_for_status()
+    except httpx.HTTPError as error:
+        print(f"{name} could not be deregistered: {error}", file=sys.stderr)
 
 
 @contextmanager

@@ -6,15 +6,26 @@ An instance is a value: frozen, hashable, picklable. What a client *learns* of i
 from __future__ import annotations
 
 import ipaddress
-import math
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, fields
-from types import MappingProxyType
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
 
 MAX_WEIGHT = 1_000_000.0
+_SCOPE = re.compile(r"[A-Za-z0-9_.-]*")
 _HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
+
+
+class Metadata(dict[str, str]):
+    """A read-only dict: unlike a mapping proxy it can be pickled, copied and given to `dataclasses.asdict`."""
+
+    def _refuse(self, *args: Any, **keywords: Any) -> NoReturn:
+        raise TypeError("the metadata of an instance is read-only")
+
+    __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
+
+    def __reduce__(self) -> Any:
+        return Metadata, (dict(self),)
 
 
 @dataclass(frozen=True)
@@ -51,19 +62,12 @@ class Instance:
         if self.scheme not in ("http", "https"):
             raise ValueError(f"scheme: expected 'http' or 'https', got {self.scheme!r} (host {self.host})")
         if (
-            not isinstance(self.weight, (int, float))
-            or not math.isfinite(self.weight)
-            or not 0 <= self.weight <= MAX_WEIGHT
+            not isinstance(self.weight, (int, float)) or not 0 <= self.weight <= MAX_WEIGHT  # NaN neither
         ):
             raise ValueError(f"weight: expected 0 to {MAX_WEIGHT:g}, got {self.weight!r} (host {self.host})")
         if not isinstance(self.metadata, Mapping):
             raise TypeError(f"metadata: expected a mapping, got {self.metadata!r} (host {self.host})")
-        object.__setattr__(self, "metadata", MappingProxyType(dict(self.metadata)))
-
-    def __reduce__(self) -> Any:
-        # A mapping proxy cannot be pickled, and errors that carry instances must be.
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        return _rebuild, (values | {"metadata": dict(self.metadata)},)
+        object.__setattr__(self, "metadata", Metadata(self.metadata))
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -87,10 +91,6 @@ class Instance:
         return cls(host=host, port=port, scheme=scheme.lower())
 
 
-def _rebuild(values: dict[str, Any]) -> Instance:
-    return Instance(**values)
-
-
 def _split_port(text: str, address: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -112,14 +112,14 @@ def check_host(host: object) -> None:
     """Raise unless `host` is a name or IP literal that may stand in a request (no CRLF, space or slash)."""
     if not isinstance(host, str):
         raise TypeError(f"host: expected a string, got {host!r}")
-    if not (_HOST.fullmatch(host) or is_ip(host)):
+    if not (_HOST.fullmatch(host) or (is_ip(host) and _SCOPE.fullmatch(host.partition("%")[2]))):
         raise ValueError(f"host: expected a name or an IP address, got {host!r}")
 
 
 def is_ip(host: str) -> bool:
-    """Whether `host` is an IP literal (IPv6 with or without brackets, a zone id allowed)."""
+    """Whether `host` is an IP literal (IPv6 without brackets, a scope id allowed)."""
     try:
-        ipaddress.ip_address(host.strip("[]"))
+        ipaddress.ip_address(host)
     except ValueError:
         return False
     return True

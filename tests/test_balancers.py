@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import random
 from collections import Counter
 from dataclasses import dataclass, is_dataclass
@@ -44,6 +45,41 @@ def shares(balancer: Balancer, nodes: list[Node], picks: int = 20_000) -> list[f
     pick = balancer.picker(nodes, random.Random(1))
     count = Counter(id(pick(FakeCall())) for _ in range(picks))
     return [count[id(node)] / picks for node in nodes]
+
+
+def shares_under_load(balancer: Balancer, weights: list[float], load: float, calls: int = 20_000) -> list[float]:
+    """Servers with slots by weight, exponential service times, Poisson arrivals: what share each got."""
+    rng = random.Random(1)
+    nodes = fleet(balancer, weights)
+    pick = balancer.picker(nodes, random.Random(2))
+    slots = [round(4 * weight / min(weights)) for weight in weights]
+    ends: list[list[float]] = [[0.0] * count for count in slots]  # when each slot is free
+    running: list[tuple[float, int, float]] = []
+    count, now = Counter[int](), 0.0
+    for _ in range(calls):
+        now += rng.expovariate(load * sum(slots) / 0.01)
+        while running and running[0][0] <= now:
+            ended, number, began = heapq.heappop(running)
+            nodes[number].in_flight -= 1
+            if nodes[number].memory is not None:
+                nodes[number].memory.observe(Outcome.SUCCESS, ended - began, None, ended)
+        node = pick(FakeCall(now=now))
+        number = nodes.index(node)
+        count[number] += 1
+        node.in_flight += 1
+        ended = max(heapq.heappop(ends[number]), now) + rng.expovariate(100)
+        heapq.heappush(ends[number], ended)
+        heapq.heappush(running, (ended, number, now))
+    return [count[number] / calls for number in range(len(nodes))]
+
+
+@pytest.mark.parametrize("name", ["random", "p2c", "least_request", "peak_ewma"])
+@pytest.mark.parametrize("load", [0.02, 0.5, 0.9])
+@pytest.mark.parametrize("weights", [[2, 1], [300, 100, 100, 100], [3, 1, 1, 1]], ids=str)
+def test_weights_are_shares(name: str, load: float, weights: list[float]) -> None:
+    found = shares_under_load(BALANCERS[name](), weights, load)
+    owed = weights[0] / sum(weights)
+    assert owed * 0.8 <= found[0] <= owed * 1.1, found
 
 
 def test_every_balancer_is_listed() -> None:

@@ -28,6 +28,11 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["demo", "--consul", "http://127.0.0.1:1"])
     assert caught.value.code == 2
-    assert "the Consul agent at http://127.0.0.1:1 does not take registrations" in capsys.readouterr().err
+    assert "consul at 127.0.0.1:1 does not take registrations" in capsys.readouterr().err
+    for wrong in ("http://127.0.0.1:x", "consul://user:hidden@127.0.0.1", "consul+https://127.0.0.1:1?token=hidden"):
+        with pytest.raises(SystemExit) as caught:
+            cli.main(["demo", "--consul", wrong])
+        assert caught.value.code == 2
+        assert "hidden" not in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["demo", "--seconds", "-1"])

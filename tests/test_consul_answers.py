@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
 import pytest
 
 from smartclient import Client, Consul
+from smartclient.discovery import discovery_from_url
 from smartclient.testing import CLOSING, FAILING, GARBAGE, RESETTING, SILENT, TRUNCATING, Behaviour, Server
 
 
@@ -124,11 +127,14 @@ def test_an_index_that_falls_is_forgotten(agent: Server) -> None:
 
 
 def test_an_index_of_zero_is_never_sent(agent: Server) -> None:
-    agent.behave(answer(0, 1))
-    with lists(agent):
+    agent.behave(answer(0, 1), answer(0, 1), answer(0, 1, 2))
+    with lists(agent) as (seen, errors):
+        until(lambda: len(seen) == 2)
         time.sleep(0.5)
+    assert seen == [[1], [1, 2]]
+    assert not errors
     assert set(indexes(agent)) == {None}
-    assert len(agent.received) <= 8  # no busy loop either
+    assert len(agent.received) <= 10  # no busy loop either
 
 
 def test_an_unchanged_answer_at_once_is_no_busy_loop(agent: Server) -> None:
@@ -138,6 +144,110 @@ def test_an_unchanged_answer_at_once_is_no_busy_loop(agent: Server) -> None:
     assert seen == [[1]]
     assert not errors
     assert len(agent.received) <= 8
+
+
+def test_an_index_that_moves_without_news_is_no_busy_loop(agent: Server) -> None:
+    agent.behave(*(answer(index, 1) for index in range(10, 500)), SILENT)
+    with lists(agent) as (seen, errors):
+        time.sleep(1)
+    assert seen == [[1]]
+    assert not errors
+    assert len(agent.received) <= 8
+
+
+def test_garbage_is_no_empty_list(agent: Server) -> None:
+    agent.behave(answer(10, 1), answer(11, body=b"[null, 3, {}]"), answer(12, 1, 2), SILENT)
+    with lists(agent) as (seen, errors):
+        until(lambda: len(seen) == 2)
+    assert seen == [[1], [1, 2]]
+    assert "none of 3 entries was understood" in str(errors[0])
+
+
+def test_a_refused_entry_is_said_once(agent: Server, caplog: pytest.LogCaptureFixture) -> None:
+    entries = [*json.loads(answer(1, 7).body), {"Node": {}, "Service": {"Weights": {"Passing": 10**400}}}]
+    agent.behave(*(answer(index, body=json.dumps(entries).encode()) for index in range(10, 14)), SILENT)
+    with lists(agent) as (seen, errors):
+        until(lambda: len(agent.received) >= 4)
+        assert seen == [[7]]
+        assert not errors
+    assert caplog.text.count("is refused") == 1
+
+
+@pytest.mark.parametrize("body", [b"<html>" + b"x" * 10_000, b"[" * 10_000])
+def test_a_bad_body_is_not_printed_whole(agent: Server, body: bytes) -> None:
+    agent.behave(answer(10, body=body))
+    with lists(agent) as (_, errors):
+        until(lambda: bool(errors))
+    assert 0 < len(str(errors[0])) < 400
+
+
+def test_odd_names_stay_in_their_place(agent: Server) -> None:
+    agent.behave(answer(10, 1))
+    stop = threading.Event()
+    next(iter(Consul(agent.address).watch("a/b?c#d%65", stop)))
+    assert agent.received[0].target.startswith("/v1/health/service/a%2Fb%3Fc%23d%2565?")
+
+
+def test_a_path_before_the_api_s(agent: Server) -> None:
+    agent.behave(answer(10, 1))
+    next(iter(Consul(f"http://{agent.address}/registry/").watch("orders", threading.Event())))
+    assert agent.received[0].target.startswith("/registry/v1/health/service/orders?")
+
+
+def test_a_token_of_a_file_ends_in_a_newline(agent: Server) -> None:
+    agent.behave(answer(10, 1))
+    next(iter(Consul(agent.address, token="s3cret\n").watch("orders", threading.Event())))
+    assert agent.received[0].headers["x-consul-token"] == "s3cret"
+    for wrong in ("s3\ncret", "s3cr\u00e9t", "s3\x00cret"):
+        with pytest.raises(ValueError, match="not shown") as caught:
+            Consul(agent.address, token=wrong)
+        assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [("127.0.0.1", "127.0.0.1:8500"), ("http://a:80", "a:80"), ("a:80", "a:80"), ("https://a", "a:443"),
+     ("https://a:443", "a:443"), ("https://a:8501", "a:8501"), ("http://a", "a:8500"), ("[::1]:80", "::1:80")],
+)  # fmt: skip
+def test_ports_of_the_agent(address: str, shown: str) -> None:
+    assert str(Consul(address)) == f"consul at {shown}"
+
+
+@pytest.mark.parametrize("address", ["http://me:hidden@127.0.0.1:8500", "me:hidden@127.0.0.1", "consul://me:hidden@a"])
+def test_an_address_with_a_password_is_refused_unseen(address: str) -> None:
+    with pytest.raises(ValueError, match="ACL token") as caught:
+        discovery_from_url(address) if address.startswith("consul") else Consul(address)
+    assert "hidden" not in str(caught.value)
+
+
+def test_forgotten_slashes_and_a_token_in_a_base_url() -> None:
+    with pytest.raises(ValueError, match="write consul://host:8500"):
+        discovery_from_url("consul:host:8500")
+    with pytest.raises(ValueError, match="base_url='http://a'") as caught:
+        discovery_from_url("http://a?token=hidden")
+    assert "hidden" not in str(caught.value)
+
+
+def test_closing_during_a_tls_handshake_is_quick() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))  # accepts, and says nothing
+    source = Consul(f"https://127.0.0.1:{listener.getsockname()[1]}", verify=False)
+    stop = threading.Event()
+
+    def run() -> None:
+        with pytest.raises((OSError, httpx.TransportError)):
+            next(iter(source.watch("orders", stop)))
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    connection, _ = listener.accept()
+    connection.recv(10_000)  # its hello
+    stop.set()
+    source.interrupt(stop)
+    began = time.monotonic()
+    thread.join(4)
+    assert time.monotonic() - began < 1
+    connection.close()
+    listener.close()
 
 
 def test_what_a_query_says(agent: Server) -> None:

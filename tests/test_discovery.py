@@ -154,6 +154,70 @@ def test_an_unused_watch_ends_and_starts_again() -> None:
     recorder.close()
 
 
+def test_stopping_by_itself_is_for_good() -> None:
+    """A call in the very moment of the stop starts a new watch; were the stop not latched, nobody would watch."""
+    recorder = Recorder(Function(lambda service: ["10.0.0.1:80"], interval=0.05))
+    until(lambda: bool(recorder.lists))
+    recorder.clock.advance(IDLE_AFTER + 1)
+    assert recorder.watcher.stop_signal.is_set()
+    recorder.used_at = recorder.clock()
+    assert recorder.watcher.stop_signal.is_set()
+    until(lambda: not recorder.watcher.running)
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_a_source_that_is_killed_is_watched_again() -> None:
+    asked: list[str] = []
+
+    def resolve(service: str) -> list[str]:
+        asked.append(service)
+        if len(asked) == 2:
+            raise SystemExit  # no Exception
+        return fleet.addresses
+
+    with Fleet(1) as fleet, Client(Function(resolve, interval=0.05)) as client:
+        assert client.get("http://orders/").status_code == 200
+        transport: Any = next(iter(client._mounts.values()))
+        until(lambda: not transport._services._watchers["orders"].running)
+        assert client.get("http://orders/").status_code == 200
+        until(lambda: len(asked) >= 4)
+
+
+def test_a_watcher_that_was_never_started_can_be_joined() -> None:
+    """As after a fork: the child makes watchers anew and starts them at the next call, which may never come."""
+    recorder = Recorder(Function(lambda service: ["10.0.0.1:80"]))
+    recorder.close()
+    watcher = Watcher(
+        "orders", Static({}), publish=print, failed=print, used_at=lambda: 0.0, observers=Observers(),
+        clock=recorder.clock, rng=Random(1),
+    )  # fmt: skip
+    watcher.stop()
+    watcher.join()
+
+
+def test_garbage_is_no_empty_list(caplog: pytest.LogCaptureFixture) -> None:
+    source = ScriptedDiscovery({"orders": ["10.0.0.1:80"]})
+    recorder = Recorder(source)
+    until(lambda: len(recorder.lists) == 1)
+    source.publish("orders", ["a b", "10.0.0.1:0"])
+    until(lambda: bool(recorder.problems))
+    assert "no entry can be an address" in recorder.problems[0]
+    assert len(recorder.lists) == 1
+    recorder.close()
+
+
+@pytest.mark.parametrize("ttl", [float("inf"), float("nan"), -1.0, 1e300])
+def test_absurd_ttls(ttl: float) -> None:
+    recorder = Recorder(Function(lambda service: (["10.0.0.1:80"], ttl)))
+    until(lambda: bool(recorder.lists))
+    time.sleep(0.12)
+    assert not recorder.problems
+    recorder.close()
+    for wrong in (float("inf"), float("nan"), 0, -1):
+        with pytest.raises(ValueError, match="interval"):
+            Function(lambda service: [], interval=wrong)
+
+
 def test_polling_with_a_ttl_of_the_answers() -> None:
     asked: list[float] = []
 

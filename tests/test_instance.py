@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import copy
 import pickle
+from dataclasses import asdict
 from typing import Any
 
 import pytest
@@ -90,3 +92,20 @@ def test_parsing_raises_nothing_else(text: str) -> None:
 def test_ip_literals(address: Any) -> None:
     assert is_ip(str(address))
     assert not is_ip("orders")
+
+
+def test_it_is_plain_data() -> None:
+    instance = Instance("10.0.0.1", 80, metadata={"version": "v2"}, zone="a")
+    assert asdict(instance)["metadata"] == {"version": "v2"}
+    assert copy.deepcopy(instance) == pickle.loads(pickle.dumps(instance)) == instance
+    metadata: Any = instance.metadata
+    for change in (metadata.update, metadata.pop, metadata.clear, metadata.setdefault, metadata.__ior__):
+        with pytest.raises(TypeError, match="read-only"):
+            change({})
+
+
+@pytest.mark.parametrize("host", ["[::1]", "fe80::1%eth0\r\nX: y", "fe80::1%a b", "::1]", "fe80::1%"])
+def test_hosts_that_would_not_stay_in_their_place(host: str) -> None:
+    with pytest.raises(ValueError, match="host"):
+        Instance(host)
+    assert Instance("fe80::1%eth0").host == "fe80::1%eth0"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import gc
 import os
 import signal
@@ -18,7 +17,7 @@ import anyio
 import httpx
 import pytest
 
-from smartclient import AsyncClient, BalancedTransport, Balancer, Client, Instance, NoInstances, Policy, Static, report
+from smartclient import AsyncClient, Balancer, Client, Instance, NoInstances, Policy, Static, report
 from smartclient.call import Attempt
 from smartclient.connections.base import Link
 from smartclient.testing import FAILING, TRUNCATING, Behaviour, Fleet, ScriptedDiscovery
@@ -467,12 +466,3 @@ def test_a_cancelled_call_is_no_reference_cycle(fleet: Any) -> None:
                 gc.enable()
 
     asyncio.run(main())
-
-
-def test_the_balanced_transport_s_own_context() -> None:
-    transport = BalancedTransport(
-        {"orders": ["10.0.0.1:80"]}, connect=lambda i: httpx.MockTransport(lambda r: httpx.Response(200))
-    )
-    with httpx.Client(transport=transport) as client:
-        context = contextvars.copy_context()
-        assert context.run(client.get, URL).status_code == 200

@@ -53,16 +53,20 @@ class Balancer(ABC):
         return None
 
 
+def index_drawer(weights: Sequence[float], rng: Rng) -> Callable[[], int]:
+    """A function that draws an index with a probability proportional to its weight."""
+    random, count = rng.random, len(weights)
+    if len(set(weights)) == 1:
+        return lambda: int(random() * count)
+    cumulative = list(itertools.accumulate(weights))
+    total, last = cumulative[-1], count - 1
+    return lambda: min(bisect(cumulative, random() * total), last)
+
+
 def drawer(nodes: Sequence[Node], rng: Rng) -> Callable[[], Node]:
     """A function that draws a node with a probability proportional to its weight."""
-    weights = [node.weight for node in nodes]
-    if len(set(weights)) == 1:
-        count = len(nodes)
-        random = rng.random
-        return lambda: nodes[int(random() * count)]
-    cumulative = list(itertools.accumulate(weights))
-    total, last = cumulative[-1], len(nodes) - 1
-    return lambda: nodes[min(bisect(cumulative, rng.random() * total), last)]
+    draw = index_drawer([node.weight for node in nodes], rng)
+    return lambda: nodes[draw()]
 
 
 def pair_drawer(nodes: Sequence[Node], rng: Rng) -> Callable[[], tuple[Node, Node]]:

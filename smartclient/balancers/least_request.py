@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from random import Random as Rng
 
 from ..node import Node
-from .base import Balancer, Picker
+from .base import Balancer, Picker, index_drawer
 
 
 @dataclass(frozen=True)
 class LeastRequest(Balancer):
-    """Take the node with the fewest calls in flight per weight; ties are broken at random.
+    """Take the node with the fewest calls in flight per weight; ties are broken at random, by weight.
 
     A full scan, O(n) a pick (gRPC A48 and Envoy draw two instead: `PowerOfTwoChoices`).
     """
@@ -20,18 +20,19 @@ class LeastRequest(Balancer):
     name = "least_request"
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
-        random = rng.random
+        draw = index_drawer([node.weight for node in nodes], rng)
 
         def pick(call: object) -> Node:
-            # The scan starts at a random node, else idle fleets would send everything to the first.
-            start = int(random() * len(nodes))
+            # The scan starts at a node drawn by weight, else idle fleets would send everything to the first.
+            start = draw()
             best = nodes[start]
-            least = (best.in_flight + 1) / best.weight if best.weight else float("inf")
+            in_flight, weight = best.in_flight, best.weight
             for offset in range(start - len(nodes) + 1, start):
+                if not in_flight:
+                    break
                 node = nodes[offset]
-                load = (node.in_flight + 1) / node.weight if node.weight else float("inf")
-                if load < least:
-                    best, least = node, load
+                if node.in_flight * weight < in_flight * node.weight:
+                    best, in_flight, weight = node, node.in_flight, node.weight
             return best
 
         return pick

@@ -11,13 +11,13 @@ itself one failure would keep a node of 1 ms out for 79 s, with no `max_ejected`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from math import exp
 from random import Random as Rng
 
 from ..node import Node, Outcome
-from .base import Balancer, PickCall, Picker, pair_drawer
+from .base import Balancer, PickCall, Picker, drawer, pair_drawer
 
 MAX_RETRY_AFTER = 300.0
 # Finagle's constant for "unmeasured and already tried": dearer than any latency, cheaper with fewer in flight.
@@ -59,7 +59,7 @@ class PeakEwmaMemory:
             self.estimate = self.estimate * kept + latency * (1.0 - kept)
         self.seen_at = now
 
-    def cost(self, in_flight: int, now: float) -> float:
+    def cost(self, in_flight: float, now: float) -> float:
         """Expected seconds of waiting for one more call."""
         if self.seen_at is None:
             cost = 0.0 if in_flight == 0 else UNMEASURED + in_flight
@@ -99,7 +99,12 @@ class PeakEwma(Balancer):
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:
             return lambda call: nodes[0]
-        draw = pair_drawer(nodes, rng)
+        mean = sum(node.weight for node in nodes) / len(nodes) or 1.0
+        draw: Callable[[], tuple[Node, Node]] = pair_drawer(nodes, rng)
+        if len({node.weight for node in nodes}) > 1:
+            # With replacement: then a mixed pair is decided by cost alone, and idle shares are those of the weights.
+            one = drawer(nodes, rng)
+            draw = lambda: (one(), one())  # noqa: E731
         unmeasured = [node for node in nodes if node.memory.seen_at is None]
         rng.shuffle(unmeasured)
 
@@ -114,9 +119,9 @@ class PeakEwma(Balancer):
                         _discard(unmeasured, node)
             first, second = draw()
             now = call.now
-            # Cost per weight: a node of twice the weight is expected to bear twice the calls.
-            cost_first = first.memory.cost(first.in_flight, now) * second.weight
-            cost_second = second.memory.cost(second.in_flight, now) * first.weight
+            # A node of twice the weight is expected to bear twice the calls.
+            cost_first = first.memory.cost(first.in_flight * mean / (first.weight or mean), now)
+            cost_second = second.memory.cost(second.in_flight * mean / (second.weight or mean), now)
             return second if cost_second < cost_first else first
 
         return pick

@@ -12,7 +12,7 @@ from .base import Balancer, Picker, pair_drawer
 
 @dataclass(frozen=True)
 class PowerOfTwoChoices(Balancer):
-    """Draw two different nodes by weight, take the one with fewer calls in flight.
+    """Draw two different nodes by weight, take the one with fewer calls in flight per weight.
 
     Exponentially better than one random choice, at the same cost (Mitzenmacher 2001; Envoy: least_request).
     """
@@ -26,6 +26,7 @@ class PowerOfTwoChoices(Balancer):
 
         def pick(call: object) -> Node:
             first, second = draw()
-            return second if second.in_flight < first.in_flight else first
+            # Calls in flight per weight. A tie goes to the first, which was drawn by weight, so idle shares are right.
+            return second if second.in_flight * first.weight < first.in_flight * second.weight else first
 
         return pick

@@ -9,9 +9,12 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 
-from ..instance import Instance, is_ip
+from ..instance import Instance
 
 Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
+
+
+SHORTEST_TTL, LONGEST_TTL = 0.05, 86_400.0  # seconds
 
 
 class Discovery(ABC):
@@ -33,7 +36,7 @@ class Discovery(ABC):
         """
         if self.services is not None:
             return host in self.services
-        return "." not in host and host != "localhost" and not is_ip(host)
+        return "." not in host and ":" not in host and host != "localhost"
 
     @abstractmethod
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
@@ -78,4 +81,5 @@ class PollingDiscovery(Discovery):
             else:
                 addresses = answer
             yield addresses
-            stop.wait(max(float(ttl), 0.05))
+            # A ttl of NaN is none; one of years would overflow the wait.
+            stop.wait(min(max(float(ttl), SHORTEST_TTL), LONGEST_TTL) if ttl == ttl else self.interval)

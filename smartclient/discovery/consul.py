@@ -10,7 +10,8 @@ The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Quer
    index over a restart of the agent blocks blindly while data changes.
 2. `wait` overshoots by up to wait/16; only then is the peer silent.
 3. An answer with the same index is the end of a wait, except from an agent that is stopping: that one answers at once,
-   again and again. So an answer that came too soon is followed by a pause.
+   again and again. And the index of a service without instances moves with every other service. So an answer that came
+   soon and brought nothing new is followed by a pause, which grows to a second.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
-from urllib.parse import SplitResult
+from urllib.parse import SplitResult, quote, urlsplit
 
 import httpx
 
@@ -31,7 +32,9 @@ from .base import Discovery
 
 PORT = 8500
 SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent agent is given up
-SOON = 0.1  # an unchanged answer within that many seconds was no wait
+SOON = 0.1  # an answer within that many seconds was no wait
+LONGEST_PAUSE = 1.0
+SHOWN = 200  # characters of somebody else's text in a message of ours
 
 
 class Consul(Discovery):
@@ -78,7 +81,7 @@ class Consul(Discovery):
             raise ValueError(f"Consul.grace: expected seconds, got {grace!r}")
         self.url = _agent_url(address or os.environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}")
         self.grace = grace
-        self._token = token if token is not None else os.environ.get("CONSUL_HTTP_TOKEN") or None
+        self._token = _checked_token(token if token is not None else os.environ.get("CONSUL_HTTP_TOKEN"))
         self._dc = dc
         self._tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
         self._near = near
@@ -115,8 +118,10 @@ class Consul(Discovery):
                 )
         if parts.username or parts.password:
             raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")
+        if parts.path and not parts.netloc:
+            raise ValueError(f"consul:{parts.path}: two slashes are missing; write consul://{parts.path.lstrip('/')}")
         scheme = "https" if parts.scheme.endswith("https") else "http"
-        address = f"{scheme}://{parts.netloc}" if parts.netloc else None
+        address = f"{scheme}://{parts.netloc}{parts.path}" if parts.netloc else None
         return cls(address, **keywords)
 
     def covers(self, host: str) -> bool:
@@ -137,24 +142,40 @@ class Consul(Discovery):
             agent.interrupt()
 
     def __str__(self) -> str:
-        return f"consul at {self.url.host}:{self.url.port or 443}"
+        return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
+
+    def agent(self) -> httpx.Client:
+        """A client for other requests to the agent: paths are relative to it, and the token goes along."""
+        headers = {} if self._token is None else {"X-Consul-Token": self._token}
+        return httpx.Client(
+            base_url=self.url,
+            headers=headers,
+            verify=self._verify,
+            cert=self._cert,
+            timeout=self._timeout,
+            trust_env=False,
+        )
 
     def _watch(self, agent: Agent, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         index = 0
         pause = SOON
+        shown: list[Instance] | None = None
+        entry_of = Entries(service)
         while not stop.is_set():
             began = time.monotonic()
             answered, entries = self._ask(agent, service, index)
-            if answered != index:
-                yield [instance for entry in entries for instance in _instance_of(service, entry)]
-                pause = SOON
-                # A lower index is that of another life of the registry.
-                index = 0 if answered < max(index, 1) else answered
-                if index == 0:
-                    stop.wait(SOON)
-            elif time.monotonic() - began < SOON:
+            soon = time.monotonic() - began < SOON
+            instances = shown if answered == index != 0 else entry_of.instances(entries)
+            # A lower index is that of another life of the registry.
+            index = 0 if answered < max(index, 1) else answered
+            if instances is not None and instances != shown:
+                shown = instances
+                yield instances
+            elif soon:
                 stop.wait(pause)
-                pause = min(pause * 2, 1.0)
+                pause = min(pause * 2, LONGEST_PAUSE)
+                continue
+            pause = SOON
 
     def _ask(self, agent: Agent, service: str, index: int) -> tuple[int, list[Any]]:
         """One query; it blocks while nothing has changed since `index` (0: it does not)."""
@@ -165,7 +186,7 @@ class Consul(Discovery):
             extra.append(("filter", self._filter))
         agent.http.prepare(extra, self._timeout + (self._wait * 17 / 16 + SLACK if index else 0.0))
         answer = agent.health.service(
-            service,
+            quote(service, safe=""),
             index=index or None,
             wait=f"{self._wait * 1000:.0f}ms",
             passing=self._passing or None,
@@ -211,11 +232,12 @@ def _http_layer(base: Any) -> Any:
     class HTTPLayer(base.HTTPClient):  # type: ignore[misc]
         def __init__(self, url: httpx.URL, token: str | None, timeout: float, verify: Any, cert: Any) -> None:
             headers = {} if token is None else {"X-Consul-Token": token}
+            self._prefix = url.path.rstrip("/")
             self._url = url
             self._connect_timeout = timeout
             self._read_timeout = timeout
             self._extra: list[tuple[str, str]] = []
-            self._sockets: list[Any] = []
+            self._socket: socket.socket | None = None
             self._interrupted = False
             # No environment: a registry is not reached through the proxy of somebody's shell.
             self._client = httpx.Client(headers=headers, verify=verify, cert=cert, trust_env=False)
@@ -228,7 +250,7 @@ def _http_layer(base: Any) -> Any:
             timeout = httpx.Timeout(self._connect_timeout, read=self._read_timeout)
             query = [*_pairs(params), *self._extra]
             response = self._client.get(
-                self._url.copy_with(path=path),
+                self._url.copy_with(path=self._prefix + path),
                 params=query,
                 timeout=timeout,
                 extensions={"trace": self._trace},
@@ -237,7 +259,10 @@ def _http_layer(base: Any) -> Any:
                 raise ConsulAnswer(response.status_code, response.text)
             if "X-Consul-Index" not in response.headers:
                 raise ValueError("the answer has no X-Consul-Index: is that a Consul agent?")
-            return callback(base.Response(response.status_code, response.headers, response.text))
+            try:
+                return callback(base.Response(response.status_code, response.headers, response.text))
+            except base.ConsulException as error:  # py-consul's has the whole body in it
+                raise ValueError(str(error)[:SHOWN]) from None
 
         def put(self, callback: Any, path: str, params: Any = None, data: Any = "", **_: Any) -> Any:
             raise NotImplementedError("this layer only reads")
@@ -247,19 +272,23 @@ def _http_layer(base: Any) -> Any:
         def interrupt(self) -> None:
             # A blocked recv wakes on shutdown, not on close.
             self._interrupted = True
-            for sock in tuple(self._sockets):
+            if self._socket is not None:
                 try:
-                    sock.shutdown(socket.SHUT_RDWR)
+                    self._socket.shutdown(socket.SHUT_RDWR)
                 except OSError:
                     pass
 
         def close(self) -> None:
             self._client.close()
+            if self._socket is not None:
+                self._socket.close()
 
         def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-            if event in ("connection.connect_tcp.complete", "connection.start_tls.complete"):
-                sock = info["return_value"].get_extra_info("socket")
-                self._sockets = [] if sock is None else [sock]
+            if event == "connection.connect_tcp.complete":
+                if self._socket is not None:
+                    self._socket.close()
+                # A copy: TLS takes the original's descriptor away, and its handshake must be interruptible, too.
+                self._socket = info["return_value"].get_extra_info("socket").dup()
                 if self._interrupted:
                     self.interrupt()
 
@@ -274,7 +303,31 @@ class ConsulAnswer(Exception):
             403: " (does the ACL token exist, and have service:read and node:read?)",
             500: " (a bad filter, an unknown datacenter, or no leader)",
         }.get(status, "")
-        super().__init__(f"answered {status}: {' '.join(text.split())[:200]}{hint}")
+        super().__init__(f"answered {status}: {' '.join(text.split())[:SHOWN]}{hint}")
+
+
+class Entries:
+    """Reads the entries of /v1/health/service. One that is not understood is left out, and said once."""
+
+    def __init__(self, service: str) -> None:
+        self._service = service
+        self._refused: set[str] = set()
+
+    def instances(self, entries: Sequence[Any]) -> list[Instance]:
+        """Raises ValueError if there are entries and none is understood: that is no empty list."""
+        found = []
+        problem = ""
+        for entry in entries:
+            try:
+                found.append(_instance_of(entry))
+            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+                problem = f"{type(error).__name__}: {str(error)[:SHOWN]}"
+                if problem not in self._refused and len(self._refused) < 1000:
+                    self._refused.add(problem)
+                    logger.warning("%s: an entry of consul is refused: %s", self._service, problem)
+        if entries and not found:
+            raise ValueError(f"none of {len(entries)} entries was understood; the last: {problem}")
+        return found
 
 
 def _pairs(params: Any) -> list[tuple[str, Any]]:
@@ -283,15 +336,26 @@ def _pairs(params: Any) -> list[tuple[str, Any]]:
 
 def _agent_url(address: str) -> httpx.URL:
     text = address if "://" in address else f"http://{address}"
+    if "@" in text:
+        raise ValueError("Consul: the address takes no user; give an ACL token as token= or in CONSUL_HTTP_TOKEN")
     try:
-        url = httpx.URL(text)
-    except httpx.InvalidURL as error:
+        url, port = httpx.URL(text), urlsplit(text).port
+    except (httpx.InvalidURL, ValueError) as error:
         raise ValueError(f"Consul: {address!r} is not an address of an agent: {error}") from None
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(
             f"Consul: expected an address like '127.0.0.1:8500' or 'https://consul.example', got {address!r}"
         )
-    return url if url.port is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=PORT)
+    # httpx drops the port that is the scheme's own.
+    return url if port is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=PORT)
+
+
+def _checked_token(token: str | None) -> str | None:
+    """A token as it goes into a header (one read from a file ends in a newline). It is never shown."""
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError("Consul.token: expected printable ASCII (what was given is not shown here)")
+    return token or None
 
 
 def _service_of(host: str) -> str | None:
@@ -300,23 +364,20 @@ def _service_of(host: str) -> str | None:
     return name if dot and host == f"{name}.service.consul" and name and "." not in name else None
 
 
-def _instance_of(service: str, entry: Any) -> Iterator[Instance]:
-    """The instance of one entry of /v1/health/service; none, with a line in the log, if it is not understood."""
-    try:
-        node, details = entry["Node"], entry["Service"]
-        weights = details.get("Weights") or {}
-        metadata = {str(key): str(value) for key, value in (details.get("Meta") or {}).items()}
-        metadata.setdefault("tags", ",".join(details.get("Tags") or ()))
-        metadata.setdefault("node", str(node.get("Node", "")))
-        metadata.setdefault("dc", str(node.get("Datacenter", "")))
-        yield Instance(
-            host=details.get("Address") or node["Address"],
-            port=details.get("Port") or None,
-            scheme=metadata.get("scheme", "http") if metadata.get("scheme") in ("http", "https") else "http",
-            weight=float(weights.get("Passing", 1)),
-            zone=metadata.get("zone"),
-            metadata=metadata,
-            id=details.get("ID"),
-        )
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        logger.warning("%s: an entry of consul is refused: %s: %s", service, type(error).__name__, error)
+def _instance_of(entry: Any) -> Instance:
+    """The instance of one entry of /v1/health/service."""
+    node, details = entry["Node"], entry["Service"]
+    weights = details.get("Weights") or {}
+    metadata = {str(key): str(value) for key, value in (details.get("Meta") or {}).items()}
+    metadata.setdefault("tags", ",".join(details.get("Tags") or ()))
+    metadata.setdefault("node", str(node.get("Node", "")))
+    metadata.setdefault("dc", str(node.get("Datacenter", "")))
+    return Instance(
+        host=details.get("Address") or node["Address"],
+        port=details.get("Port") or None,
+        scheme=metadata.get("scheme", "http") if metadata.get("scheme") in ("http", "https") else "http",
+        weight=float(weights.get("Passing", 1)),
+        zone=metadata.get("zone"),
+        metadata=metadata,
+        id=details.get("ID"),
+    )

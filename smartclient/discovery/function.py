@@ -17,7 +17,7 @@ class Function(PollingDiscovery):
     def __init__(self, resolve: Callable[[str], Any], interval: float = 5.0) -> None:
         if not callable(resolve):
             raise TypeError(f"Function: expected a callable service -> [address, …], got {resolve!r}")
-        if not isinstance(interval, (int, float)) or not interval > 0:
+        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
             raise ValueError(f"Function.interval: expected seconds > 0, got {interval!r}")
         self._resolve = resolve
         self.interval = interval

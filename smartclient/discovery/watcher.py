@@ -119,13 +119,17 @@ class Watcher:
         if isinstance(addresses, (str, bytes)):
             raise TypeError(f"{self._discovery}: expected a list of addresses, got {addresses!r}")
         instances = []
+        problem = None
         for address in addresses:
             try:
                 instances.append(Instance.parse(address))
             except (ValueError, TypeError) as error:
+                problem = str(error)
                 if str(error) not in self._refused and len(self._refused) < 1000:
                     self._refused.add(str(error))
                     logger.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, error)
+        if problem is not None and not instances:
+            raise ValueError(f"no entry can be an address; the last: {problem}")  # that is no empty list
         if self._said is not None:
             logger.info("%s: %s answers again", self._service, self._discovery)
         self._pause, self._said = FIRST_PAUSE, None

@@ -191,9 +191,10 @@ class Server:
                     self.received.append(received)
         with self._lock:
             behaviour = self._script.pop(0) if self._script else self.behaviour
-        return self._answer(connection, http, behaviour)
+        bodiless = (request is not None and request.method == b"HEAD") or behaviour.status in (204, 304)
+        return self._answer(connection, http, behaviour, bodiless)
 
-    def _answer(self, connection: socket.socket, http: h11.Connection, behaviour: Behaviour) -> bool:
+    def _answer(self, connection: socket.socket, http: h11.Connection, behaviour: Behaviour, bodiless: bool) -> bool:
         if behaviour.delay and self._stop.wait(behaviour.delay):
             return False
         fault = behaviour.fault
@@ -209,9 +210,11 @@ class Server:
             return False
         names = {name.lower() for name, _ in behaviour.headers}
         headers = [*behaviour.headers]
-        if "content-length" not in names:
+        if "content-length" not in names and behaviour.status != 204:
             headers.append(("content-length", str(len(behaviour.body))))
         data = http.send(h11.Response(status_code=behaviour.status, headers=headers, reason=b"")) or b""
+        if bodiless:
+            behaviour = answering(behaviour, b"")
         half = behaviour.body[: len(behaviour.body) // 2]
         if fault in ("truncate", "reset_body"):
             connection.sendall(data + half)
