@@ -3,14 +3,21 @@ outliers.
 """
 
 from .balancers import (
+    Adaptive,
     Balancer,
+    IpHash,
     LeastRequest,
+    LoadAware,
+    Maglev,
     PeakEwma,
     PickCall,
     Picker,
     PowerOfTwoChoices,
     Random,
+    RingHash,
     RoundRobin,
+    Sticky,
+    WeightedRoundRobin,
 )
 from .call import call
 from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
@@ -28,17 +35,20 @@ from .events import (
     RetryScheduled,
 )
 from .health.outlier import OutlierDetection
+from .health.slow_start import SlowStart
 from .instance import Instance
 from .node import Memory, Node, Outcome
 from .policy import Policy
 from .report import AttemptReport, CallReport, report
 from .retry.budget import RetryBudget
 from .retry.policy import IDEMPOTENT, Retry
+from .topology.subset import Subset
 
 __version__ = "0.1.0"
 
 __all__ = [
     "IDEMPOTENT",
+    "Adaptive",
     "AsyncBalancedTransport",
     "AsyncClient",
     "AttemptFinished",
@@ -56,6 +66,9 @@ __all__ = [
     "Event",
     "Function",
     "Instance",
+    "IpHash",
+    "LoadAware",
+    "Maglev",
     "InstancesChanged",
     "LeastRequest",
     "Memory",
@@ -76,7 +89,12 @@ __all__ = [
     "Retry",
     "RetryBudget",
     "RetryScheduled",
+    "RingHash",
     "RoundRobin",
+    "SlowStart",
+    "Sticky",
+    "Subset",
+    "WeightedRoundRobin",
     "Static",
     "__version__",
     "call",

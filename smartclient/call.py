@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -36,6 +36,7 @@ class CallOptions:
     attempt_timeout: float | None = None
     retry: Retry | _Unset | None = UNSET
     prefer: Mapping[str, str] | None = None
+    require: Mapping[str, str] | None = None
 
 
 NO_OPTIONS = CallOptions()
@@ -48,6 +49,7 @@ def call(
     attempt_timeout: float | None = None,
     retry: Retry | _Unset | None = UNSET,
     prefer: Mapping[str, str] | None = None,
+    require: Mapping[str, str] | None = None,
 ) -> dict[str, Any]:
     """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
 
@@ -55,7 +57,9 @@ def call(
     deadline:         seconds for the whole call, in place of the policy's
     attempt_timeout:  seconds for one attempt up to its response headers, in place of the policy's
     retry:            a `Retry` in place of the policy's; None: no retry
-    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any
+    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any; in place of the
+                      policy's
+    require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
     """
     if hash_key is not None and not isinstance(hash_key, str):
         raise TypeError(f"call(hash_key=…): expected a string, got {hash_key!r}")
@@ -65,7 +69,9 @@ def call(
         raise TypeError(f"call(retry=…): expected a Retry or None, got {retry!r}")
     if prefer is not None and not isinstance(prefer, Mapping):
         raise TypeError(f"call(prefer=…): expected a mapping, got {prefer!r}")
-    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer)}
+    if require is not None and not isinstance(require, Mapping):
+        raise TypeError(f"call(require=…): expected a mapping, got {require!r}")
+    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require)}
 
 
 class Attempt:
@@ -85,6 +91,7 @@ class Attempt:
         "places",
         "reused",
         "service",
+        "stalled",
         "started",
         "status",
         "streak",
@@ -104,6 +111,7 @@ class Attempt:
         self.error: str | None = None
         self.elapsed = 0.0
         self.streak = 0  # transport errors in a row before a success, should its body fail
+        self.stalled = 0.0  # what the client had been stalled before
         self._finished = False
 
     def judge(
@@ -150,6 +158,7 @@ class Call:
     """A call in progress: what a picker sees (`PickCall`), and its attempts so far.
 
     repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
+    within:     a further condition of `usable`: the bound on a node's load
     """
 
     __slots__ = (
@@ -163,6 +172,7 @@ class Call:
         "service",
         "started",
         "tried",
+        "within",
     )
 
     def __init__(self, request: Any, service: str, options: CallOptions, now: float) -> None:
@@ -174,14 +184,17 @@ class Call:
         self.attempts: list[Attempt] = []
         self.tried: tuple[Node, ...] = ()
         self.repeatable = False
+        self.within: Callable[[Node], bool] | None = None
 
     @property
     def hash_key(self) -> str | None:
         return self.options.hash_key
 
     def usable(self, node: Node) -> bool:
-        """Whether the call may go to that node."""
-        return not (node.excluded or node.removed)
+        """Whether the call may go to that node. (`require` and `prefer` choose the nodes a picker is made for.)"""
+        if node.excluded or node.removed or node in self.tried:
+            return False
+        return self.within is None or self.within(node)
 
     def report(self) -> CallReport:
         return CallReport(

@@ -12,6 +12,7 @@ from collections.abc import Callable, Generator, Mapping
 from typing import Any
 
 from .call import Attempt, Call, _Unset
+from .choosing import Unavailable
 from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
@@ -21,7 +22,7 @@ from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
 from .retry.replay import Body
 from .retry.retry_after import retry_after
-from .service import Service, Unavailable
+from .service import Service
 from .waiting import Places
 
 
@@ -233,6 +234,10 @@ class CallFlow:
         """Tell the attempt how it ended; the time it is now."""
         if response is not None:
             status = response.status_code
+            if self._service.load_header is not None:
+                load = response.headers.get(self._service.load_header)
+                if load:
+                    self._service.reported(attempt, load)
             if status < 500 and status != 429:
                 attempt.judge(Outcome.SUCCESS, status)
             else:

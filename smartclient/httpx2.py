@@ -1,8 +1,7 @@
 """The same names over httpx2, httpx's maintained continuation: `from smartclient.httpx2 import Client`.
 
 Needs the extra: pip install 'smartclient[httpx2]'. What is not of a flavour (Policy, Static, call, report, …) is
-                 imported from
-`smartclient`.
+imported from `smartclient`.
 """
 
 from __future__ import annotations

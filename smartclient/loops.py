@@ -36,6 +36,20 @@ def call_soon(loop: Any, function: Callable[[], object]) -> bool:
     return True
 
 
+def call_later(loop: Any, seconds: float, function: Callable[[], object]) -> None:
+    """Have the running loop call a function after a while, if it still runs then."""
+    if isinstance(loop, asyncio.AbstractEventLoop):
+        loop.call_later(seconds, function)
+        return
+    trio = sys.modules["trio"]
+
+    async def later() -> None:
+        await trio.sleep(seconds)
+        function()
+
+    trio.lowlevel.spawn_system_task(later)
+
+
 def has_ended(loop: Any) -> bool:
     if isinstance(loop, asyncio.AbstractEventLoop):
         return loop.is_closed()

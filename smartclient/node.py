@@ -36,8 +36,13 @@ class Node:
     instance:   what discovery says now
     weight:     the weight balancers use: the instance's, or less while it warms up
     in_flight:  attempts begun and not finished (a response body still open counts)
-    excluded:   not to be picked: ejected (unless in panic)
+    excluded:   not to be picked: out (unless in panic), or of a priority or zone that is not in use
     removed:    discovery no longer names it: no new call, running ones finish
+    ejected_until: by the outlier detector; past, and it is due for its probing call
+    paused_until:  it asked to be left alone (Retry-After)
+    unhealthy:  active checks say so
+    warm_since: when its slow start began
+    probe:      the attempt that probes it
     memory:     the balancer's own knowledge (`Balancer.memory`)
     health:     the outlier detector's own knowledge
     connections: set by the transport
@@ -52,8 +57,11 @@ class Node:
         "in_flight",
         "instance",
         "memory",
+        "paused_until",
         "probe",
         "removed",
+        "unhealthy",
+        "warm_since",
         "weight",
     )
 
@@ -64,13 +72,23 @@ class Node:
         self.excluded = False
         self.removed = False
         self.ejected_until: float | None = None
+        self.paused_until: float | None = None
+        self.unhealthy = False
+        self.warm_since: float | None = None
         self.probe: object | None = None
         self.memory: Any = memory
         self.health: Any = health
         self.connections: Any = None
 
+    @property
+    def out(self) -> bool:
+        """Not to be used, unless too few are left."""
+        return self.ejected_until is not None or self.unhealthy or self.paused_until is not None
+
     def __repr__(self) -> str:
         state = "removed" if self.removed else "ejected" if self.ejected_until is not None else "in use"
+        if self.ejected_until is None and self.out:
+            state = "unhealthy" if self.unhealthy else "paused"
         return f"<Node {self.instance} {state}, {self.in_flight} in flight>"
 
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from .balancers import Balancer, PeakEwma, balancer_named
 from .health.outlier import OutlierDetection
+from .health.slow_start import SlowStart
 from .retry.policy import Retry
+from .topology.subset import Subset
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,15 @@ class Policy:
     panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
                       healthy_panic_threshold)
     host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
+    require:          metadata ({"version": "v2"}) that an instance must have to be used, or a function of the request
+                      that says it (a header of a canary, say); none has it: NoInstances
+    prefer:           the same for instances that are used while there are any
+    zone:             where this client runs: calls stay in that zone as far as its capacity goes (Envoy: zone aware
+                      routing); None: the environment's SMARTCLIENT_ZONE
+    client_zones:     how many clients each zone has, in any unit; None: equally many
+    min_zone_size:    with fewer usable nodes than this, zones do not matter (Envoy: min_cluster_size)
+    subset:           use only some of the instances of a huge fleet
+    slow_start:       how a node that is new, or back from ejection, warms up; None: at once
     tls_server_name:  name for SNI and for checking the certificate; None: the instance's host where that is a name with
                       a dot, else the service's
     """
@@ -35,6 +47,13 @@ class Policy:
     panic_threshold: float = 0.5
     host_header: str = "service"
     tls_server_name: str | None = None
+    require: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None = None
+    prefer: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None = None
+    zone: str | None = None
+    client_zones: Mapping[str, float] | None = None
+    min_zone_size: int = 6
+    subset: Subset | None = None
+    slow_start: SlowStart | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.balancer, str):
@@ -49,6 +68,16 @@ class Policy:
             check_seconds(f"Policy.{name}", getattr(self, name))
         if not isinstance(self.panic_threshold, (int, float)) or not 0 <= self.panic_threshold <= 1:
             raise ValueError(f"Policy.panic_threshold: expected a share from 0 to 1, got {self.panic_threshold!r}")
+        for name in ("require", "prefer"):
+            value = getattr(self, name)
+            if not (value is None or isinstance(value, Mapping) or callable(value)):
+                raise TypeError(f"Policy.{name}: expected a mapping or a function of the request, got {value!r}")
+        if self.client_zones is not None and not isinstance(self.client_zones, Mapping):
+            raise TypeError(f"Policy.client_zones: expected a mapping {{zone: share}}, got {self.client_zones!r}")
+        if self.subset is not None and not isinstance(self.subset, Subset):
+            raise TypeError(f"Policy.subset: expected a Subset or None, got {self.subset!r}")
+        if self.slow_start is not None and not isinstance(self.slow_start, SlowStart):
+            raise TypeError(f"Policy.slow_start: expected a SlowStart or None, got {self.slow_start!r}")
         if self.host_header not in ("service", "instance"):
             raise ValueError(f"Policy.host_header: expected 'service' or 'instance', got {self.host_header!r}")
 

@@ -16,6 +16,7 @@ from cachetools import TTLCache
 from .discovery.base import Discovery
 from .discovery.watcher import Watcher
 from .events import Observers
+from .health.stalls import Stalls
 from .instance import Instance, parse_all
 from .node import Node
 from .policy import Policies
@@ -40,7 +41,10 @@ class Services:
         retire_node: Callable[[Node], None],
         clock: Callable[[], float],
         rng: Random,
+        zone: str | None = None,
     ) -> None:
+        self.stalls = Stalls()
+        self._zone = zone
         self.discovery = discovery
         self._policies = policies
         self._observers = observers
@@ -142,6 +146,8 @@ class Services:
             rng=self._rng,
             observers=self._observers,
             retire=self._retire_node,
+            zone=self._zone,
+            stalls=self.stalls,
         )
 
     def _watcher(self, service: Service) -> Watcher:

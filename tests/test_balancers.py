@@ -5,9 +5,11 @@ from __future__ import annotations
 import heapq
 import random
 from collections import Counter
-from dataclasses import dataclass, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
+import httpx
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,11 +26,22 @@ class FakeCall:
     hash_key: str | None = None
     attempt: int = 1
     service: str = "orders"
-    request: Any = None
+    request: Any = field(default_factory=lambda: httpx.Request("GET", "http://orders/"))
     tried: tuple[Node, ...] = ()
 
     def usable(self, node: Node) -> bool:
         return not (node.excluded or node.removed)
+
+
+class _Request:
+    def __init__(self, headers: dict[str, str]) -> None:
+        self.headers = headers
+
+
+def user(number: int, **fields: Any) -> FakeCall:
+    """A call of one of many users."""
+    forwarded = {"x-forwarded-for": f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"}
+    return FakeCall(hash_key=str(number), request=_Request(forwarded), **fields)
 
 
 def fleet(balancer: Balancer, weights: list[float]) -> list[Node]:
@@ -43,7 +56,7 @@ def measured(nodes: list[Node], latency: float = 0.01) -> None:
 
 def shares(balancer: Balancer, nodes: list[Node], picks: int = 20_000) -> list[float]:
     pick = balancer.picker(nodes, random.Random(1))
-    count = Counter(id(pick(FakeCall())) for _ in range(picks))
+    count = Counter(id(pick(user(n))) for n in range(picks))
     return [count[id(node)] / picks for node in nodes]
 
 
@@ -82,10 +95,15 @@ def test_weights_are_shares(name: str, load: float, weights: list[float]) -> Non
     assert owed * 0.8 <= found[0] <= owed * 1.1, found
 
 
+def found(cls: Any) -> Iterator[type[Balancer]]:
+    for sub in cls.__subclasses__():
+        yield from found(sub)
+        if sub.__module__.startswith("smartclient.") and sub.name and not sub.__abstractmethods__:
+            yield sub
+
+
 def test_every_balancer_is_listed() -> None:
-    assert {cls for cls in Balancer.__subclasses__() if cls.__module__.startswith("smartclient.")} == set(
-        BALANCERS.values()
-    )
+    assert set(found(Balancer)) == set(BALANCERS.values())
     assert {Policy(balancer=name).balancer for name in ALL} == {BALANCERS[name]() for name in ALL}
     with pytest.raises(ValueError, match=r"expected one of .*round_robin"):
         Policy(balancer="nonsense")

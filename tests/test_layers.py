@@ -10,11 +10,12 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"instance", "waiting", "loops"},
+    {"instance", "waiting", "loops", "hashing", "breath"},
     {"errors", "events", "report", "node"},
-    {"balancers", "health", "retry"},
+    {"membership", "balancers", "health", "retry", "topology"},
     {"policy"},
     {"call"},
+    {"choosing"},
     {"service"},
     {"effects"},
     {"flavour"},
@@ -90,6 +91,8 @@ def test_layers(module: str) -> None:
 def test_time_and_chance_are_arguments() -> None:
     """`time.monotonic()` and `random.…()` are called by nobody but drivers and watchers; others are handed them."""
     allowed = {
+        "breath",
+        "transport/aio",
         "transport/sync",
         "discovery/consul",
         "discovery/watcher",

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartclient import Outcome, OutlierDetection
-from smartclient.health.outlier import NodeHealth
+from smartclient.health.detector import NodeHealth
 
 FAILURE, SUCCESS, ABANDONED = Outcome.FAILURE, Outcome.SUCCESS, Outcome.ABANDONED
 

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from smartclient import Instance, NodeEjected, NodeReturned, Outcome, OutlierDetection, Policy, Retry, RetryBudget
 from smartclient.call import NO_OPTIONS, Attempt, Call, CallOptions
+from smartclient.choosing import Unavailable
 from smartclient.events import Event, Observers
-from smartclient.service import Service, Unavailable
+from smartclient.service import Service
 from smartclient.testing import VirtualClock
 from smartclient.waiting import Places, Signal, Waiter
 

@@ -2,35 +2,76 @@
 
 from __future__ import annotations
 
+from importlib.metadata import entry_points
+
+from .adaptive import Adaptive
 from .base import Balancer, PickCall, Picker
+from .ip_hash import IpHash
 from .least_request import LeastRequest
+from .load_aware import LoadAware
+from .maglev import Maglev
 from .peak_ewma import PeakEwma
 from .power_of_two import PowerOfTwoChoices
 from .random import Random
+from .ring_hash import RingHash
 from .round_robin import RoundRobin
+from .sticky import Sticky
+from .weighted_round_robin import WeightedRoundRobin
+
+ENTRY_POINTS = "smartclient.balancers"
 
 BALANCERS: dict[str, type[Balancer]] = {
-    balancer.name: balancer for balancer in (Random, RoundRobin, LeastRequest, PowerOfTwoChoices, PeakEwma)
+    balancer.name: balancer
+    for balancer in (
+        Adaptive,
+        IpHash,
+        LeastRequest,
+        LoadAware,
+        Maglev,
+        PeakEwma,
+        PowerOfTwoChoices,
+        Random,
+        RingHash,
+        RoundRobin,
+        Sticky,
+        WeightedRoundRobin,
+    )
 }
 
 
 def balancer_named(name: str) -> Balancer:
-    """The algorithm of that name with its default settings."""
-    try:
-        return BALANCERS[name]()
-    except KeyError:
-        raise ValueError(f"balancer: expected one of {', '.join(sorted(BALANCERS))}, got {name!r}") from None
+    """The algorithm of that name with its default settings: one of ours, or of a package's entry points in the group
+    `smartclient.balancers`.
+    """
+    found = BALANCERS.get(name)
+    if found is not None:
+        return found()
+    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
+    if name not in others:
+        raise ValueError(f"balancer: expected one of {', '.join(sorted({*BALANCERS, *others}))}, got {name!r}")
+    made = others[name].load()
+    balancer = made if isinstance(made, Balancer) else made()
+    if not isinstance(balancer, Balancer):
+        raise TypeError(f"balancer: {others[name].value}, the entry point {name!r}, made {balancer!r}, no Balancer")
+    return balancer
 
 
 __all__ = [
     "BALANCERS",
+    "Adaptive",
     "Balancer",
+    "IpHash",
     "LeastRequest",
+    "LoadAware",
+    "Maglev",
     "PeakEwma",
     "PickCall",
     "Picker",
     "PowerOfTwoChoices",
     "Random",
+    "RingHash",
     "RoundRobin",
+    "Sticky",
+    "WeightedRoundRobin",
     "balancer_named",
 ]

@@ -44,6 +44,24 @@ class Balancer(ABC):
     name: ClassVar[str] = ""
     """How `Policy(balancer="…")` names it."""
 
+    over_members: ClassVar[bool] = False
+    """The picker is made from all members, whatever their health, and asks `call.usable(node)`: for tables whose keys
+    should stay where they are. It is made where updates come in, never by a call, and retries use it, too."""
+
+    live_weights: ClassVar[bool] = False
+    """The picker reads `node.weight` at each pick: a node that warms up needs no new one."""
+
+    load_header: ClassVar[str | None] = None
+    """A response header that is handed to the memory's `reported(value, now)`, where there is one."""
+
+    bound: float | None = None
+    """No node may have more than this times the average of calls in flight (its share by weight); None: no bound. The
+    service sees to it: `call.usable`."""
+
+    def for_service(self) -> Balancer:
+        """What one service uses: itself, or something with a state of that service's own."""
+        return self
+
     @abstractmethod
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         """Return a function that picks one of `nodes` (never empty) for a call."""

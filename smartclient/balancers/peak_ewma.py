@@ -5,8 +5,7 @@ pull it down exponentially with the time that has passed; it decays when read, t
 The cost of a node is estimate × (in flight + 1).
 
 Finagle counts a failure as an answer, so a node that fails fast looks fast. Here a failure adds a penalty *beside* the
-estimate (linkerd's load biaser has the idea): it decays within seconds and the next success clears it. In the estimate
-itself one failure would keep a node of 1 ms out for 79 s, with no `max_ejected` to guard it.
+estimate (`penalty`).
 """
 
 from __future__ import annotations
@@ -18,44 +17,32 @@ from random import Random as Rng
 
 from ..node import Node, Outcome
 from .base import Balancer, PickCall, Picker, drawer, pair_drawer
+from .penalty import Penalty
 
-MAX_RETRY_AFTER = 300.0
 # Finagle's constant for "unmeasured and already tried": dearer than any latency, cheaper with fewer in flight.
 UNMEASURED = 1e9
 
 
-class PeakEwmaMemory:
+class PeakEwmaMemory(Penalty):
     """The latency estimate of one node, in seconds, and its penalty for failing."""
 
-    __slots__ = (
-        "_decay",
-        "_failure_penalty",
-        "_penalty_decay",
-        "estimate",
-        "penalised_at",
-        "penalty",
-        "seen_at",
-    )
+    __slots__ = ("_estimate_decay", "estimate", "seen_at")
 
     def __init__(self, settings: PeakEwma) -> None:
-        self._decay = settings.decay
-        self._failure_penalty = settings.failure_penalty
-        self._penalty_decay = settings.penalty_decay
+        super().__init__(settings.failure_penalty, settings.penalty_decay)
+        self._estimate_decay = settings.decay
         self.estimate = 0.0
         self.seen_at: float | None = None  # None: unmeasured
-        self.penalty = 0.0
-        self.penalised_at = 0.0
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         if outcome is Outcome.FAILURE:
-            self.penalty = max(self._failure_penalty, min(retry_after or 0.0, MAX_RETRY_AFTER))
-            self.penalised_at = now
+            self.punish(retry_after, now)
             return
         self.penalty = 0.0
         if self.seen_at is None or latency > self.estimate:
             self.estimate = latency
         else:
-            kept = exp((self.seen_at - now) / self._decay)
+            kept = exp((self.seen_at - now) / self._estimate_decay)
             self.estimate = self.estimate * kept + latency * (1.0 - kept)
         self.seen_at = now
 
@@ -64,9 +51,9 @@ class PeakEwmaMemory:
         if self.seen_at is None:
             cost = 0.0 if in_flight == 0 else UNMEASURED + in_flight
         else:
-            cost = self.estimate * exp((self.seen_at - now) / self._decay) * (in_flight + 1)
+            cost = self.estimate * exp((self.seen_at - now) / self._estimate_decay) * (in_flight + 1)
         if self.penalty:
-            cost += self.penalty * exp((self.penalised_at - now) / self._penalty_decay) * (in_flight + 1)
+            cost += self.penalty_left(now) * (in_flight + 1)
         return cost
 
 

@@ -1,24 +1,29 @@
-"""Outlier detection: which node is left out for a while, and when it may come back.
+"""Outlier detection, the settings: which node is left out for a while, and when it may come back.
 
-1. A node is ejected after `consecutive_5xx` 5xx answers in a row, or after `consecutive_local_origin_failure` transport
-   errors in a row (Envoy: outlier_detection.consecutive_5xx and consecutive_local_origin_failure with
-   split_external_local_origin_errors). Any other answer resets both; an answer of any kind resets the second.
-2. It stays out for `base_ejection_time` × the number of times in a row it was ejected, at most `max_ejection_time`
-   (Envoy), spread by `jitter`. Ten healthy seconds forgive one ejection (Envoy: once per interval).
-3. It comes back by *one* probing call (Finagle: FailureAccrual's probation), not at full traffic: a success returns it,
-   a failure ejects it again. That makes a return cheap, so our times are shorter than Envoy's 30 s and 300 s.
-4. Of n nodes at most `max_ejected` × n are out, but always at least one may be, and never all (Envoy rounds 10 % of
-   five nodes to zero).
+Reasons to eject a node, each compared with its peers (`detector`):
+
+1. `consecutive_5xx` answers of 5xx in a row, `consecutive_gateway_failure` of 502, 503, 504,
+   `consecutive_local_origin_failure` transport errors (Envoy: outlier_detection, with
+   split_external_local_origin_errors). Any other answer resets the counters; an answer of any kind the last one.
+2. `evidence`: a sequential test of the node's failures against its peers', for the traffic of a Python process, which
+   seldom sees the 100 requests a host in 10 s that Envoy's statistics want.
+3. At the end of each `interval`, with enough traffic: a success rate below the mean − `success_rate_factor` standard
+   deviations (Envoy: success_rate_*), a failure percentage above `failure_percentage` (Envoy: failure_percentage_*), a
+   mean latency above `latency_factor` × the median of the nodes.
+
+A node stays out for `base_ejection_time` × the number of times in a row it was ejected, at most `max_ejection_time`
+(Envoy), spread by `jitter`. Ten healthy seconds forgive one ejection (Envoy: once per interval). It comes back by *one*
+probing call (Finagle: FailureAccrual's probation), not at full traffic: a success returns it, a failure ejects it
+again. That makes a return cheap, so our times are shorter than Envoy's 30 s and 300 s.
+
+Of n nodes at most `max_ejected` × n are out, but always at least one may be, and never all (Envoy rounds 10 % of five
+nodes to zero).
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from random import Random
-
-from ..node import Outcome
-
-FORGIVEN_AFTER = 10.0
 
 
 @dataclass(frozen=True)
@@ -26,86 +31,77 @@ class OutlierDetection:
     """When a node is ejected and for how long. Times in seconds.
 
     consecutive_5xx:                   5xx answers in a row that eject; None: never
+    consecutive_gateway_failure:       answers of 502, 503 or 504 in a row that eject; None: never
     consecutive_local_origin_failure:  transport errors (refused, reset, timed out) in a row that eject; None: never
+    evidence:                          eject a node that clearly fails more often than its peers
+    interval:                          how often the statistics of the following are taken
+    success_rate_factor:               standard deviations below the mean success rate that eject (Envoy: 1.9); None:
+                                       never
+    success_rate_min_hosts:            nodes with that much traffic, at least
+    success_rate_volume:               calls in the interval, at least
+    failure_percentage:                percent of failures that eject, whatever the others do; None: never
+    failure_percentage_min_hosts:      nodes with that much traffic, at least
+    failure_percentage_volume:         calls in the interval, at least
+    latency_factor:                    times the median of the nodes' mean latencies that eject; None: never
     base_ejection_time:                how long the first ejection lasts; the n-th in a row lasts n times that
     max_ejection_time:                 how long any ejection lasts at most
     max_ejected:                       share of the nodes that may be out at once
     jitter:                            share by which a time is lengthened at random, so that clients do not probe in
                                        step
+    max_pause:                         a node that answers 429 or 503 with Retry-After is left alone that long, at most;
+                                       0: not at all
     """
 
     consecutive_5xx: int | None = 5
+    consecutive_gateway_failure: int | None = None
     consecutive_local_origin_failure: int | None = 5
+    evidence: bool = True
+    interval: float = 10.0
+    success_rate_factor: float | None = 1.9
+    success_rate_min_hosts: int = 5
+    success_rate_volume: int = 100
+    failure_percentage: float | None = None
+    failure_percentage_min_hosts: int = 5
+    failure_percentage_volume: int = 50
+    latency_factor: float | None = None
     base_ejection_time: float = 5.0
     max_ejection_time: float = 30.0
     max_ejected: float = 0.5
     jitter: float = 0.1
+    max_pause: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("consecutive_5xx", "consecutive_local_origin_failure"):
+        for name in (
+            "consecutive_5xx",
+            "consecutive_gateway_failure",
+            "consecutive_local_origin_failure",
+            "success_rate_min_hosts",
+            "success_rate_volume",
+            "failure_percentage_min_hosts",
+            "failure_percentage_volume",
+        ):
             value = getattr(self, name)
-            if value is not None and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
+            optional = value is None and name.startswith("consecutive")
+            if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
                 raise ValueError(f"OutlierDetection.{name}: expected a number from 1 up or None, got {value!r}")
-        for name in ("base_ejection_time", "max_ejection_time"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"OutlierDetection.{name}: expected seconds > 0, got {value!r}")
+        for name in ("base_ejection_time", "max_ejection_time", "interval"):
+            self._check(name, "seconds > 0", lambda value: 0 < value < float("inf"))
         for name in ("max_ejected", "jitter"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 <= value <= 1:
-                raise ValueError(f"OutlierDetection.{name}: expected a share from 0 to 1, got {value!r}")
+            self._check(name, "a share from 0 to 1", lambda value: 0 <= value <= 1)
+        self._check("max_pause", "seconds", lambda value: 0 <= value < float("inf"))
+        if self.success_rate_factor is not None:
+            self._check("success_rate_factor", "a number > 0 or None", lambda value: 0 < value < float("inf"))
+        if self.failure_percentage is not None:
+            self._check("failure_percentage", "a percentage or None", lambda value: 0 < value <= 100)
+        if self.latency_factor is not None:
+            self._check("latency_factor", "a number > 1 or None", lambda value: 1 < value < float("inf"))
+
+    def _check(self, name: str, expected: str, valid: Callable[[float], bool]) -> None:
+        value = getattr(self, name)
+        if not isinstance(value, (int, float)) or not valid(value):
+            raise ValueError(f"OutlierDetection.{name}: expected {expected}, got {value!r}")
 
     def may_eject(self, nodes: int, ejected: int) -> bool:
         """Whether one more of `nodes` may go when `ejected` already are."""
         allowed = min(max(1, int(nodes * self.max_ejected)), nodes - 1) if self.max_ejected else 0
         return ejected < allowed
-
-
-class NodeHealth:
-    """What the detector knows of one node. Not thread-safe: the service's lock guards it."""
-
-    __slots__ = ("_healthy_since", "_settings", "_times", "answers_5xx", "local_failures")
-
-    def __init__(self, settings: OutlierDetection) -> None:
-        self._settings = settings
-        self.answers_5xx = 0
-        self.local_failures = 0
-        self._healthy_since: float | None = None
-        self._times = 0
-
-    def observe(self, outcome: Outcome, status: int | None) -> str | None:
-        """Count an attempt; the reason, if it is one too many.
-
-        status: of the answer; None: none was had (refused, reset, timed out: of local origin)
-        """
-        settings = self._settings
-        if outcome is Outcome.SUCCESS:
-            self.answers_5xx = self.local_failures = 0
-        elif outcome is Outcome.FAILURE and status is None:
-            self.local_failures += 1
-            limit = settings.consecutive_local_origin_failure
-            if limit is not None and self.local_failures >= limit:
-                return f"{self.local_failures} transport errors in a row"
-        elif outcome is Outcome.FAILURE:
-            self.local_failures = 0
-            if status is not None and status >= 500:  # a 429 is no sign of being broken
-                self.answers_5xx += 1
-            limit = settings.consecutive_5xx
-            if limit is not None and self.answers_5xx >= limit:
-                return f"{self.answers_5xx} answers of 5xx in a row"
-        return None
-
-    def eject(self, now: float, rng: Random) -> float:
-        """Note an ejection; how long it lasts."""
-        settings = self._settings
-        healthy = 0.0 if self._healthy_since is None else now - self._healthy_since
-        self._times = max(0, self._times - int(healthy / FORGIVEN_AFTER)) + 1
-        self._healthy_since = None
-        self.answers_5xx = self.local_failures = 0
-        duration = min(settings.base_ejection_time * self._times, settings.max_ejection_time)
-        return duration * (1.0 + settings.jitter * rng.random())
-
-    def restore(self, now: float) -> None:
-        """Note that the node serves again."""
-        self._healthy_since = now
-        self.answers_5xx = self.local_failures = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
@@ -9,7 +10,8 @@ import anyio
 
 from ..connections.aio import AsyncConnections
 from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
-from ..loops import call_soon, current_loop
+from ..health.stalls import TICK
+from ..loops import call_later, call_soon, current_loop, has_ended
 from ..waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
 
@@ -20,9 +22,15 @@ class AsyncTransport(TransportBase):
     _connections_class: ClassVar[Any] = AsyncConnections
     _default_sleep = staticmethod(anyio.sleep)
 
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._watched: set[Any] = set()  # loops whose timers are looked at
+
     async def handle_async_request(self, request: Any) -> Any:
         flow = self._flow(request)
         if flow is not None:
+            if not self._watched or current_loop() not in self._watched:
+                self._look_for_stalls()
             return await self._drive(request, flow.run())
         if self._fallback is None:
             raise self._not_a_service(request)
@@ -47,6 +55,20 @@ class AsyncTransport(TransportBase):
             finally:
                 if self._fallback is not None:
                     await self._fallback.aclose()
+
+    def _look_for_stalls(self) -> None:
+        """A timer while calls are under way: as late as it comes the loop was held up."""
+        loop = current_loop()
+        expected = time.monotonic() + TICK
+
+        def look() -> None:
+            self._services.stalls.late(time.monotonic() - expected)
+            self._watched.discard(loop)
+            if any(node.in_flight for service in self._services for node in service.nodes):
+                self._look_for_stalls()
+
+        self._watched = {known for known in self._watched if not has_ended(known)} | {loop}
+        call_later(loop, TICK, look)
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:

@@ -98,6 +98,7 @@ class TransportBase:
             retire_node=_retire,
             clock=clock,
             rng=Random() if rng is None else rng,
+            zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
         )
         _all.add(self)
 

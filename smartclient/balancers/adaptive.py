@@ -1,0 +1,150 @@
+"""Adaptive: speed-weighted power of three choices, our own.
+
+The power of two choices and peak EWMA draw uniformly, so in a fleet of mixed speeds two slow nodes meet in a quarter of
+the picks, and one of them must be taken. Here a node is *drawn* with a probability proportional to its speed; then the
+draw decides by what it sees, the expected wait. Figures, and what was tried and lost: examples/scenarios/README.md.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import exp
+from random import Random as Rng
+from statistics import median_low
+
+from ..node import Node, Outcome
+from .base import Balancer, PickCall, Picker
+from .penalty import Penalty
+
+SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
+REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often
+
+
+class AdaptiveMemory(Penalty):
+    """The mean latency of one node in seconds, by count: it moves with calls and not with time, so many clients that
+    each call seldom do not forget.
+    """
+
+    __slots__ = ("_newest", "count", "mean", "seen_at")
+
+    def __init__(self, settings: Adaptive) -> None:
+        super().__init__(settings.failure_penalty, settings.penalty_decay)
+        self._newest = settings.newest
+        self.mean = 0.0
+        self.count = 0
+        self.seen_at = 0.0
+
+    def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        if outcome is Outcome.FAILURE:
+            self.punish(retry_after, now)
+            return
+        self.penalty = 0.0
+        self.seen_at = now
+        self.count += 1
+        # The mean of all so far, until there are enough for the newest to count by its share.
+        self.mean += max(1.0 / self.count, self._newest) * (latency - self.mean)
+
+
+@dataclass(frozen=True)
+class Adaptive(Balancer):
+    """Draw three nodes by weight and speed, take the one with the least mean latency x (in flight + 1).
+
+    draws:            how many nodes are compared
+    newest:           share of the newest call in a node's mean latency
+    refresh:          seconds after which the speeds are looked at again
+    forget:           seconds over which a slow node's mean comes back to the median's while it is not called: so it is
+                      tried again
+    failure_penalty:  seconds a failure adds to a node's cost, at least; Retry-After may say more, up to 300
+    penalty_decay:    seconds over which that penalty is forgotten
+    """
+
+    draws: int = 3
+    newest: float = 0.1
+    refresh: float = 0.1
+    forget: float = 10.0
+    failure_penalty: float = 5.0
+    penalty_decay: float = 1.0
+
+    name = "adaptive"
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 1:
+            raise ValueError(f"Adaptive.draws: expected a number from 1 up, got {self.draws!r}")
+        if not isinstance(self.newest, (int, float)) or not 0 < self.newest <= 1:
+            raise ValueError(f"Adaptive.newest: expected a share > 0 up to 1, got {self.newest!r}")
+        for field in ("refresh", "forget", "failure_penalty", "penalty_decay"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or not value > 0:
+                raise ValueError(f"Adaptive.{field}: expected seconds > 0, got {value!r}")
+
+    def memory(self) -> AdaptiveMemory:
+        return AdaptiveMemory(self)
+
+    def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
+        if len(nodes) == 1:
+            return lambda call: nodes[0]
+        return SpeedWeighted(self, nodes, rng)
+
+
+class SpeedWeighted:
+    """The picker: cumulative draw weights, reckoned anew now and then by whichever call comes first."""
+
+    def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
+        self._settings = settings
+        self._nodes = nodes
+        self._random = rng.random
+        self._last = len(nodes) - 1
+        self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes))
+        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
+        self._usual = 0.0  # median of the measured means
+        self._due = float("-inf")
+        self._cumulative: list[float] = []
+
+    def __call__(self, call: PickCall) -> Node:
+        now = call.now
+        if now >= self._due:
+            self._reckon(now)
+        nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
+        total = cumulative[-1]
+        best, least = None, 0.0
+        for _ in range(self._settings.draws):
+            node = nodes[min(bisect(cumulative, random() * total), last)]
+            if node is best:
+                continue
+            cost = self._cost(node, now)
+            if best is None or cost < least:
+                best, least = node, cost
+        assert best is not None
+        return best
+
+    def _cost(self, node: Node, now: float) -> float:
+        """Expected seconds of waiting for one more call."""
+        memory = node.memory
+        waiting = node.in_flight * self._mean_weight / (node.weight or self._mean_weight)
+        if memory.count:
+            mean = memory.mean
+            if mean > self._usual > 0.0:
+                mean = self._usual + (mean - self._usual) * exp((memory.seen_at - now) / self._settings.forget)
+            cost = mean * (waiting + 1)
+        else:
+            cost = self._usual * waiting  # the next call tries it; after that it is like the others until it answers
+        if memory.penalty:
+            cost += memory.penalty_left(now) * (waiting + 1)
+        return float(cost)
+
+    def _reckon(self, now: float) -> None:
+        self._due = now + self._refresh  # first, so that other threads do not do the same
+        means = [node.memory.mean for node in self._nodes if node.memory.count]
+        usual = median_low(means) if means else 0.0
+        weights = [(node.weight or 1.0) * _factor(node.memory, usual) for node in self._nodes]
+        self._usual, self._cumulative = usual, list(accumulate(weights))
+
+
+def _factor(memory: AdaptiveMemory, usual: float) -> float:
+    """Its speed as a multiple of the median's, within bounds; an unmeasured node's is the median."""
+    if not memory.count or usual <= 0.0:
+        return 1.0
+    return min(max(usual / memory.mean, SLOWEST), FASTEST) if memory.mean > 0.0 else FASTEST

@@ -1,0 +1,83 @@
+"""What the balancers that hash have in common: a key, a table over all members, a walk while a node cannot be used."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from random import Random as Rng
+from typing import ClassVar
+
+from ..hashing import hash_of
+from ..node import Node
+from .base import Balancer, PickCall, Picker
+from .hash_on import HashOn, Missing, key_of
+from .power_of_two import PowerOfTwoChoices
+
+
+@dataclass(frozen=True)
+class Hashed(Balancer):
+    """hash_on and bound: see `RingHash`."""
+
+    hash_on: HashOn = "key"
+    bound: float | None = None
+
+    over_members: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        key_of(self.hash_on, f"{type(self).__name__}.hash_on")
+        if self.bound is not None and (not isinstance(self.bound, (int, float)) or not self.bound >= 1):
+            raise ValueError(f"{type(self).__name__}.bound: expected a number from 1 up or None, got {self.bound!r}")
+
+    @abstractmethod
+    def table(self, nodes: Sequence[Node]) -> Table:
+        """The table of these nodes (at least two, in an order that is the same for the same nodes)."""
+
+    def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
+        if len(nodes) == 1:
+            return lambda call: nodes[0]
+        table = self.table(sorted(nodes, key=address))
+        read, missing = key_of(self.hash_on, "hash_on"), Missing(self.hash_on)
+        others = PowerOfTwoChoices().picker(nodes, rng)
+
+        def pick(call: PickCall) -> Node:
+            key = read(call)
+            if key is None:
+                missing(call)
+                for _ in range(4):
+                    node = others(call)
+                    if call.usable(node):
+                        return node
+                return next((node for node in nodes if call.usable(node)), node)
+            value = hash_of(key)
+            node = table.node(value)
+            if call.usable(node):
+                return node
+            first, seen = node, {node}
+            for node in table.walk(value):
+                if node not in seen:
+                    if call.usable(node):
+                        return node
+                    seen.add(node)
+                    if len(seen) == len(nodes):
+                        break
+            return first
+
+        return pick
+
+
+class Table:
+    """Nodes by hash value."""
+
+    def node(self, value: int) -> Node:
+        """The node of a value."""
+        raise NotImplementedError
+
+    def walk(self, value: int) -> Iterator[Node]:
+        """The nodes after it, each at least once."""
+        raise NotImplementedError
+
+
+def address(node: Node) -> str:
+    """What stands for a node in a hash: the same for every client, whatever its registry calls the instance."""
+    return f"{node.instance.host}:{node.instance.port}"

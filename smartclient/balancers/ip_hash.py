@@ -1,0 +1,26 @@
+"""IP hash: an end user stays on a node."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..node import Node
+from .hash_on import HashOn
+from .hashed import Hashed, Table
+from .maglev import Slots
+
+
+@dataclass(frozen=True)
+class IpHash(Hashed):
+    """Calls for the same end user (the first address of Forwarded or X-Forwarded-For) go to the same node.
+
+    By a Maglev table, where nginx's ip_hash takes the address modulo the servers and moves nearly all when one goes.
+    """
+
+    hash_on: HashOn = "ip"
+
+    name = "ip_hash"
+
+    def table(self, nodes: Sequence[Node]) -> Table:
+        return Slots(nodes)

@@ -1,0 +1,140 @@
+"""Load aware: weighted round robin by what the servers themselves say of their load.
+
+gRPC A58 (client-side weighted round robin) with ORCA reports (A51) in the response header `endpoint-load-metrics`:
+
+    TEXT cpu_utilization=0.7, application_utilization=0.5, rps_fractional=120, eps=2
+    JSON {"cpu_utilization": 0.7, "rps_fractional": 120, "eps": 2}
+
+weight = qps ÷ (utilization + eps ÷ qps × error_penalty), utilization being the application's where it is reported, else
+the CPU's. A node whose reports are younger than `blackout` or older than `expiry` has the mean weight of the others;
+with fewer than two reporting nodes all weights are equal: plain round robin.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from heapq import heapify, heapreplace
+from random import Random as Rng
+
+from ..node import Node, Outcome
+from .base import Balancer, PickCall, Picker
+
+HEADER = "endpoint-load-metrics"
+
+
+class LoadMemory:
+    """The latest report of one node.
+
+    weight:  what it comes to; since, at: of the first report in an unbroken row, and of the latest
+    """
+
+    __slots__ = ("_settings", "at", "since", "weight")
+
+    def __init__(self, settings: LoadAware) -> None:
+        self._settings = settings
+        self.weight = 0.0
+        self.since = self.at = -math.inf
+
+    def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        pass
+
+    def reported(self, value: str, now: float) -> None:
+        """A report as it stands in the header. One that is not understood, or says nothing, is passed over."""
+        metrics = parse_report(value)
+        qps = metrics.get("rps_fractional") or metrics.get("qps") or metrics.get("rps") or 0.0
+        used = metrics.get("application_utilization") or metrics.get("cpu_utilization") or 0.0
+        if qps <= 0.0 or used <= 0.0:
+            return
+        if now - self.at > self._settings.expiry:
+            self.since = now
+        self.weight = qps / (used + max(0.0, metrics.get("eps", 0.0)) / qps * self._settings.error_penalty)
+        self.at = now
+
+    def usable(self, now: float) -> bool:
+        return now - self.at <= self._settings.expiry and now - self.since >= self._settings.blackout
+
+
+def parse_report(value: str) -> dict[str, float]:
+    """The numbers of an ORCA report; empty if it is not understood (its binary form among them)."""
+    kind, _, rest = value.strip().partition(" ")
+    found: dict[str, float] = {}
+    try:
+        if kind == "JSON":
+            pairs = json.loads(rest).items()
+        elif kind == "TEXT":
+            pairs = [part.split("=", 1) for part in rest.split(",")]
+        else:
+            return {}
+        for name, number in pairs:
+            if isinstance(number, (str, int, float)) and math.isfinite(float(number)):
+                found[str(name).strip()] = float(number)
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+        return {}
+    return found
+
+
+@dataclass(frozen=True)
+class LoadAware(Balancer):
+    """Weighted round robin by the servers' own load reports; without reports plain round robin.
+
+    blackout:       seconds of reports before they are trusted (A58: blackout_period)
+    expiry:         seconds after which a report is too old (A58: weight_expiration_period)
+    error_penalty:  how much a share of errors counts (A58: error_utilization_penalty)
+    refresh:        seconds between two looks at the reports (A58: weight_update_period)
+    """
+
+    blackout: float = 10.0
+    expiry: float = 180.0
+    error_penalty: float = 1.0
+    refresh: float = 1.0
+
+    name = "load_aware"
+    load_header = HEADER
+
+    def __post_init__(self) -> None:
+        for field in ("blackout", "expiry", "error_penalty", "refresh"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+                raise ValueError(f"LoadAware.{field}: expected a number from 0 up, got {value!r}")
+
+    def memory(self) -> LoadMemory:
+        return LoadMemory(self)
+
+    def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
+        return ByReports(nodes, rng, self.refresh)
+
+
+class ByReports:
+    """Earliest deadline first over the reported weights."""
+
+    def __init__(self, nodes: Sequence[Node], rng: Rng, refresh: float) -> None:
+        self._nodes = nodes
+        self._refresh = refresh
+        self._looked_at = -math.inf
+        self._weights: list[float] = [1.0] * len(nodes)
+        self._due = [(rng.random(), number) for number in range(len(nodes))]
+        heapify(self._due)
+        self._lock = threading.Lock()
+
+    def __call__(self, call: PickCall) -> Node:
+        with self._lock:
+            if call.now - self._looked_at >= self._refresh:
+                self._looked_at = call.now
+                self._weights = reported_weights(self._nodes, call.now)
+            due, number = self._due[0]
+            heapreplace(self._due, (due + 1.0 / self._weights[number], number))
+        return self._nodes[number]
+
+
+def reported_weights(nodes: Sequence[Node], now: float) -> list[float]:
+    """Weights with a mean of 1. With fewer than two usable reports all are 1."""
+    usable: Callable[[Node], bool] = lambda node: node.memory.usable(now)  # noqa: E731
+    known = [node.memory.weight for node in nodes if usable(node)]
+    if len(known) < 2:
+        return [1.0] * len(nodes)
+    mean = sum(known) / len(known)
+    return [node.memory.weight / mean if usable(node) else 1.0 for node in nodes]

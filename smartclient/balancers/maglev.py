@@ -1,0 +1,79 @@
+"""Maglev: consistent hashing by a lookup table, more even than a ring and quicker to ask."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..breath import Breath
+from ..hashing import hash_of
+from ..node import Node
+from .hashed import Hashed, Table, address
+
+SLOTS_PER_NODE = 100
+LEAST_SLOTS = 1009
+
+
+@dataclass(frozen=True)
+class Maglev(Hashed):
+    """Calls with the same key go to the same node, from every client; a node that goes moves its own keys and few more.
+
+    The settings are those of `RingHash`. Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer"
+    (2016), §3.4; weights as in Envoy's. The table has the smallest prime ≥ 100 × nodes of slots, at least 1009.
+    """
+
+    name = "maglev"
+
+    def table(self, nodes: Sequence[Node]) -> Table:
+        return Slots(nodes)
+
+
+class Slots(Table):
+    """Each node fills slots in an order of its own, in turns as often as its weight says."""
+
+    def __init__(self, nodes: Sequence[Node]) -> None:
+        breathe = Breath()
+        size = _prime(max(SLOTS_PER_NODE * len(nodes), LEAST_SLOTS))
+        self._nodes, self._size = nodes, size
+        slots = array("l", [-1]) * size
+        weights = [node.instance.weight for node in nodes]
+        heaviest = max(weights) or 1.0
+        names = [address(node) for node in nodes]
+        at = [hash_of(name, 1) % size for name in names]
+        skip = [hash_of(name, 2) % (size - 1) + 1 for name in names]
+        credit = [0.0] * len(nodes)
+        left = size
+        while left:
+            for number, weight in enumerate(weights):
+                credit[number] += weight / heaviest if any(weights) else 1.0
+                if credit[number] < 1.0:
+                    continue
+                credit[number] -= 1.0
+                slot = at[number]
+                while slots[slot] >= 0:
+                    slot = (slot + skip[number]) % size
+                slots[slot] = number
+                at[number] = (slot + skip[number]) % size
+                breathe()
+                left -= 1
+                if not left:
+                    break
+        self._slots = slots
+
+    def node(self, value: int) -> Node:
+        return self._nodes[self._slots[value % self._size]]
+
+    def walk(self, value: int) -> Iterator[Node]:
+        # By a stride of the key's own, so that the keys of one node are spread over all others.
+        slot, stride = value % self._size, (value >> 32) % (self._size - 1) + 1
+        for _ in range(self._size - 1):
+            slot = (slot + stride) % self._size
+            yield self._nodes[self._slots[slot]]
+
+
+def _prime(least: int) -> int:
+    number = least | 1
+    while any(number % divisor == 0 for divisor in range(3, int(number**0.5) + 1, 2)):
+        number += 2
+    return number

@@ -1,0 +1,75 @@
+"""Ring hash: consistent hashing with virtual nodes, as ketama does it."""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from ..breath import Breath
+from ..hashing import hash_of
+from ..node import Node
+from .hashed import Hashed, Table, address
+
+MOST_POINTS = 200_000  # on a ring: more nodes have fewer each, at least LEAST
+LEAST = 8
+BUCKETS = 1024
+
+
+@dataclass(frozen=True)
+class RingHash(Hashed):
+    """Calls with the same key go to the same node, from every client; a node that goes moves only its own keys.
+
+    hash_on:  what is hashed: "key" (`call(hash_key=…)`), "header:NAME", "cookie:NAME", "query:NAME", "path", "ip", or a
+              function of the request. Calls without it go by the power of two choices
+    bound:    a node takes at most this times the average of calls in flight, its share by weight; the others walk on
+              (Mirrokni, Thorup, Zadimoghaddam 2016; Vimeo, HAProxy: 1.25). None: no bound
+    points:   virtual nodes of a node of average weight (ketama: 160)
+
+    A node that cannot be used is walked over: its keys are spread over the others, and come back with it.
+    """
+
+    points: int = 160
+
+    name = "ring_hash"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.points, int) or isinstance(self.points, bool) or self.points < 1:
+            raise ValueError(f"RingHash.points: expected a number from 1 up, got {self.points!r}")
+
+    def table(self, nodes: Sequence[Node]) -> Table:
+        return Ring(nodes, max(min(self.points, MOST_POINTS // len(nodes)), min(self.points, LEAST)))
+
+
+class Ring(Table):
+    """Points on a circle of 2⁶⁴; a value belongs to the next point."""
+
+    def __init__(self, nodes: Sequence[Node], points: int) -> None:
+        breathe = Breath()
+        total = sum(node.instance.weight for node in nodes)
+        # In buckets by their highest bits: to sort all at once would hold the interpreter for a second.
+        buckets: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
+        for number, node in enumerate(nodes):
+            share = node.instance.weight * len(nodes) / total if total else 1.0
+            name = address(node)
+            for turn in range(max(1, round(points * share)) if share else 0):
+                value = hash_of(f"{name}#{turn}")
+                buckets[value >> 54].append((value, number))
+                breathe()
+        self._nodes = nodes
+        self._values, self._numbers = array("Q"), array("L")
+        for bucket in buckets:
+            for value, number in sorted(bucket):
+                self._values.append(value)
+                self._numbers.append(number)
+            breathe()
+
+    def node(self, value: int) -> Node:
+        return self._nodes[self._numbers[bisect(self._values, value) % len(self._values)]]
+
+    def walk(self, value: int) -> Iterator[Node]:
+        start, count = bisect(self._values, value), len(self._values)
+        for step in range(1, count):
+            yield self._nodes[self._numbers[(start + step) % count]]

@@ -1,0 +1,282 @@
+"""The outlier detector: what is known of each node's failures, and whether its peers fare better.
+
+The sequential test (`evidence`) is Page's CUSUM of the log-likelihood ratio of two rates of failure: p0, what the
+node's peers show, against p1, half way from there to failing always. Each failure adds ln(p1/p0), each success
+ln((1-p1)/(1-p0)), never below 0; the sum fades with a time constant of a minute. At 16 = ln(9·10⁶) the node is out.
+
+    peers fail 0-1 %, the node   always  →  out after  5 calls
+                                   30 %  →  after about 23 calls
+                                   20 %  →  after about 70
+                                   10 %  →  never by this test (the interval's statistics see it, given volume)
+    all nodes fail alike, at any rate    →  a node is out by mistake about once in 10⁶ calls or less
+
+p0 is the larger of two figures, since a trouble of all (a shared dependency, the network, this process) must be seen as
+quickly as a single node's: the peers' failures over the last 10-20 s, and the mean of an average by count (α = ¼) over
+the peers, which knows a change after two or three calls of each. So when all worsen together, nobody is ejected; the
+same evidence, 3 for each failure, is asked of failures in a row. A node that was back for less than a while is trusted
+less: two failures in a row do.
+
+A success costs a few attribute accesses; all arithmetic waits for a failure. Not thread-safe: the service's lock guards
+it.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterable, Sequence
+from math import exp, log
+from random import Random
+from typing import Any
+
+from ..node import Outcome
+from .outlier import OutlierDetection
+
+FORGIVEN_AFTER = 10.0
+EVIDENCE = 16.0
+EVIDENCE_PER_FAILURE = 3.0  # asked of failures in a row
+FADES_OVER = 60.0
+LEAST_RATE, HIGHEST_RATE = 0.01, 0.95  # of p0
+PRIOR_FAILURES, PRIOR_CALLS = 0.1, 10.0
+QUICK = 0.25  # weight of the newest call in the average by count
+RELAPSE = 2  # failures in a row that eject again what has just come back
+LATENCY_CALLS = 20  # calls in an interval that make a mean latency
+
+
+class NodeHealth:
+    """What the detector knows of one node.
+
+    answers_5xx, gateway_failures, local_failures: in a row
+    """
+
+    __slots__ = (
+        "_healthy_since",
+        "_settings",
+        "_times",
+        "answers_5xx",
+        "calls",
+        "calls_before",
+        "evidence",
+        "failures",
+        "failures_before",
+        "gateway_failures",
+        "latency_sum",
+        "local_failures",
+        "quick",
+        "seen_at",
+    )
+
+    def __init__(self, settings: OutlierDetection) -> None:
+        self._settings = settings
+        self.answers_5xx = self.gateway_failures = self.local_failures = 0
+        self.calls = self.failures = 0  # in this interval
+        self.calls_before = self.failures_before = 0  # in the one before
+        self.latency_sum = 0.0
+        self.evidence = 0.0
+        self.quick = 0.0  # average failure by count
+        self.seen_at = 0.0  # when `evidence` was last reckoned
+        self._healthy_since: float | None = None
+        self._times = 0
+
+    def succeed(self) -> None:
+        self.answers_5xx = self.gateway_failures = self.local_failures = 0
+
+    def fail(self, status: int | None) -> None:
+        """status: of the answer; None: none was had (refused, reset, timed out: of local origin)."""
+        if status is None:
+            self.local_failures += 1
+            return
+        self.local_failures = 0
+        if status >= 500:  # a 429 is no sign of being broken
+            self.answers_5xx += 1
+        if status in (502, 503, 504):
+            self.gateway_failures += 1
+
+    def reason(self, now: float) -> str | None:
+        """Why the failures in a row are too many; None: they are not."""
+        settings = self._settings
+        for count, limit, what in (
+            (self.local_failures, settings.consecutive_local_origin_failure, "transport errors"),
+            (self.answers_5xx, settings.consecutive_5xx, "answers of 5xx"),
+            (self.gateway_failures, settings.consecutive_gateway_failure, "answers of 502, 503 or 504"),
+        ):
+            if limit is None:
+                continue
+            if self._relapsing(now):
+                limit = min(limit, RELAPSE)
+            if count >= limit and self.evidence >= min(EVIDENCE, EVIDENCE_PER_FAILURE * limit):
+                return f"{count} {what} in a row"
+        return None
+
+    def eject(self, now: float, rng: Random) -> float:
+        """Note an ejection; how long it lasts."""
+        settings = self._settings
+        healthy = 0.0 if self._healthy_since is None else now - self._healthy_since
+        self._times = max(0, self._times - int(healthy / FORGIVEN_AFTER)) + 1
+        self._healthy_since = None
+        self.succeed()
+        self.evidence = 0.0
+        duration = min(settings.base_ejection_time * self._times, settings.max_ejection_time)
+        return duration * (1.0 + settings.jitter * rng.random())
+
+    def restore(self, now: float) -> None:
+        """Note that the node serves again."""
+        self._healthy_since = now
+        self.succeed()
+
+    def _relapsing(self, now: float) -> bool:
+        """It has been ejected, and not yet been well for long enough to be forgiven."""
+        return self._healthy_since is not None and now - self._healthy_since < FORGIVEN_AFTER * self._times
+
+
+class Detector:
+    """The detector of one service: compares its nodes. Nodes that are ejected are nobody's peers."""
+
+    def __init__(self, settings: OutlierDetection, now: float) -> None:
+        self.settings = settings
+        self.interval_ends_at = now + settings.interval
+        self._calls = self._failures = 0
+        self._calls_before = self._failures_before = 0
+        self._quick_sum = 0.0
+
+    def observe(self, health: NodeHealth, outcome: Outcome, status: int | None, latency: float, now: float,
+                peers: int) -> str | None:  # fmt: skip
+        """Count an attempt; the reason, if its node is to be ejected. peers: how many other nodes are in use."""
+        if outcome is Outcome.ABANDONED:
+            return None
+        health.calls += 1
+        self._calls += 1
+        if outcome is Outcome.SUCCESS:
+            health.answers_5xx = health.gateway_failures = health.local_failures = 0
+            health.latency_sum += latency
+            if health.evidence or health.quick:
+                self._weigh(health, False, now, peers)
+            return None
+        if status is not None and status < 500:
+            health.fail(status)
+            return None
+        health.failures += 1
+        self._failures += 1
+        health.fail(status)
+        self._weigh(health, True, now, peers)
+        reason = health.reason(now)
+        if reason is None and self.settings.evidence and health.evidence >= EVIDENCE:
+            calls, failures = health.calls + health.calls_before, health.failures + health.failures_before
+            reason = f"{failures} of {calls} calls failed, of its peers' {self._peers_rate(health, peers):.1%}"
+        return reason
+
+    def forget(self, health: NodeHealth) -> None:
+        """The node is ejected or gone: it says nothing of its peers any more."""
+        self._quick_sum = max(0.0, self._quick_sum - health.quick)
+        self._calls = max(0, self._calls - health.calls)
+        self._failures = max(0, self._failures - health.failures)
+        self._calls_before = max(0, self._calls_before - health.calls_before)
+        self._failures_before = max(0, self._failures_before - health.failures_before)
+        health.quick = health.latency_sum = 0.0
+        health.calls = health.failures = health.calls_before = health.failures_before = 0
+
+    def end_interval(self, nodes: Sequence[Any], now: float) -> list[tuple[Any, str]]:
+        """Take the interval's statistics; the nodes to be ejected and why."""
+        self.interval_ends_at = now + self.settings.interval
+        found: dict[Any, str] = {}
+        for node, reason in (*self._by_success_rate(nodes), *self._by_percentage(nodes), *self._by_latency(nodes)):
+            found.setdefault(node, reason)
+        for node in nodes:
+            health = node.health
+            health.calls_before, health.failures_before = health.calls, health.failures
+            health.calls = health.failures = 0
+            health.latency_sum = 0.0
+        self._calls_before, self._failures_before = self._calls, self._failures
+        self._calls = self._failures = 0
+        return list(found.items())
+
+    # ---- inside ----
+
+    def _peers_rate(self, health: NodeHealth, peers: int) -> float:
+        calls = self._calls + self._calls_before - health.calls - health.calls_before
+        failures = self._failures + self._failures_before - health.failures - health.failures_before
+        lasting = (failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS)
+        quick = (self._quick_sum - health.quick) / peers if peers > 0 else 0.0
+        return min(max(lasting, quick, LEAST_RATE), HIGHEST_RATE)
+
+    def _weigh(self, health: NodeHealth, failed: bool, now: float, peers: int) -> None:
+        rate = self._peers_rate(health, peers)
+        worse = rate + 0.5 * (1.0 - rate)
+        ratio = log(worse / rate) if failed else log((1.0 - worse) / (1.0 - rate))
+        faded = health.evidence * exp((health.seen_at - now) / FADES_OVER) if health.evidence else 0.0
+        health.evidence = max(0.0, faded + ratio)
+        health.seen_at = now
+        before = health.quick
+        health.quick += QUICK * ((1.0 if failed else 0.0) - before)
+        if health.quick < 1e-3:
+            health.quick = 0.0
+        self._quick_sum += health.quick - before
+
+    def _by_success_rate(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+        settings = self.settings
+        if settings.success_rate_factor is None:
+            return []
+        rates = {
+            node: 1.0 - node.health.failures / node.health.calls
+            for node in nodes
+            if node.health.calls >= settings.success_rate_volume
+        }
+        if len(rates) < settings.success_rate_min_hosts:
+            return []
+        mean, deviation = statistics.fmean(rates.values()), statistics.pstdev(rates.values())
+        least = mean - settings.success_rate_factor * deviation
+        return [
+            (node, f"success rate {rate:.1%}, below {least:.1%} (mean - {settings.success_rate_factor:g} sigma)")
+            for node, rate in rates.items()
+            if rate < least and self._is_clear(node.health)
+        ]
+
+    def _by_percentage(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+        settings = self.settings
+        if settings.failure_percentage is None:
+            return []
+        rates = {
+            node: 100.0 * node.health.failures / node.health.calls
+            for node in nodes
+            if node.health.calls >= settings.failure_percentage_volume
+        }
+        if len(rates) < settings.failure_percentage_min_hosts:
+            return []
+        return [
+            (node, f"{rate:.0f} % of its calls failed")
+            for node, rate in rates.items()
+            if rate >= settings.failure_percentage and self._is_clear(node.health)
+        ]
+
+    def _is_clear(self, health: NodeHealth) -> bool:
+        """Whether chance does not explain the interval's failures: of ten nodes that fail alike, one is always lowest.
+
+        Chernoff's bound: that many failures come of the peers' rate with a probability below exp(-calls x KL).
+        """
+        calls = self._calls - health.calls
+        peers = max(LEAST_RATE, (self._failures - health.failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS))
+        own = health.failures / health.calls
+        if own <= peers:
+            return False
+        divergence = own * log(own / peers)
+        if own < 1.0:
+            divergence += (1.0 - own) * log((1.0 - own) / (1.0 - min(peers, HIGHEST_RATE)))
+        return health.calls * divergence >= EVIDENCE
+
+    def _by_latency(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+        factor = self.settings.latency_factor
+        if factor is None:
+            return []
+        means = {
+            node: node.health.latency_sum / (node.health.calls - node.health.failures)
+            for node in nodes
+            if node.health.calls - node.health.failures >= LATENCY_CALLS
+        }
+        if len(means) < 2:
+            return []
+        # Of an even number the lower one: of two nodes the faster is the measure.
+        usual = statistics.median_low(means.values())
+        return [
+            (node, f"mean latency {mean * 1000:.0f} ms, {mean / usual:.1f} x the median")
+            for node, mean in means.items()
+            if usual > 0 and mean > factor * usual
+        ]

@@ -1,0 +1,133 @@
+"""Ward: the health of all nodes of a service: who is ejected, paused, warming up, and why.
+
+Not thread-safe: the service's lock guards it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from random import Random
+
+from ..events import Event, NodeEjected, NodeReturned
+from ..node import Node, Outcome
+from .detector import Detector, NodeHealth
+from .outlier import OutlierDetection
+from .slow_start import SlowStart
+
+WARM_STEP = 0.25  # seconds between the steps of a slow start
+
+
+class Ward:
+    """outlier, slow_start: the policy's. ejected: how many nodes are."""
+
+    def __init__(
+        self, service: str, outlier: OutlierDetection | None, slow_start: SlowStart | None, now: float, rng: Random
+    ) -> None:
+        self.ejected = 0
+        self._service = service
+        self._outlier = outlier
+        self._slow_start = slow_start
+        self._rng = rng
+        self._detector = None if outlier is None else Detector(outlier, now)
+
+    def record(self) -> NodeHealth | None:
+        """What is to be known of a new node."""
+        return None if self._outlier is None else NodeHealth(self._outlier)
+
+    def judge(
+        self,
+        node: Node,
+        outcome: Outcome,
+        status: int | None,
+        latency: float,
+        probing: bool,
+        nodes: Sequence[Node],
+        now: float,
+    ) -> list[Event]:
+        """Learn from an attempt. probing: it is the one that probes its node; nodes: all members."""
+        events: list[Event] = []
+        detector, outlier = self._detector, self._outlier
+        if detector is None or outlier is None or node.removed:
+            return events
+        if node.ejected_until is not None:
+            # Only a probe speaks for an ejected node (or, in panic, a call that began in it): answers to calls from
+            # before the ejection are old news.
+            if outcome is Outcome.SUCCESS and (probing or not node.excluded):
+                events.append(self.restore(node, now))
+            elif outcome is Outcome.FAILURE and probing:
+                events.append(self._eject(node, "its probing call failed", now))
+            return events
+        reason = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1)
+        if reason is not None and outlier.may_eject(len(nodes), self.ejected):
+            events.append(self._eject(node, reason, now))
+        if now >= detector.interval_ends_at:
+            in_use = [other for other in nodes if other.ejected_until is None]
+            for other, why in detector.end_interval(in_use, now):
+                if outlier.may_eject(len(nodes), self.ejected):
+                    events.append(self._eject(other, why, now))
+        return events
+
+    def restore(self, node: Node, now: float) -> Event:
+        """An ejected node serves again."""
+        self.ejected -= 1
+        node.ejected_until = None
+        node.health.restore(now)
+        self.warm(node, now)
+        return NodeReturned(self._service, node.instance)
+
+    def pause(self, node: Node, seconds: float, now: float) -> bool:
+        """It said Retry-After: it is left alone for that long, as far as the others can do without it."""
+        if self._outlier is None:
+            return False
+        until = now + min(seconds, self._outlier.max_pause)
+        if until <= max(now, node.paused_until or 0.0) or node.removed:
+            return False
+        node.paused_until = until
+        return True
+
+    def warm(self, node: Node, now: float) -> None:
+        """Begin its slow start."""
+        if self._slow_start is not None:
+            node.warm_since = now
+            self._step(node, now)
+
+    def advance(self, nodes: Iterable[Node], now: float) -> list[float]:
+        """End pauses, take steps of slow starts; when something is due again."""
+        due = []
+        warming = 0
+        for node in nodes:
+            if node.paused_until is not None:
+                if node.paused_until <= now:
+                    node.paused_until = None
+                else:
+                    due.append(node.paused_until)
+            if node.warm_since is not None:
+                warming += 1
+                self._step(node, now)
+        if warming:
+            due.append(now + WARM_STEP * (1 + warming // 1000))
+        return due
+
+    def discharge(self, nodes: Iterable[Node]) -> None:
+        """They are gone."""
+        for node in nodes:
+            if node.ejected_until is not None:
+                self.ejected -= 1
+            elif self._detector is not None:
+                self._detector.forget(node.health)
+
+    def _eject(self, node: Node, reason: str, now: float) -> Event:
+        assert self._detector is not None
+        self.ejected += node.ejected_until is None
+        self._detector.forget(node.health)
+        duration = node.health.eject(now, self._rng)
+        node.ejected_until = now + duration
+        return NodeEjected(self._service, node.instance, reason, duration)
+
+    def _step(self, node: Node, now: float) -> None:
+        assert self._slow_start is not None
+        assert node.warm_since is not None
+        factor = self._slow_start.factor(now - node.warm_since)
+        node.weight = node.instance.weight * factor
+        if factor >= 1.0:
+            node.warm_since = None

@@ -1,0 +1,63 @@
+"""Who among the members gets calls at all: health, panic, priorities, zones.
+
+    members ─► health (panic here) ─► priority ─► zone ─► groups, each with its share of the calls
+
+Mostly there is one group. Spill-over from a priority or a zone is a share, not a mixed list: the algorithms balance
+within a group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from ..node import Node
+from .priority import priority_shares
+from .zone import zone_shares
+
+
+class Group(NamedTuple):
+    """Nodes that a share of the calls is balanced over. share: of all calls, from 0 (exclusive) to 1."""
+
+    share: float
+    nodes: tuple[Node, ...]
+
+
+def arrange(
+    nodes: Sequence[Node],
+    panic_threshold: float,
+    zone: str | None = None,
+    client_zones: Mapping[str, float] | None = None,
+    min_zone_size: int = 6,
+) -> list[Group]:
+    """The groups of `nodes` that are in use, the first choice first. Never empty unless `nodes` is."""
+    levels = _levels(nodes)
+    healthy = [[node for node in level if not node.out] for level in levels]
+    shares = priority_shares(
+        [(len(well), len(level)) for well, level in zip(healthy, levels, strict=True)], panic_threshold
+    )
+    groups: list[Group] = []
+    for (share, panic), well, level in zip(shares, healthy, levels, strict=True):
+        if share <= 0:
+            continue
+        usable = level if panic else well
+        # Weight 0 takes no traffic while others can.
+        usable = [node for node in usable if node.instance.weight > 0] or usable
+        zones = None if zone is None or panic else zone_shares(usable, zone, client_zones, min_zone_size)
+        if zones is None:
+            groups.append(Group(share, tuple(usable)))
+            continue
+        for name, part in zones.items():
+            groups.append(Group(share * part, tuple(node for node in usable if node.instance.zone == name)))
+    return groups
+
+
+def _levels(nodes: Sequence[Node]) -> list[list[Node]]:
+    """The nodes of each priority, the first to be used first."""
+    levels: dict[int, list[Node]] = {}
+    for node in nodes:
+        levels.setdefault(node.instance.priority, []).append(node)
+    return [levels[priority] for priority in sorted(levels)]
+
+
+__all__ = ["Group", "arrange"]

@@ -1,0 +1,79 @@
+"""Subset: a client of a huge fleet uses few of its instances, so that connections and health knowledge stay bounded.
+
+gRPC's random subsetting (A68) takes the `size` instances with the highest hash of (client, instance). The load of an
+instance is then binomial: with 1,000 clients, 500 instances and 20 each, the unluckiest has 1.5 × the mean. No choice
+that knows nothing of the other clients does better. Where clients are *numbered* (replicas of a StatefulSet are), it
+can be done evenly. The instances stand on a ring in the order of their hashes, at equal distances; client number i
+looks from the point that the van der Corput sequence gives i, which is evenly spread after any number of clients, and
+takes the next `size`. (Google calls the two ideas low-discrepancy subsetting: "Reinventing Backend Subsetting at
+Google",
+2022.) Every 64 clients the order is another one, so that clients that share one instance do not share all.
+
+A change of one instance moves each later instance by one place, and the client's own point by less than one: so at most
+one of its instances is swapped.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..hashing import hash_of
+from ..instance import Instance
+
+ROUND = 64  # clients that see the ring in the same order
+
+
+@dataclass(frozen=True)
+class Subset:
+    """Use only some instances of a service.
+
+    size:  how many
+    seed:  who this client is: its number (0, 1, …), or a name that ends in one ("web-7"), and the load is spread evenly
+           over the instances; any other name, and it is spread as by chance. None: the environment's SMARTCLIENT_ID,
+           else this host's name
+    """
+
+    size: int = 20
+    seed: int | str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(f"Subset.size: expected a number from 1 up, got {self.size!r}")
+        if self.seed is not None and not isinstance(self.seed, (int, str)):
+            raise TypeError(f"Subset.seed: expected a number or a name, got {self.seed!r}")
+
+    def of(self, instances: Sequence[Instance]) -> list[Instance]:
+        """This client's part of them, whatever their order."""
+        count = len(instances)
+        if count <= self.size:
+            return list(instances)
+        group, number = _client(self.seed)
+        turn, place = divmod(number, ROUND)
+        order = sorted(instances, key=lambda instance: (hash_of(f"{group}/{turn}/{instance}"), str(instance)))
+        # Each round starts elsewhere, or all would leave the same instances out where the sizes do not divide.
+        start = int((_radical_inverse(place) + _radical_inverse(turn) / ROUND) % 1.0 * count)
+        return [order[(start + n) % count] for n in range(self.size)]
+
+
+def _client(seed: int | str | None) -> tuple[str, int]:
+    """The group that numbers its clients, and the client's number in it."""
+    if isinstance(seed, int):
+        return "", abs(seed)
+    name = seed or os.environ.get("SMARTCLIENT_ID") or socket.gethostname()
+    match = re.fullmatch(r"(?:(.*)[-_.])?(\d{1,9})", name)
+    return (match[1] or "", int(match[2])) if match else ("", hash_of(name))
+
+
+def _radical_inverse(number: int) -> float:
+    """van der Corput: the binary digits of a number, mirrored at the point. 0, ½, ¼, ¾, ⅛, …"""
+    value, part = 0.0, 0.5
+    while number:
+        if number & 1:
+            value += part
+        number >>= 1
+        part /= 2
+    return value
