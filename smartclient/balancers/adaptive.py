@@ -1,8 +1,14 @@
-"""Adaptive: speed-weighted power of three choices, our own.
+"""Adaptive: speed-weighted power of five choices, our own.
 
 The power of two choices and peak EWMA draw uniformly, so in a fleet of mixed speeds two slow nodes meet in a quarter of
-the picks, and one of them must be taken. Here a node is *drawn* with a probability proportional to its speed; then the
-draw decides by what it sees, the expected wait. Figures, and what was tried and lost: examples/scenarios/README.md.
+the picks, and one of them must be taken. Here a node is *drawn* with a probability proportional to a power of its
+speed; then the drawn ones are compared by what a call would find there. A node's mean latency was seen at some load of
+its own, so the expected one is scaled from that load to the present (Prequal, NSDI '24, compares latencies at like
+loads):
+
+    mean latency x (in flight + 1) / sqrt(usual in flight + 1)
+
+Figures, and what was tried and lost: examples/scenarios/README.md.
 """
 
 from __future__ import annotations
@@ -11,7 +17,7 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp
+from math import exp, sqrt
 from random import Random as Rng
 from statistics import median_low
 
@@ -20,6 +26,9 @@ from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
+EXPONENT = 1.5  # of the speed, in the draw
+USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
+MOST_AT_ONCE = 10.0  # times its mean that a failure may count as latency
 REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often
 
 
@@ -28,18 +37,24 @@ class AdaptiveMemory(Penalty):
     each call seldom do not forget.
     """
 
-    __slots__ = ("_newest", "count", "mean", "seen_at")
+    __slots__ = ("_newest", "count", "load", "mean", "seen_at")
 
     def __init__(self, settings: Adaptive) -> None:
-        super().__init__(settings.failure_penalty, settings.penalty_decay)
+        super().__init__(settings.failure_penalty, settings.penalty_decay, 4 * settings.penalty_decay)
         self._newest = settings.newest
         self.mean = 0.0
         self.count = 0
+        self.load = 0.0  # usual calls in flight when one was added
         self.seen_at = 0.0
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         if outcome is Outcome.FAILURE:
             self.punish(retry_after, now)
+            if (
+                latency > self.mean and self.count
+            ):  # a timeout says that it is at least so slow; a quick failure nothing
+                self.mean += self._newest * (min(latency, MOST_AT_ONCE * self.mean) - self.mean)
+                self.seen_at = now
             return
         self.penalty = 0.0
         self.seen_at = now
@@ -50,7 +65,7 @@ class AdaptiveMemory(Penalty):
 
 @dataclass(frozen=True)
 class Adaptive(Balancer):
-    """Draw three nodes by weight and speed, take the one with the least mean latency x (in flight + 1).
+    """Draw five nodes by weight and speed, take the one with the least expected latency.
 
     draws:            how many nodes are compared
     newest:           share of the newest call in a node's mean latency
@@ -58,10 +73,10 @@ class Adaptive(Balancer):
     forget:           seconds over which a slow node's mean comes back to the median's while it is not called: so it is
                       tried again
     failure_penalty:  seconds a failure adds to a node's cost, at least; Retry-After may say more, up to 300
-    penalty_decay:    seconds over which that penalty is forgotten
+    penalty_decay:    seconds over which that penalty is forgotten; doubled for a second failure in a row, and a third
     """
 
-    draws: int = 3
+    draws: int = 5
     newest: float = 0.1
     refresh: float = 0.1
     forget: float = 10.0
@@ -118,6 +133,8 @@ class SpeedWeighted:
             if best is None or cost < least:
                 best, least = node, cost
         assert best is not None
+        memory = best.memory
+        memory.load += USUAL_LOAD * (best.in_flight - memory.load)
         return best
 
     def _cost(self, node: Node, now: float) -> float:
@@ -128,7 +145,7 @@ class SpeedWeighted:
             mean = memory.mean
             if mean > self._usual > 0.0:
                 mean = self._usual + (mean - self._usual) * exp((memory.seen_at - now) / self._settings.forget)
-            cost = mean * (waiting + 1)
+            cost = mean * (waiting + 1) / sqrt(memory.load + 1)
         else:
             cost = self._usual * waiting  # the next call tries it; after that it is like the others until it answers
         if memory.penalty:
@@ -144,7 +161,8 @@ class SpeedWeighted:
 
 
 def _factor(memory: AdaptiveMemory, usual: float) -> float:
-    """Its speed as a multiple of the median's, within bounds; an unmeasured node's is the median."""
+    """A power of its speed as a multiple of the median's, within bounds; an unmeasured node's speed is the median."""
     if not memory.count or usual <= 0.0:
         return 1.0
-    return min(max(usual / memory.mean, SLOWEST), FASTEST) if memory.mean > 0.0 else FASTEST
+    speed = min(max(usual / memory.mean, SLOWEST), FASTEST) if memory.mean > 0.0 else FASTEST
+    return float(speed**EXPONENT)

@@ -15,19 +15,24 @@ MAX_RETRY_AFTER = 300.0
 class Penalty:
     """Part of a balancer's memory of a node.
 
+    least:    seconds, for any failure
+    decay:    seconds over which it is forgotten; each further failure in a row doubles that, up to `longest`
     penalty:  seconds, as of `penalised_at`; 0: none
     """
 
-    __slots__ = ("_decay", "_least", "penalised_at", "penalty")
+    __slots__ = ("_decay", "_least", "_longest", "_shortest", "penalised_at", "penalty")
 
-    def __init__(self, least: float, decay: float) -> None:
+    def __init__(self, least: float, decay: float, longest: float | None = None) -> None:
         self._least = least
+        self._shortest = decay
+        self._longest = decay if longest is None else longest
         self._decay = decay
         self.penalty = 0.0
         self.penalised_at = 0.0
 
     def punish(self, retry_after: float | None, now: float) -> None:
         """It failed. Retry-After may ask for more than the least."""
+        self._decay = min(2 * self._decay, self._longest) if self.penalty else self._shortest
         self.penalty = max(self._least, min(retry_after or 0.0, MAX_RETRY_AFTER))
         self.penalised_at = now
 
