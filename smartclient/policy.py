@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .balancers import Balancer, PeakEwma, balancer_named
+from .balancers import Adaptive, Balancer, balancer_named
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
 from .retry.policy import Retry
@@ -39,7 +39,7 @@ class Policy:
                       a dot, else the service's
     """
 
-    balancer: Balancer | str = field(default_factory=PeakEwma)
+    balancer: Balancer | str = field(default_factory=Adaptive)
     retry: Retry | None = field(default_factory=Retry)
     outlier: OutlierDetection | None = field(default_factory=OutlierDetection)
     deadline: float | None = None

@@ -37,15 +37,21 @@ class AdaptiveMemory(Penalty):
     each call seldom do not forget.
     """
 
-    __slots__ = ("_newest", "count", "load", "mean", "seen_at")
+    __slots__ = ("_load", "_newest", "count", "mean", "seen_at", "usual_load")
 
     def __init__(self, settings: Adaptive) -> None:
         super().__init__(settings.failure_penalty, settings.penalty_decay, 4 * settings.penalty_decay)
         self._newest = settings.newest
         self.mean = 0.0
         self.count = 0
-        self.load = 0.0  # usual calls in flight when one was added
+        self._load = 1.0  # usual calls in flight with a new one
+        self.usual_load = 1.0  # as the expected latency is divided by it: its square root
         self.seen_at = 0.0
+
+    def picked(self, in_flight: int) -> None:
+        """A call is added to those in flight."""
+        self._load += USUAL_LOAD * (in_flight + 1.0 - self._load)
+        self.usual_load = sqrt(self._load)
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         if outcome is Outcome.FAILURE:
@@ -108,7 +114,8 @@ class SpeedWeighted:
     """The picker: cumulative draw weights, reckoned anew now and then by whichever call comes first."""
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
-        self._settings = settings
+        self._draws = range(settings.draws)
+        self._forget = settings.forget
         self._nodes = nodes
         self._random = rng.random
         self._last = len(nodes) - 1
@@ -123,34 +130,30 @@ class SpeedWeighted:
         if now >= self._due:
             self._reckon(now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
-        total = cumulative[-1]
+        total, usual = cumulative[-1], self._usual
         best, least = None, 0.0
-        for _ in range(self._settings.draws):
-            node = nodes[min(bisect(cumulative, random() * total), last)]
+        for _ in self._draws:
+            index = bisect(cumulative, random() * total)
+            node = nodes[index if index < last else last]
             if node is best:
                 continue
-            cost = self._cost(node, now)
+            memory, weight = node.memory, node.weight
+            # A node of twice the weight is expected to bear twice the calls.
+            waiting = node.in_flight * self._mean_weight / weight if weight else node.in_flight
+            if not memory.count:
+                cost = usual * waiting  # the next call tries it; after that it is like the others until it answers
+            else:
+                mean = memory.mean
+                if mean > usual > 0.0:  # what was slow is tried again
+                    mean = usual + (mean - usual) * exp((memory.seen_at - now) / self._forget)
+                cost = mean * (waiting + 1.0) / memory.usual_load
+            if memory.penalty:
+                cost += memory.penalty_left(now) * (waiting + 1.0)
             if best is None or cost < least:
                 best, least = node, cost
         assert best is not None
-        memory = best.memory
-        memory.load += USUAL_LOAD * (best.in_flight - memory.load)
+        best.memory.picked(best.in_flight)
         return best
-
-    def _cost(self, node: Node, now: float) -> float:
-        """Expected seconds of waiting for one more call."""
-        memory = node.memory
-        waiting = node.in_flight * self._mean_weight / (node.weight or self._mean_weight)
-        if memory.count:
-            mean = memory.mean
-            if mean > self._usual > 0.0:
-                mean = self._usual + (mean - self._usual) * exp((memory.seen_at - now) / self._settings.forget)
-            cost = mean * (waiting + 1) / sqrt(memory.load + 1)
-        else:
-            cost = self._usual * waiting  # the next call tries it; after that it is like the others until it answers
-        if memory.penalty:
-            cost += memory.penalty_left(now) * (waiting + 1)
-        return float(cost)
 
     def _reckon(self, now: float) -> None:
         self._due = now + self._refresh  # first, so that other threads do not do the same

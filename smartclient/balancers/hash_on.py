@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
@@ -47,7 +48,12 @@ def end_user(call: PickCall) -> str:
         if name.lower() == "for" and value:
             return _bare(value.strip('"'))
     first = headers.get("x-forwarded-for", "").split(",")[0].strip()
-    return _bare(first) if first else socket.gethostname()
+    return _bare(first) if first else _this_host()
+
+
+@cache
+def _this_host() -> str:
+    return socket.gethostname()
 
 
 def _bare(address: str) -> str:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 import math
 import threading
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from heapq import heapify, heapreplace
@@ -115,7 +116,7 @@ class ByReports:
         self._nodes = nodes
         self._refresh = refresh
         self._looked_at = -math.inf
-        self._weights: list[float] = [1.0] * len(nodes)
+        self._every = array("d", [1.0]) * len(nodes)  # 1 / weight
         self._due = [(rng.random(), number) for number in range(len(nodes))]
         heapify(self._due)
         self._lock = threading.Lock()
@@ -124,9 +125,9 @@ class ByReports:
         with self._lock:
             if call.now - self._looked_at >= self._refresh:
                 self._looked_at = call.now
-                self._weights = reported_weights(self._nodes, call.now)
+                self._every = array("d", (1.0 / weight for weight in reported_weights(self._nodes, call.now)))
             due, number = self._due[0]
-            heapreplace(self._due, (due + 1.0 / self._weights[number], number))
+            heapreplace(self._due, (due + self._every[number], number))
         return self._nodes[number]
 
 

@@ -2,7 +2,7 @@
 
 The sequential test (`evidence`) is Page's CUSUM of the log-likelihood ratio of two rates of failure: p0, what the
 node's peers show, against p1, half way from there to failing always. Each failure adds ln(p1/p0), each success
-ln((1-p1)/(1-p0)), never below 0; the sum fades with a time constant of a minute. At 16 = ln(9·10⁶) the node is out.
+ln((1-p1)/(1-p0)), never below 0; the sum fades with a time constant of five minutes. At 16 = ln(9·10⁶) the node is out.
 
     peers fail 0-1 %, the node   always  →  out after  5 calls
                                    30 %  →  after about 23 calls
@@ -34,11 +34,19 @@ from .outlier import OutlierDetection
 FORGIVEN_AFTER = 10.0
 EVIDENCE = 16.0
 EVIDENCE_PER_FAILURE = 3.0  # asked of failures in a row
-FADES_OVER = 60.0
+FADES_OVER = 300.0
 LEAST_RATE, HIGHEST_RATE = 0.01, 0.95  # of p0
+TOGETHER = 0.25  # what a failure counts whose attempt was under way when the one before was seen: they have one cause
+MOST_TOGETHER = 12.0  # evidence that such failures can make: the node must fail once more
+AN_OUTLIER = 2.0  # times its peers' failures, for the interval's statistics
+MOST_RATE = 0.8  # of p0, for failures to be evidence
 PRIOR_FAILURES, PRIOR_CALLS = 0.1, 10.0
 QUICK = 0.25  # weight of the newest call in the average by count
 RELAPSE = 2  # failures in a row that eject again what has just come back
+# While its peers fail less than CLEAN, so many failures in a row over so many seconds count as many: a balancer that
+# avoids who fails seldom asks for more.
+LASTING, CLEAN = (2, 5.0), 0.003
+MOST_RELAPSES = 10  # times max_ejection_time that one is kept out which comes back only to fail again
 LATENCY_CALLS = 20  # calls in an interval that make a mean latency
 
 
@@ -50,17 +58,21 @@ class NodeHealth:
 
     __slots__ = (
         "_healthy_since",
+        "_relapses",
         "_settings",
         "_times",
         "answers_5xx",
         "calls",
         "calls_before",
         "evidence",
+        "failed_at",
+        "failing_since",
         "failures",
         "failures_before",
         "gateway_failures",
         "latency_sum",
         "local_failures",
+        "low",
         "quick",
         "seen_at",
     )
@@ -71,17 +83,23 @@ class NodeHealth:
         self.calls = self.failures = 0  # in this interval
         self.calls_before = self.failures_before = 0  # in the one before
         self.latency_sum = 0.0
+        self.low = False  # its success rate was, in the interval before
+        self.failing_since = 0.0
+        self.failed_at = float("-inf")  # the last failure that counted in full
         self.evidence = 0.0
         self.quick = 0.0  # average failure by count
         self.seen_at = 0.0  # when `evidence` was last reckoned
         self._healthy_since: float | None = None
         self._times = 0
+        self._relapses = 0  # in a row: it came back, and failed again before it was forgiven
 
     def succeed(self) -> None:
         self.answers_5xx = self.gateway_failures = self.local_failures = 0
 
-    def fail(self, status: int | None) -> None:
+    def fail(self, status: int | None, now: float) -> None:
         """status: of the answer; None: none was had (refused, reset, timed out: of local origin)."""
+        if not (self.local_failures or self.answers_5xx):
+            self.failing_since = now
         if status is None:
             self.local_failures += 1
             return
@@ -91,8 +109,8 @@ class NodeHealth:
         if status in (502, 503, 504):
             self.gateway_failures += 1
 
-    def reason(self, now: float) -> str | None:
-        """Why the failures in a row are too many; None: they are not."""
+    def reason(self, now: float, clean: bool) -> str | None:
+        """Why the failures in a row are too many; None: they are not. clean: its peers have hardly any."""
         settings = self._settings
         for count, limit, what in (
             (self.local_failures, settings.consecutive_local_origin_failure, "transport errors"),
@@ -103,19 +121,25 @@ class NodeHealth:
                 continue
             if self._relapsing(now):
                 limit = min(limit, RELAPSE)
+            if clean and now - self.failing_since >= LASTING[1]:
+                limit = min(limit, LASTING[0])
             if count >= limit and self.evidence >= min(EVIDENCE, EVIDENCE_PER_FAILURE * limit):
-                return f"{count} {what} in a row"
+                return f"{count} {what} in a row within {now - self.failing_since:.3g} s"
         return None
 
     def eject(self, now: float, rng: Random) -> float:
         """Note an ejection; how long it lasts."""
         settings = self._settings
-        healthy = 0.0 if self._healthy_since is None else now - self._healthy_since
+        healthy = 0.0
+        if self._healthy_since is not None:
+            healthy = self._well_until(now) - self._healthy_since
+            self._relapses = self._relapses + 1 if self._relapsing(now) else 0
         self._times = max(0, self._times - int(healthy / FORGIVEN_AFTER)) + 1
         self._healthy_since = None
         self.succeed()
         self.evidence = 0.0
-        duration = min(settings.base_ejection_time * self._times, settings.max_ejection_time)
+        longest = settings.max_ejection_time * min(1 + self._relapses, MOST_RELAPSES)
+        duration = min(settings.base_ejection_time * self._times, longest)
         return duration * (1.0 + settings.jitter * rng.random())
 
     def restore(self, now: float) -> None:
@@ -125,7 +149,12 @@ class NodeHealth:
 
     def _relapsing(self, now: float) -> bool:
         """It has been ejected, and not yet been well for long enough to be forgiven."""
-        return self._healthy_since is not None and now - self._healthy_since < FORGIVEN_AFTER * self._times
+        well = self._well_until(now)
+        return self._healthy_since is not None and well - self._healthy_since < FORGIVEN_AFTER * self._times
+
+    def _well_until(self, now: float) -> float:
+        """Until the first of its failures in a row: a balancer that avoids it may take its time for the next."""
+        return self.failing_since if self.local_failures or self.answers_5xx else now
 
 
 class Detector:
@@ -149,16 +178,16 @@ class Detector:
             health.answers_5xx = health.gateway_failures = health.local_failures = 0
             health.latency_sum += latency
             if health.evidence or health.quick:
-                self._weigh(health, False, now, peers)
+                self._weigh(health, False, latency, now, peers)
             return None
         if status is not None and status < 500:
-            health.fail(status)
+            health.fail(status, now)
             return None
         health.failures += 1
         self._failures += 1
-        health.fail(status)
-        self._weigh(health, True, now, peers)
-        reason = health.reason(now)
+        health.fail(status, now)
+        self._weigh(health, True, latency, now, peers)
+        reason = health.reason(now, self._peers_rate(health, peers) < CLEAN)
         if reason is None and self.settings.evidence and health.evidence >= EVIDENCE:
             calls, failures = health.calls + health.calls_before, health.failures + health.failures_before
             reason = f"{failures} of {calls} calls failed, of its peers' {self._peers_rate(health, peers):.1%}"
@@ -196,14 +225,23 @@ class Detector:
         failures = self._failures + self._failures_before - health.failures - health.failures_before
         lasting = (failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS)
         quick = (self._quick_sum - health.quick) / peers if peers > 0 else 0.0
-        return min(max(lasting, quick, LEAST_RATE), HIGHEST_RATE)
+        return max(lasting, quick)
 
-    def _weigh(self, health: NodeHealth, failed: bool, now: float, peers: int) -> None:
-        rate = self._peers_rate(health, peers)
+    def _weigh(self, health: NodeHealth, failed: bool, latency: float, now: float, peers: int) -> None:
+        rate = min(max(self._peers_rate(health, peers), LEAST_RATE), HIGHEST_RATE)
         worse = rate + 0.5 * (1.0 - rate)
         ratio = log(worse / rate) if failed else log((1.0 - worse) / (1.0 - rate))
+        if rate > MOST_RATE:  # where nearly all fail nobody stands out: many failures must not add up
+            ratio = min(ratio, 0.0)
+        together = failed and now - latency < health.failed_at
+        if together:
+            ratio *= TOGETHER
+        elif failed:
+            health.failed_at = now
         faded = health.evidence * exp((health.seen_at - now) / FADES_OVER) if health.evidence else 0.0
         health.evidence = max(0.0, faded + ratio)
+        if together:
+            health.evidence = min(health.evidence, max(faded, MOST_TOGETHER))
         health.seen_at = now
         before = health.quick
         health.quick += QUICK * ((1.0 if failed else 0.0) - before)
@@ -224,11 +262,15 @@ class Detector:
             return []
         mean, deviation = statistics.fmean(rates.values()), statistics.pstdev(rates.values())
         least = mean - settings.success_rate_factor * deviation
-        return [
-            (node, f"success rate {rate:.1%}, below {least:.1%} (mean - {settings.success_rate_factor:g} sigma)")
-            for node, rate in rates.items()
-            if rate < least and self._is_clear(node.health)
-        ]
+        found = []
+        for node, rate in rates.items():
+            low = rate < least and self._is_clear(node.health)
+            # Twice running: a burst that all had to bear leaves some worse off than others, once.
+            if low and node.health.low:
+                why = f"success rate {rate:.1%}, below {least:.1%} (mean - {settings.success_rate_factor:g} sigma)"
+                found.append((node, why))
+            node.health.low = low
+        return found
 
     def _by_percentage(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
         settings = self.settings
@@ -255,7 +297,7 @@ class Detector:
         calls = self._calls - health.calls
         peers = max(LEAST_RATE, (self._failures - health.failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS))
         own = health.failures / health.calls
-        if own <= peers:
+        if own < AN_OUTLIER * peers:
             return False
         divergence = own * log(own / peers)
         if own < 1.0:

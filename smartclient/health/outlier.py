@@ -8,8 +8,8 @@ Reasons to eject a node, each compared with its peers (`detector`):
 2. `evidence`: a sequential test of the node's failures against its peers', for the traffic of a Python process, which
    seldom sees the 100 requests a host in 10 s that Envoy's statistics want.
 3. At the end of each `interval`, with enough traffic: a success rate below the mean − `success_rate_factor` standard
-   deviations (Envoy: success_rate_*), a failure percentage above `failure_percentage` (Envoy: failure_percentage_*), a
-   mean latency above `latency_factor` × the median of the nodes.
+   deviations, twice running (Envoy: success_rate_*, once), a failure percentage above `failure_percentage` (Envoy:
+   failure_percentage_*), a mean latency above `latency_factor` × the median of the nodes.
 
 A node stays out for `base_ejection_time` × the number of times in a row it was ejected, at most `max_ejection_time`
 (Envoy), spread by `jitter`. Ten healthy seconds forgive one ejection (Envoy: once per interval). It comes back by *one*

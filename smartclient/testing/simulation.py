@@ -99,13 +99,14 @@ class Queue:
 
 
 class Job:
-    """One call, and its attempt in progress."""
+    """One call, and its attempt in progress. came: when it was meant to begin; began: later, if its client was
+    stalled."""
 
-    __slots__ = ("attempt", "call", "came", "client", "done", "measured", "queue", "retrying", "work")
+    __slots__ = ("attempt", "began", "call", "came", "client", "done", "measured", "queue", "retrying", "work")
 
     def __init__(self, client: int, came: float, work: float, measured: bool) -> None:
         self.client = client
-        self.came = came
+        self.came = self.began = came
         self.work = work
         self.measured = measured
         self.call: Any = None
@@ -184,11 +185,12 @@ class World:
             return
         if self.stalls and self._held(now, self._arrive, job):
             return
+        job.began = now
         user = int(self._luck.random() * USERS)
         job.call = Call(_Request(user), "simulated", CallOptions(hash_key=f"user-{user}"), now)
         job.call.repeatable = self._policy.retry is not None
         if self._timeout is not None:
-            self._plan(job.came + self._timeout, self._give_up, job)
+            self._plan(now + self._timeout, self._give_up, job)
         self._try(job)
 
     def _try(self, job: Job) -> None:
@@ -281,7 +283,7 @@ class World:
         if not job.retrying.wanted(None, None, True, now):
             return None
         pause = job.retrying.pause()
-        if pause is None or (self._timeout is not None and now + pause >= job.came + self._timeout):
+        if pause is None or (self._timeout is not None and now + pause >= job.began + self._timeout):
             return None
         budget = self._services[job.client].budget
         if budget is not None and not budget.take(now):

@@ -15,9 +15,11 @@ import time
 from random import Random
 from typing import Any
 
+import httpx
+
 from smartclient import Instance, Node, Outcome, Policy
 from smartclient.balancers import BALANCERS
-from smartclient.call import NO_OPTIONS, Call
+from smartclient.call import NO_OPTIONS, Call, CallOptions
 from smartclient.events import Observers
 from smartclient.service import Service
 
@@ -50,7 +52,7 @@ def main() -> None:
     options = parser.parse_args()
     repeats, rounds = (200, 2) if options.quick else (50_000, 7)
     rows: dict[str, list[float]] = {}
-    call: Any = Call(None, "orders", NO_OPTIONS, 1.0)
+    call: Any = Call(httpx.Request("GET", "http://orders/"), "orders", CallOptions(hash_key="user-1"), 1.0)
     for name, size in itertools.product(sorted(BALANCERS), SIZES):
         pick = BALANCERS[name]().picker(nodes(name, size), Random(1))
         count = max(20, repeats // size) if name == "least_request" else repeats
