@@ -35,23 +35,25 @@ REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned ane
 class AdaptiveMemory(Penalty):
     """The mean latency of one node in seconds, by count: it moves with calls and not with time, so many clients that
     each call seldom do not forget.
+
+    cost:  the expected latency of a call with no other in flight, 0: unmeasured
     """
 
-    __slots__ = ("_load", "_newest", "count", "mean", "seen_at", "usual_load")
+    __slots__ = ("_load", "_newest", "cost", "count", "mean", "seen_at")
 
     def __init__(self, settings: Adaptive) -> None:
         super().__init__(settings.failure_penalty, settings.penalty_decay, 4 * settings.penalty_decay)
         self._newest = settings.newest
-        self.mean = 0.0
-        self.count = 0
         self._load = 1.0  # usual calls in flight with a new one
-        self.usual_load = 1.0  # as the expected latency is divided by it: its square root
+        self.mean = 0.0
+        self.cost = 0.0
+        self.count = 0
         self.seen_at = 0.0
 
     def picked(self, in_flight: int) -> None:
         """A call is added to those in flight."""
         self._load += USUAL_LOAD * (in_flight + 1.0 - self._load)
-        self.usual_load = sqrt(self._load)
+        self.cost = self.mean / sqrt(self._load)
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         if outcome is Outcome.FAILURE:
@@ -59,14 +61,23 @@ class AdaptiveMemory(Penalty):
             if (
                 latency > self.mean and self.count
             ):  # a timeout says that it is at least so slow; a quick failure nothing
-                self.mean += self._newest * (min(latency, MOST_AT_ONCE * self.mean) - self.mean)
-                self.seen_at = now
+                self._move(self._newest, min(latency, MOST_AT_ONCE * self.mean), now)
             return
         self.penalty = 0.0
-        self.seen_at = now
         self.count += 1
         # The mean of all so far, until there are enough for the newest to count by its share.
-        self.mean += max(1.0 / self.count, self._newest) * (latency - self.mean)
+        self._move(max(1.0 / self.count, self._newest), latency, now)
+
+    def forget(self, usual: float, seconds: float, now: float) -> None:
+        """What is slow and not called seems less and less so, until it is tried again: then its mean counts in full."""
+        if self.mean > usual:
+            now_mean = usual + (self.mean - usual) * exp((self.seen_at - now) / seconds)
+            self.cost = now_mean / sqrt(self._load)
+
+    def _move(self, share: float, latency: float, now: float) -> None:
+        self.mean += share * (latency - self.mean)
+        self.cost = self.mean / sqrt(self._load)
+        self.seen_at = now
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,7 @@ class SpeedWeighted:
         if now >= self._due:
             self._reckon(now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
-        total, usual = cumulative[-1], self._usual
+        total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
         best, least = None, 0.0
         for _ in self._draws:
             index = bisect(cumulative, random() * total)
@@ -138,15 +149,10 @@ class SpeedWeighted:
             if node is best:
                 continue
             memory, weight = node.memory, node.weight
-            # A node of twice the weight is expected to bear twice the calls.
-            waiting = node.in_flight * self._mean_weight / weight if weight else node.in_flight
-            if not memory.count:
-                cost = usual * waiting  # the next call tries it; after that it is like the others until it answers
-            else:
-                mean = memory.mean
-                if mean > usual > 0.0:  # what was slow is tried again
-                    mean = usual + (mean - usual) * exp((memory.seen_at - now) / self._forget)
-                cost = mean * (waiting + 1.0) / memory.usual_load
+            # A node of twice the weight is expected to bear twice the calls. An unmeasured one is tried by the next
+            # call, and then like the others until it answers.
+            waiting = node.in_flight * mean_weight / weight if weight else node.in_flight
+            cost = memory.cost * (waiting + 1.0) or usual * waiting
             if memory.penalty:
                 cost += memory.penalty_left(now) * (waiting + 1.0)
             if best is None or cost < least:
@@ -158,9 +164,11 @@ class SpeedWeighted:
     def _reckon(self, now: float) -> None:
         self._due = now + self._refresh  # first, so that other threads do not do the same
         means = [node.memory.mean for node in self._nodes if node.memory.count]
-        usual = median_low(means) if means else 0.0
-        weights = [(node.weight or 1.0) * _factor(node.memory, usual) for node in self._nodes]
-        self._usual, self._cumulative = usual, list(accumulate(weights))
+        self._usual = usual = median_low(means) if means else 0.0
+        for node in self._nodes:
+            if node.memory.count:
+                node.memory.forget(usual, self._forget, now)
+        self._cumulative = list(accumulate((node.weight or 1.0) * _factor(node.memory, usual) for node in self._nodes))
 
 
 def _factor(memory: AdaptiveMemory, usual: float) -> float:
