@@ -34,6 +34,7 @@ from .events import (
     NodeReturned,
     RetryScheduled,
 )
+from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
 from .instance import Instance
@@ -65,6 +66,7 @@ __all__ = [
     "DiscoveryFailed",
     "Event",
     "Function",
+    "HealthCheck",
     "Instance",
     "IpHash",
     "LoadAware",

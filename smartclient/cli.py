@@ -22,7 +22,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     demo.add_argument("--seconds", type=_positive, default=8.0, help="how long the traffic lasts (default 8)")
     demo.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")
     demo.add_argument("--consul", metavar="URL", help="register the fleet with this Consul agent and discover it there")
+    simulation = commands.add_parser(
+        "simulate",
+        help="play a scenario of servers and clients with each balancer, beside an oracle that sees all queues",
+        description="A discrete-event simulation that drives the real balancers, detectors and retries. The format of "
+        "a scenario, and a dozen of them: examples/scenarios.",
+    )
+    simulation.add_argument("scenario", metavar="SCENARIO.json")
+    simulation.add_argument("--balancer", action="append", metavar="NAME", help="a balancer (repeat for several)")
+    simulation.add_argument("--json", action="store_true", help="the result as one JSON object")
+    simulation.add_argument("--no-ejection", action="store_true", help="no outlier detection")
+    simulation.add_argument("--no-retry", action="store_true", help="no retries")
+    simulation.add_argument("--plot", metavar="FILE", help="draw it into an .svg or .png (needs 'smartclient[plot]')")
     options = parser.parse_args(arguments)
+    if options.command == "simulate":
+        from .simulate import run_simulation
+
+        return run_simulation(parser, options)
     from .demo import Failed, run  # late: `--version` needs none of it
 
     try:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from .balancers import Adaptive, Balancer, balancer_named
+from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
 from .retry.policy import Retry
@@ -34,6 +35,7 @@ class Policy:
     client_zones:     how many clients each zone has, in any unit; None: equally many
     min_zone_size:    with fewer usable nodes than this, zones do not matter (Envoy: min_cluster_size)
     subset:           use only some of the instances of a huge fleet
+    health_check:     active checks of the instances; None: none
     slow_start:       how a node that is new, or back from ejection, warms up; None: at once
     tls_server_name:  name for SNI and for checking the certificate; None: the instance's host where that is a name with
                       a dot, else the service's
@@ -54,6 +56,7 @@ class Policy:
     min_zone_size: int = 6
     subset: Subset | None = None
     slow_start: SlowStart | None = None
+    health_check: HealthCheck | None = None
 
     def __post_init__(self) -> None:
         if isinstance(self.balancer, str):
@@ -78,6 +81,8 @@ class Policy:
             raise TypeError(f"Policy.subset: expected a Subset or None, got {self.subset!r}")
         if self.slow_start is not None and not isinstance(self.slow_start, SlowStart):
             raise TypeError(f"Policy.slow_start: expected a SlowStart or None, got {self.slow_start!r}")
+        if self.health_check is not None and not isinstance(self.health_check, HealthCheck):
+            raise TypeError(f"Policy.health_check: expected a HealthCheck or None, got {self.health_check!r}")
         if self.host_header not in ("service", "instance"):
             raise ValueError(f"Policy.host_header: expected 'service' or 'instance', got {self.host_header!r}")
 
@@ -106,6 +111,10 @@ class Policies:
             if not isinstance(own, Policy):
                 raise TypeError(f"policies[{service!r}]: expected a Policy, got {own!r}")
             self._policies[service.lower().rstrip(".")] = own
+
+    def __iter__(self) -> Iterator[Policy]:
+        """The default, and all others."""
+        return iter((self._default, *self._policies.values()))
 
     def __getitem__(self, service: str) -> Policy:
         return self._policies.get(service, self._default)

@@ -24,7 +24,7 @@ LAYERS = [
     {"transport"},
     {"client"},
     {"httpx2"},
-    {"testing", "demo_server", "demo", "cli", "__main__", "__init__"},
+    {"testing", "demo_server", "demo", "simulate", "cli", "__main__", "__init__"},
 ]
 # Beside the layers: knows only instances, errors, events.
 DISCOVERY = {"instance", "errors", "events"}

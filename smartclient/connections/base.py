@@ -133,7 +133,8 @@ inherited: list[Any] = []
 class NodeConnections:
     """The connections of one node, without their I/O.
 
-    dialing:  what all nodes of the client share
+    dialing:    what all nodes of the client share
+    addresses:  where requests went, by their URL's scheme and port
     """
 
     def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
@@ -141,18 +142,18 @@ class NodeConnections:
         self.dialing = dialing
         self.transport = None if dialing.connect is None else dialing.connect(node.instance)
         self._service = service
-        self._addresses: dict[tuple[str, int | None], Address] = {}
+        self.addresses: dict[tuple[str, int | None], Address] = {}
 
     def address(self, request: Any) -> Address:
         """Where the request goes; remembered for each scheme and port it may come with."""
         url = request.url
         key = (url.scheme, url.port)
-        address = self._addresses.get(key)
+        address = self.addresses.get(key)
         if address is None:
             flavour = self.dialing.flavour
             address = address_of(self.node, self._service.name, self._service.policy, *key, flavour)
-            same = [known for known in self._addresses.values() if known.origin == address.origin]
-            self._addresses[key] = address = same[0] if same else address
+            same = [known for known in self.addresses.values() if known.origin == address.origin]
+            self.addresses[key] = address = same[0] if same else address
         return address
 
     def wire_request(self, request: Any, effect: Send, address: Address) -> WireRequest:

@@ -26,7 +26,9 @@ from .fleet import (
     Server,
     answering,
 )
+from .scenario import BadScenario, Scenario
 from .script import ScriptedDiscovery
+from .simulation import simulate
 
 __all__ = [
     "CLOSING",
@@ -40,11 +42,14 @@ __all__ = [
     "SLOW",
     "SLOW_BODY",
     "TRUNCATING",
+    "BadScenario",
     "Behaviour",
     "Fleet",
     "Received",
+    "Scenario",
     "ScriptedDiscovery",
     "Server",
     "VirtualClock",
     "answering",
+    "simulate",
 ]

@@ -77,8 +77,7 @@ class Server:
         self._threads: list[threading.Thread] = []
         self._stop = threading.Event()
         self._script: list[Behaviour] = []
-        self._listener = socket.socket()
-        self._listener.bind(("127.0.0.1", 0))
+        self._listener = _bound(0)
         self.port: int = self._listener.getsockname()[1]
         self._listen()
 
@@ -102,7 +101,9 @@ class Server:
 
     def refuse(self) -> None:
         """Refuse connections and drop those there are, like a process that was killed."""
-        _shut(self._listener)  # it stays bound, so the port stays ours
+        _shut(self._listener)
+        self._listener.close()
+        self._listener = _bound(self.port)  # bound and not listening: refused, and the port stays ours
         self.drop_connections()
 
     def accept(self) -> None:
@@ -228,7 +229,7 @@ class Server:
                     return False
                 connection.sendall(behaviour.body[n : n + 1])
             return False
-        if http.their_state is h11.DONE and behaviour.body:
+        if behaviour.body:
             data += http.send(h11.Data(behaviour.body)) or b""
         data += http.send(h11.EndOfMessage()) or b""
         connection.sendall(data)
@@ -286,6 +287,13 @@ class Fleet:
 def answering(behaviour: Behaviour, body: bytes) -> Behaviour:
     """That behaviour with another body."""
     return replace(behaviour, body=body)
+
+
+def _bound(port: int) -> socket.socket:
+    listener = socket.socket()
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.bind(("127.0.0.1", port))
+    return listener
 
 
 def _reset(connection: socket.socket) -> bool:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import statistics
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
@@ -21,7 +20,6 @@ from ..balancers import Balancer, balancer_named
 from ..call import Attempt, Call, CallOptions
 from ..choosing import Unavailable
 from ..events import Event, NodeEjected, Observers
-from ..health.outlier import OutlierDetection
 from ..instance import Instance
 from ..node import Node, Outcome
 from ..policy import Policy
@@ -79,7 +77,7 @@ class Queue:
         self.mean = settings.mean
         self.events = tuple(event for event in events if number in event.servers)
         self.busy = 0
-        self.waiting: deque[Job] = deque()
+        self.waiting: deque[Ticket] = deque()
 
     def slowness(self, now: float) -> float:
         factor = 1.0
@@ -102,7 +100,7 @@ class Job:
     """One call, and its attempt in progress. came: when it was meant to begin; began: later, if its client was
     stalled."""
 
-    __slots__ = ("attempt", "began", "call", "came", "client", "done", "measured", "queue", "retrying", "work")
+    __slots__ = ("attempt", "began", "call", "came", "client", "done", "measured", "retrying", "work")
 
     def __init__(self, client: int, came: float, work: float, measured: bool) -> None:
         self.client = client
@@ -112,7 +110,6 @@ class Job:
         self.call: Any = None
         self.attempt: Attempt | None = None
         self.retrying: Retrying | None = None
-        self.queue: Queue | None = None
         self.done = False
 
 
@@ -139,18 +136,20 @@ class World:
         self.within = self.failed = self.attempts = 0
         self.share: Counter[int] = Counter()
         self.ejections: list[dict[str, Any]] = []
+        self.watched: tuple[int, Callable[[], bool]] | None = None  # count attempts on a server while that holds
+        self.seen = 0
+        self.refusals: Callable[[], object] | None = None  # called at each refused connection
         self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._serial = itertools.count()
         self._policy = policy
         self._timeout = scenario.timeout
         self._luck = Random(scenario.seed + 1)
         self._services = [] if policy is None else [self._service(number) for number in range(scenario.clients)]
-        self._ends: dict[Attempt, Ticket] = {}
 
     def play(self) -> dict[str, Any]:
         scenario, agenda, clock = self.scenario, self._agenda, self.clock
         rng = Random(scenario.seed)
-        calls, left = scenario.calls + scenario.warmup_calls, 0
+        calls = scenario.calls + scenario.warmup_calls
         rate = scenario.calls_per_second
         at, number = 0.0, 0
         kinds = {server.distribution for server in scenario.servers}
@@ -171,7 +170,6 @@ class World:
             when, _, act, what = heapq.heappop(agenda)
             clock.now = when
             act(what)
-            left += 1
         return self._result()
 
     # ---- the clients ----
@@ -213,7 +211,8 @@ class World:
         if job.measured:
             self.attempts += 1
             self.share[queue.number] += 1
-        job.queue = queue
+        if self.watched is not None and self.watched[0] == queue.number and self.watched[1]():
+            self.seen += 1
         trouble = queue.trouble(now)
         if trouble is not None and trouble.down:
             self._plan(now + REFUSED_AFTER, self._refused, (job, job.attempt))
@@ -228,12 +227,14 @@ class World:
         if queue.busy < queue.settings.slots:
             self._serve(queue, ticket)
         else:
-            queue.waiting.append(ticket)  # type: ignore[arg-type]
+            queue.waiting.append(ticket)
 
     def _refused(self, what: tuple[Job, Attempt | None]) -> None:
         job, attempt = what
         if self.stalls and self._held(self.clock.now, self._refused, what):
             return
+        if self.refusals is not None:
+            self.refusals()
         self._ended(job, attempt, Outcome.FAILURE, None)
 
     def _answered(self, what: tuple[Job, Attempt | None, int]) -> None:
@@ -323,7 +324,7 @@ class World:
         queue, ticket = what
         queue.busy -= 1
         if queue.waiting:
-            self._serve(queue, queue.waiting.popleft())  # type: ignore[arg-type]
+            self._serve(queue, queue.waiting.popleft())
         self._answered((ticket.job, ticket.attempt, 200))
 
     def _best(self, now: float) -> Queue:
@@ -404,10 +405,3 @@ def _percentile(ordered: list[float], share: float) -> float:
 
 def _nothing(node: Node) -> None:
     pass
-
-
-def median_of(figures: Iterable[float]) -> float:
-    return statistics.median(figures)
-
-
-__all__ = ["OutlierDetection", "simulate"]

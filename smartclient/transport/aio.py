@@ -44,7 +44,7 @@ class AsyncTransport(TransportBase):
                     for node in service.nodes:
                         if node.connections is not None:
                             await node.connections.aclose()
-                self._services.close()
+                self._stop()
                 for attempt, link in tuple(self._dialing.active.items()):
                     try:
                         if link is not None:

@@ -28,6 +28,7 @@ from ..retry.replay import Body, body_of
 from ..service import Service
 from ..services import Services
 from ..waiting import Places
+from .checks import Checker
 
 # Seconds after which a call that waits looks whether a place has been forgotten: a response that is dropped unread
 # cannot wake anybody, since its destructor may take no lock.
@@ -91,13 +92,23 @@ class TransportBase:
         )
         if isinstance(verify, str) or cert is not None:
             self._dialing.ssl_context  # noqa: B018  (a wrong path is said now, not at the first call)
+        rng = Random() if rng is None else rng
+        settings = Policies(policy, policies)
+        self._checker: Checker | None = None
+        if any(some.health_check is not None for some in settings):
+            if connect is not None:
+                raise ValueError(
+                    "Policy.health_check: instances are checked by connections of our own; with connect= or transport= "
+                    "nothing is known of them"
+                )
+            self._checker = Checker(self._dialing, clock, rng)
         self._services = Services(
             source,
-            Policies(policy, policies),
+            settings,
             observers=Observers(observers),
             retire_node=_retire,
             clock=clock,
-            rng=Random() if rng is None else rng,
+            rng=rng,
             zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
         )
         _all.add(self)
@@ -106,11 +117,19 @@ class TransportBase:
         """Whether a request to that host is balanced."""
         return self._services.covers(host)
 
+    def _stop(self) -> None:
+        """Stop watching and checking, and remove all nodes."""
+        self._services.close()
+        if self._checker is not None:
+            self._checker.close()
+
     def _flow(self, request: Any) -> CallFlow | None:
         """The flow of a request's call; None: its host is not a service."""
         service = self._services.get(request.url.host)
         if service is None:
             return None
+        if self._checker is not None and service.policy.health_check is not None:
+            self._checker.watch(service)
         if self._dialing.lost:
             self._finish_lost()
         context = send_context.get()
@@ -151,6 +170,8 @@ class TransportBase:
         self._lock = threading.Lock()
         self._places = None if self._places is None else Places(self._places.limit)
         self._dialing.after_fork()
+        if self._checker is not None:
+            self._checker.after_fork()
         self._services.after_fork()
 
     def _not_a_service(self, request: Any) -> Exception:

@@ -31,7 +31,7 @@ class SyncTransport(TransportBase):
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
         try:
-            self._services.close()
+            self._stop()
             for attempt, link in tuple(self._dialing.active.items()):
                 try:
                     if link is not None:

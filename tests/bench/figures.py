@@ -1,0 +1,149 @@
+"""The simulator's figures: the table of examples/scenarios/README.md, and what is owed of the default balancer.
+
+    python tests/bench/figures.py [--seeds 10] [--balancer NAME …] [--quick]
+
+Medians over the seeds. p99 as a ratio to the oracle's of the same seed. Exit status 1 if the default misses what is
+owed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable
+from functools import partial
+from multiprocessing import Pool
+from pathlib import Path
+from typing import Any
+
+from smartclient import Policy
+from smartclient.testing import simulate
+from smartclient.testing.scenario import Scenario
+from smartclient.testing.simulation import World
+
+SCENARIOS = Path(__file__).parents[2] / "examples" / "scenarios"
+DEFAULT = "adaptive"
+OTHERS = ("peak_ewma", "p2c", "least_request", "weighted_round_robin", "random")
+P99 = {
+    "equal": 1.08,
+    "equal-20-clients": 1.17,
+    "mixed": 1.4,
+    "mixed-20-clients": 1.25,
+    "mixed-100-clients": 1.5,
+    "mixed-busy": 1.3,
+    "three-speeds": 1.15,
+    "hundred": 1.5,
+}
+
+
+def scenario(name: str, seed: int, quick: bool) -> dict[str, Any]:
+    import json
+
+    said: dict[str, Any] = json.loads((SCENARIOS / f"{name}.json").read_text())
+    said["seed"] = seed
+    if quick:
+        said["calls"] = min(said["calls"], 3000)
+        said["warmup_calls"] = min(said.get("warmup_calls", 0), 300)
+    return said
+
+
+def p99(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    result = simulate(scenario(name, seed, quick), balancers)
+    return {b: r["p99_ms"] / result["oracle"]["p99_ms"] for b, r in result["balancers"].items()}
+
+
+def within(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    result = simulate(scenario(name, seed, quick), balancers)
+    return {b: r["within_timeout"] for b, r in result["balancers"].items()}
+
+
+def share(ejection: bool, name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    result = simulate(scenario(name, seed, quick), balancers, ejection=ejection)
+    return {b: r["share"][0] for b, r in result["balancers"].items()}
+
+
+def ejections(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    result = simulate(scenario(name, seed, quick), balancers)
+    return {b: len(r["ejections"]) for b, r in result["balancers"].items()}
+
+
+def calls_until_ejected(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    """Attempts on server 0 up to its first ejection, or at all."""
+    figures = {}
+    for balancer in balancers:
+        world = World(Scenario.read(scenario(name, seed, quick)), Policy(balancer=balancer))
+        world.watched = (0, lambda world=world: not world.ejections)  # type: ignore[misc]
+        world.play()
+        figures[balancer] = float(world.seen)
+    return figures
+
+
+def flapping(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
+    """Failed attempts per down phase: the mean of the last ten, as a ratio to that of the first two."""
+    figures = {}
+    for balancer in balancers:
+        world = World(Scenario.read(scenario(name, seed, quick)), Policy(balancer=balancer))
+        phases: list[int] = [0] * 60
+        world.refusals = lambda world=world, phases=phases: phases.__setitem__(  # type: ignore[misc]
+            int((world.clock.now - 10) // 20), phases[int((world.clock.now - 10) // 20)] + 1
+        )
+        world.play()
+        last = phases[19:29] if not quick else phases[:2]
+        figures[balancer] = statistics.fmean(last) / max(statistics.fmean(phases[:2]), 1e-9)
+    return figures
+
+
+Row = tuple[str, Callable[..., dict[str, float]], Callable[[float], bool], str]
+ROWS: list[Row] = [
+    *((name, p99, (lambda value, most=most: value <= most), f"≤ {most}") for name, most in P99.items()),
+    ("one-slow", within, lambda value: value >= 0.9987, "within the timeout ≥ 0.9987"),
+    ("fails-fast", partial(share, True), lambda value: value <= 0.01, "its share ≤ 1 %"),
+    ("fails-fast", partial(share, False), lambda value: value <= 0.03, "its share without ejection ≤ 3 %"),
+    ("fails-sometimes", calls_until_ejected, lambda value: value <= 60, "calls to it until ejected ≤ 60"),
+    ("all-fail-5", ejections, lambda value: value == 0, "ejections 0"),
+    ("all-fail-50", ejections, lambda value: value == 0, "ejections 0"),
+    ("few-calls", calls_until_ejected, lambda value: value <= 5, "failures until ejected ≤ 5"),
+    ("stalled", ejections, lambda value: value == 0, "ejections 0"),
+    ("flapping", flapping, lambda value: value <= 0.3, "failed per down phase, last ÷ first ≤ 0.3"),
+]
+
+
+def job(what: tuple[int, int, list[str], bool]) -> tuple[int, dict[str, float]]:
+    row, seed, balancers, quick = what
+    name, figure, _, _ = ROWS[row]
+    return row, figure(name, balancers, quick, seed)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=10)
+    parser.add_argument("--balancer", action="append", help=f"beside {DEFAULT}; default: {', '.join(OTHERS)}")
+    parser.add_argument("--quick", action="store_true", help="few calls, one seed: to see that it runs")
+    options = parser.parse_args()
+    balancers = [DEFAULT, *(options.balancer or OTHERS)]
+    seeds = 1 if options.quick else options.seeds
+    jobs = [(row, seed, balancers, options.quick) for row in range(len(ROWS)) for seed in range(1, seeds + 1)]
+    figures: list[dict[str, list[float]]] = [{} for _ in ROWS]
+    with Pool(2) as pool:
+        for row, found in pool.imap_unordered(job, jobs):
+            for balancer, value in found.items():
+                figures[row].setdefault(balancer, []).append(value)
+    print("| scenario | owed | " + " | ".join(balancers) + " |")
+    print("|---|---|" + "---|" * len(balancers))
+    missed = []
+    for (name, _, holds, owed), found in zip(ROWS, figures, strict=True):
+        medians = {balancer: statistics.median(found[balancer]) for balancer in balancers}
+        print(
+            f"| {name} | {owed} | " + " | ".join(f"{medians[balancer]:.4g}" for balancer in balancers) + " |",
+            flush=True,
+        )
+        if not holds(medians[DEFAULT]):
+            missed.append(f"{name}: {owed}: {medians[DEFAULT]:.4g}")
+    for line in missed:
+        print(f"missed: {line}", file=sys.stderr)
+    return 1 if missed and not options.quick else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
