@@ -20,7 +20,7 @@ class Maglev(Hashed):
     """Calls with the same key go to the same node, from every client; a node that goes moves its own keys and few more.
 
     The settings are those of `RingHash`. Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer"
-    (2016), §3.4; weights as in Envoy's. The table has the smallest prime ≥ 100 × nodes of slots, at least 1009.
+    (2016), §3.4; weights as in Envoy's.
     """
 
     name = "maglev"
@@ -34,7 +34,7 @@ class Slots(Table):
 
     def __init__(self, nodes: Sequence[Node]) -> None:
         breathe = Breath()
-        size = _prime(max(SLOTS_PER_NODE * len(nodes), LEAST_SLOTS))
+        size = table_size(len(nodes))
         self._nodes, self._size = nodes, size
         slots = array("l", [-1]) * size
         weights = [node.instance.weight for node in nodes]
@@ -70,6 +70,16 @@ class Slots(Table):
         for _ in range(self._size - 1):
             slot = (slot + stride) % self._size
             yield self._nodes[self._slots[slot]]
+
+
+def table_size(count: int) -> int:
+    """The smallest prime ≥ 100 × nodes, and ≥ 1009.
+
+    With the nodes rounded up to a power of two: another size is another table, and nearly every key would move with
+    every node that comes or goes.
+    """
+    rounded = count if count <= LEAST_SLOTS // SLOTS_PER_NODE else 1 << (count - 1).bit_length()
+    return _prime(max(SLOTS_PER_NODE * rounded, LEAST_SLOTS))
 
 
 def _prime(least: int) -> int:

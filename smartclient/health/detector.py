@@ -139,7 +139,7 @@ class NodeHealth:
         self.succeed()
         self.evidence = 0.0
         longest = settings.max_ejection_time * min(1 + self._relapses, MOST_RELAPSES)
-        duration = min(settings.base_ejection_time * self._times, longest)
+        duration = min(settings.base_ejection_time * self._times * (1 + self._relapses), longest)
         return duration * (1.0 + settings.jitter * rng.random())
 
     def restore(self, now: float) -> None:

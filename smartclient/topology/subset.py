@@ -3,7 +3,7 @@
 gRPC's random subsetting (A68) takes the `size` instances with the highest hash of (client, instance). The load of an
 instance is then binomial: with 1,000 clients, 500 instances and 20 each, the unluckiest has 1.5 × the mean. No choice
 that knows nothing of the other clients does better. Where clients are *numbered* (replicas of a StatefulSet are), it
-can be done evenly. The instances stand on a ring in the order of their hashes, at equal distances; client number i
+can be done evenly. The instances stand in a row in the order of their hashes, at equal distances; client number i
 looks from the point that the van der Corput sequence gives i, which is evenly spread after any number of clients, and
 takes the next `size`. (Google calls the two ideas low-discrepancy subsetting: "Reinventing Backend Subsetting at
 Google",
@@ -54,9 +54,11 @@ class Subset:
         group, number = _client(self.seed)
         turn, place = divmod(number, ROUND)
         order = sorted(instances, key=lambda instance: (hash_of(f"{group}/{turn}/{instance}"), str(instance)))
-        # Each round starts elsewhere, or all would leave the same instances out where the sizes do not divide.
-        start = int((_radical_inverse(place) + _radical_inverse(turn) / ROUND) % 1.0 * count)
-        return [order[(start + n) % count] for n in range(self.size)]
+        # Each round starts elsewhere, or all would leave the same instances out where the sizes do not divide. Nobody
+        # looks over the end: with a ring a change before the end would swap two.
+        point = (_radical_inverse(place) + _radical_inverse(turn) / ROUND) * ROUND / (ROUND - 1)
+        start = int(min(point, 1.0) * (count - self.size) + 0.5)
+        return order[start : start + self.size]
 
 
 def _client(seed: int | str | None) -> tuple[str, int]:
