@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 import random
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass
@@ -14,8 +16,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartclient import Balancer, Instance, Node, Outcome, PeakEwma, Policy
+from smartclient import Adaptive, Balancer, Instance, LoadAware, Node, Outcome, PeakEwma, Policy
 from smartclient.balancers import BALANCERS
+from smartclient.balancers.load_aware import parse_report, reported_weights
+from smartclient.testing import Behaviour
 
 ALL = sorted(BALANCERS)
 
@@ -86,7 +90,7 @@ def shares_under_load(balancer: Balancer, weights: list[float], load: float, cal
     return [count[number] / calls for number in range(len(nodes))]
 
 
-@pytest.mark.parametrize("name", ["random", "p2c", "least_request", "peak_ewma"])
+@pytest.mark.parametrize("name", ["random", "p2c", "least_request", "peak_ewma", "adaptive", "weighted_round_robin"])
 @pytest.mark.parametrize("load", [0.02, 0.5, 0.9])
 @pytest.mark.parametrize("weights", [[2, 1], [300, 100, 100, 100], [3, 1, 1, 1]], ids=str)
 def test_weights_are_shares(name: str, load: float, weights: list[float]) -> None:
@@ -249,3 +253,165 @@ class TestPeakEwma:
             outcome = Outcome.FAILURE if failed else Outcome.SUCCESS
             node.memory.observe(outcome, 0.0005 if failed else rng.expovariate(100), None, now)
         assert count / 5000 < 0.03
+
+
+def test_weighted_round_robin_is_exact_and_spread() -> None:
+    balancer = BALANCERS["weighted_round_robin"]()
+    nodes = fleet(balancer, [5.0, 1.0, 1.0])
+    pick = balancer.picker(nodes, random.Random(1))
+    order = [nodes.index(pick(FakeCall())) for _ in range(700)]
+    assert Counter(order) == pytest.approx({0: 500, 1: 100, 2: 100}, abs=2)
+    gaps = [b - a for a, b in itertools.pairwise(n for n, node in enumerate(order) if node == 1)]
+    assert set(gaps) <= {6, 7, 8}  # not five of a kind in a row and then the others
+    nodes[0].weight = 1.0  # live
+    later = Counter(nodes.index(pick(FakeCall())) for _ in range(300))
+    assert later == pytest.approx({0: 100, 1: 100, 2: 100}, abs=5)
+
+
+def test_weighted_round_robin_with_threads_loses_no_turn() -> None:
+    balancer = BALANCERS["weighted_round_robin"]()
+    nodes = fleet(balancer, [3.0, 1.0])
+    pick = balancer.picker(nodes, random.Random(1))
+    taken: list[Node] = []
+    threads = [threading.Thread(target=lambda: [taken.append(pick(FakeCall())) for _ in range(500)]) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert Counter(map(nodes.index, taken)) == pytest.approx({0: 3000, 1: 1000}, abs=4)
+
+
+class TestAdaptive:
+    def world(self, latencies: list[float]) -> tuple[Any, list[Node]]:
+        balancer = Adaptive()
+        nodes = fleet(balancer, [1.0] * len(latencies))
+        for node, latency in zip(nodes, latencies, strict=True):
+            for _ in range(10):
+                node.memory.observe(Outcome.SUCCESS, latency, None, 0.0)
+        return balancer.picker(nodes, random.Random(1)), nodes
+
+    def test_slow_nodes_are_seldom_drawn_and_more_seldom_taken(self) -> None:
+        pick, nodes = self.world([0.01] * 5 + [0.04] * 5)
+        count = Counter(nodes.index(pick(FakeCall(now=0.0))) for _ in range(5000))
+        assert sum(count[n] for n in range(5, 10)) < 50
+
+    def test_a_failure_that_is_fast_does_not_attract(self) -> None:
+        pick, nodes = self.world([0.01] * 5)
+        nodes[0].memory.observe(Outcome.FAILURE, 0.0001, None, 0.0)
+        assert nodes[0].memory.mean == pytest.approx(0.01)
+        assert not [n for n in range(2000) if pick(FakeCall(now=0.5)) is nodes[0]]
+        assert [n for n in range(2000) if pick(FakeCall(now=12.0)) is nodes[0]]
+        nodes[0].memory.observe(Outcome.SUCCESS, 0.01, None, 12.0)
+        assert nodes[0].memory.penalty == 0.0
+
+    def test_failures_in_a_row_are_forgotten_more_slowly(self) -> None:
+        memory = Adaptive().memory()
+        left = []
+        for turn in range(4):
+            memory.observe(Outcome.FAILURE, 0.001, None, 10.0 * turn)
+            left.append(memory.penalty_left(10.0 * turn + 4.0))
+        assert left[0] < left[1] < left[2] == pytest.approx(left[3])
+
+    def test_a_timeout_says_that_it_is_slow(self) -> None:
+        pick, nodes = self.world([0.01] * 5)
+        for _ in range(5):
+            nodes[0].memory.observe(Outcome.FAILURE, 1.0, None, 0.0)
+        assert nodes[0].memory.mean > 0.1
+        assert not [n for n in range(2000) if pick(FakeCall(now=5.0)) is nodes[0]]
+
+    def test_what_was_slow_is_tried_again(self) -> None:
+        pick, nodes = self.world([0.01] * 4 + [1.0])
+        assert not [n for n in range(2000) if pick(FakeCall(now=1.0)) is nodes[4]]
+        taken = [n for n in range(2000) if pick(FakeCall(now=200.0)) is nodes[4]]
+        assert taken
+        # Once it has been picked its mean counts in full, until it answers.
+        assert len(taken) == 1
+
+    def test_the_unmeasured_are_tried_without_being_flooded(self) -> None:
+        pick, nodes = self.world([0.01] * 4)
+        fresh = Node(Instance("h", 99), Adaptive().memory())
+        pick = Adaptive().picker([*nodes, fresh], random.Random(1))
+        for n in range(200):
+            if pick(FakeCall(now=0.0)) is fresh:
+                break
+        assert n < 20
+        fresh.in_flight = 3
+        assert sum(pick(FakeCall(now=0.0)) is fresh for _ in range(500)) < 10
+
+
+class TestLoadAware:
+    def test_reports(self) -> None:
+        assert parse_report("TEXT cpu_utilization=0.5, rps_fractional=100,eps=2") == {
+            "cpu_utilization": 0.5, "rps_fractional": 100, "eps": 2,
+        }  # fmt: skip
+        assert parse_report('JSON {"application_utilization": 0.3, "rps_fractional": 10, "named_metrics": {"a": 1}}') == {
+            "application_utilization": 0.3, "rps_fractional": 10,
+        }  # fmt: skip
+        for garbage in (
+            "",
+            "TEXT",
+            "TEXT a",
+            "TEXT a=b",
+            "JSON",
+            "JSON [1]",
+            "JSON {",
+            "BIN CgU=",
+            "TEXT cpu_utilization=inf",
+        ):
+            assert parse_report(garbage) == {}
+
+    @given(st.text(max_size=60), st.sampled_from(["TEXT ", "JSON ", ""]))
+    def test_no_report_breaks_anything(self, text: str, kind: str) -> None:
+        LoadAware().memory().reported(kind + text, 1.0)
+
+    def test_blackout_expiry_and_the_error_penalty(self) -> None:
+        balancer = LoadAware()
+        nodes = fleet(balancer, [1.0] * 3)
+        assert reported_weights(nodes, 0.0) == [1.0] * 3
+
+        def report(now: float) -> None:
+            nodes[0].memory.reported("TEXT cpu_utilization=0.2,rps_fractional=100", now)
+            nodes[1].memory.reported("TEXT cpu_utilization=0.8,rps_fractional=100", now)
+
+        report(0.0)
+        assert reported_weights(nodes, 5.0) == [1.0] * 3  # blackout
+        report(10.0)
+        assert reported_weights(nodes, 10.0) == pytest.approx([1.6, 0.4, 1.0])
+        pick = balancer.picker(nodes, random.Random(1))
+        count = Counter(nodes.index(pick(FakeCall(now=11.0))) for _ in range(3000))
+        assert count == pytest.approx({0: 1600, 1: 400, 2: 1000}, abs=20)
+        assert reported_weights(nodes, 191.0) == [1.0] * 3  # expired
+        nodes[0].memory.reported("TEXT cpu_utilization=0.2,rps_fractional=100,eps=60", 20.0)
+        nodes[1].memory.reported("TEXT cpu_utilization=0.8,rps_fractional=100,eps=0", 20.0)
+        assert reported_weights(nodes, 20.0)[:2] == pytest.approx([1.0, 1.0])  # 0.2 + 60 % of errors = 0.8
+
+    def test_from_the_servers_answers(self, driver: Any, fleet: Any) -> None:
+        servers = fleet(2)
+        for server, used in zip(servers.servers, ("0.2", "0.8"), strict=True):
+            header = ("endpoint-load-metrics", f"TEXT application_utilization={used}, rps_fractional=50")
+            server.behave(Behaviour(headers=(header,)))
+        with driver.client({"orders": servers.addresses}, policy=Policy(LoadAware(blackout=0, refresh=0))) as client:
+            for _ in range(60):
+                client.get("http://orders/")
+        got = [len(server.received) for server in servers.servers]
+        assert got[0] / got[1] == pytest.approx(4, rel=0.35)
+
+
+def test_balancers_of_other_packages(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "theirs.py").write_text(
+        "from smartclient import Balancer\n"
+        "class First(Balancer):\n"
+        "    def picker(self, nodes, rng):\n"
+        "        return lambda call: nodes[0]\n"
+        "wrong = dict\n"
+    )
+    info = tmp_path / "theirs-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: theirs\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[smartclient.balancers]\nfirst = theirs:First\nwrong = theirs:wrong\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert type(Policy("first").balancer).__name__ == "First"
+    with pytest.raises(TypeError, match="theirs:wrong"):
+        Policy("wrong")
+    with pytest.raises(ValueError, match=r"expected one of .*first.*, got 'last'"):
+        Policy("last")

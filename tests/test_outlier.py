@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import random
+import statistics
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartclient import Outcome, OutlierDetection
-from smartclient.health.detector import NodeHealth
+from smartclient import Instance, Node, Outcome, OutlierDetection
+from smartclient.health.detector import Detector, NodeHealth
 
 FAILURE, SUCCESS, ABANDONED = Outcome.FAILURE, Outcome.SUCCESS, Outcome.ABANDONED
 
@@ -48,24 +49,167 @@ def test_never_all_and_always_one(nodes: int, share: float) -> None:
     assert ejected >= min(1, nodes - 1)
 
 
-def test_the_two_counters_are_split() -> None:
-    health = NodeHealth(OutlierDetection(consecutive_5xx=3, consecutive_local_origin_failure=2))
-    assert health.observe(FAILURE, 503) is None
-    assert health.observe(FAILURE, 503) is None
-    assert health.observe(FAILURE, None) is None
+class Watch:
+    """A detector over some nodes, on a clock of its own."""
+
+    def __init__(self, nodes: int = 5, **settings: Any) -> None:
+        self.settings = OutlierDetection(**settings)
+        self.now = 1000.0
+        self.detector = Detector(self.settings, self.now)
+        self.nodes = [Node(Instance("h", n + 1), None, NodeHealth(self.settings)) for n in range(nodes)]
+
+    def say(self, node: int, outcome: Outcome, status: int | None = 200, latency: float = 0.01) -> str | None:
+        self.now += 0.01
+        health = self.nodes[node].health
+        return self.detector.observe(health, outcome, status, latency, self.now, len(self.nodes) - 1)
+
+    def fail(self, node: int, status: int | None = 503) -> str | None:
+        return self.say(node, FAILURE, status, 0.001)
+
+    def succeed(self, node: int, times: int = 1) -> None:
+        for _ in range(times):
+            assert self.say(node, SUCCESS) is None
+
+    def end(self) -> dict[int, str]:
+        return {self.nodes.index(node): why for node, why in self.detector.end_interval(self.nodes, self.now)}
+
+
+def test_the_counters_are_split() -> None:
+    watch = Watch(consecutive_5xx=3, consecutive_local_origin_failure=2, consecutive_gateway_failure=2, evidence=False)
+    health = watch.nodes[0].health
+    assert watch.fail(0, 500) is None
+    assert watch.fail(0, None) is None
     # An answer, even a bad one, says that the node can be reached.
-    assert "3 answers of 5xx" in (health.observe(FAILURE, 503) or "")
+    assert watch.fail(0, 500) is None
     assert health.local_failures == 0
-    assert health.observe(SUCCESS, 503) is None
-    assert health.observe(FAILURE, None) is None
-    assert health.observe(ABANDONED, None) is None
-    assert "2 transport errors" in (health.observe(FAILURE, None) or "")
+    assert "3 answers of 5xx" in (watch.fail(0, 500) or "")
+    watch = Watch(3, consecutive_local_origin_failure=2, consecutive_gateway_failure=2, evidence=False)
+    watch.succeed(2, 400)
+    assert watch.fail(0, None) is None
+    assert watch.say(0, ABANDONED, None) is None
+    assert "2 transport errors" in (watch.fail(0, None) or "")
+    watch.succeed(0, 30)
+    assert watch.fail(1, 502) is None
+    assert "2 answers of 502, 503 or 504" in (watch.fail(1, 503) or "")
 
 
 def test_switched_off() -> None:
-    health = NodeHealth(OutlierDetection(consecutive_5xx=None, consecutive_local_origin_failure=None))
+    watch = Watch(consecutive_5xx=None, consecutive_local_origin_failure=None, evidence=False)
     for status in (None, 503) * 50:
-        assert health.observe(FAILURE, status) is None
+        assert watch.fail(0, status) is None
+
+
+@pytest.mark.parametrize(("share", "calls"), [(1.0, 5), (0.3, 60), (0.2, 200)])
+def test_evidence_comes_within_the_calls_it_is_designed_for(share: float, calls: int) -> None:
+    needed = []
+    for seed in range(60):
+        rng = random.Random(seed)
+        watch = Watch(2)
+        for n in range(1, 1000):
+            watch.succeed(1)
+            if watch.fail(0) if rng.random() < share else watch.say(0, SUCCESS):
+                needed.append(n)
+                break
+    assert len(needed) == 60
+    assert statistics.median(needed) <= calls
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.05, 0.2, 0.5, 0.8, 1.0])
+@pytest.mark.parametrize("nodes", [2, 5, 10])
+def test_when_all_fail_alike_nobody_is_an_outlier(share: float, nodes: int) -> None:
+    rng = random.Random(7)
+    watch = Watch(nodes)
+    reasons = []
+    for n in range(20_000):
+        node = rng.randrange(nodes)
+        reasons.append(watch.fail(node) if rng.random() < share else watch.say(node, SUCCESS))
+        if n % 2000 == 1999:
+            reasons += watch.end().values()
+    assert not [reason for reason in reasons if reason]
+
+
+def test_an_outage_of_all_ejects_nobody() -> None:
+    watch = Watch(5)
+    for n in range(5000):
+        watch.succeed(n % 5)
+    assert not [why for n in range(5000) if (why := watch.fail(n % 5, None))]
+
+
+def test_evidence_fades() -> None:
+    watch = Watch(2, consecutive_5xx=None)
+    watch.succeed(1, 100)
+    for _ in range(4):
+        assert watch.fail(0) is None
+    watch.now += 3600
+    for _ in range(4):
+        assert watch.fail(0) is None
+    assert watch.fail(0)
+
+
+def test_failures_with_one_cause_count_less() -> None:
+    """Fifty attempts that were under way together and timed out together are one event: it must fail once more."""
+    watch = Watch(3)
+    watch.succeed(1, 200)
+    for _ in range(50):
+        assert watch.say(0, FAILURE, None, latency=5.0) is None
+    assert watch.fail(0, None) or watch.fail(0, None)
+
+
+def test_success_rate_is_envoys_and_more() -> None:
+    watch = Watch(6, consecutive_5xx=None, evidence=False)
+    for turn in range(2):
+        for n in range(200):
+            for node in range(5):
+                watch.succeed(node)
+            watch.fail(5) if n % 4 == 0 else watch.succeed(5)
+        found = watch.end()
+        # A burst that all bear leaves some worse off, once: so twice running.
+        assert set(found) == (set() if turn == 0 else {5})
+    assert "success rate 75.0%" in found[5]
+
+
+def test_success_rate_asks_for_hosts_and_volume() -> None:
+    for nodes, calls in ((4, 200), (6, 90)):
+        watch = Watch(nodes, consecutive_5xx=None, evidence=False)
+        for _ in range(3):
+            for node in range(nodes - 1):
+                watch.succeed(node, calls)
+            for _ in range(calls):
+                watch.fail(nodes - 1)
+            assert not watch.end()
+
+
+def test_failure_percentage() -> None:
+    watch = Watch(5, consecutive_5xx=None, evidence=False, success_rate_factor=None, failure_percentage=85)
+    for node in range(4):
+        watch.succeed(node, 60)
+    for n in range(60):
+        watch.fail(4) if n % 10 else watch.succeed(4)
+    assert watch.end() == {4: "90 % of its calls failed"}
+
+
+def test_latency_factor() -> None:
+    for factor, out in ((None, {}), (3.0, {1: "mean latency 40 ms, 4.0 x the median"})):
+        watch = Watch(2, latency_factor=factor)
+        for _ in range(30):
+            watch.say(0, SUCCESS, latency=0.01)
+            watch.say(1, SUCCESS, latency=0.04)
+        assert watch.end() == out
+
+
+def test_one_that_comes_back_only_to_fail_again_is_out_longer() -> None:
+    settings = OutlierDetection(jitter=0)
+    health = NodeHealth(settings)
+    rng, now, times = random.Random(1), 0.0, []
+    for _ in range(8):
+        times.append(health.eject(now, rng))
+        now += times[-1]
+        health.restore(now)
+        now += 2
+    assert times == sorted(times)
+    assert times[-1] > 200
+    health.restore(now)
+    assert health.eject(now + 36000, rng) == 5  # all is forgiven
 
 
 def test_times_grow_to_a_cap_and_are_forgiven() -> None:
@@ -90,6 +234,17 @@ def test_jitter_lengthens() -> None:
 
 
 def test_too_many_requests_is_no_sign_of_being_broken() -> None:
-    health = NodeHealth(OutlierDetection(consecutive_5xx=3))
-    assert {health.observe(FAILURE, 429) for _ in range(20)} == {None}
-    assert {health.observe(FAILURE, 503) for _ in range(2)} == {None}
+    watch = Watch(consecutive_5xx=3)
+    assert {watch.fail(0, 429) for _ in range(50)} == {None}
+    assert {watch.fail(0, 503) for _ in range(2)} == {None}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"interval": 0}, {"success_rate_volume": 0}, {"success_rate_factor": -1}, {"failure_percentage": 101},
+     {"latency_factor": 1}, {"max_pause": -1}, {"consecutive_gateway_failure": 0}],
+    ids=str,
+)  # fmt: skip
+def test_absurd_settings(wrong: Any) -> None:
+    with pytest.raises(ValueError, match=f"OutlierDetection.{next(iter(wrong))}"):
+        OutlierDetection(**wrong)

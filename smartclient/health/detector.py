@@ -42,7 +42,8 @@ AN_OUTLIER = 2.0  # times its peers' failures, for the interval's statistics
 MOST_RATE = 0.8  # of p0, for failures to be evidence
 PRIOR_FAILURES, PRIOR_CALLS = 0.1, 10.0
 QUICK = 0.25  # weight of the newest call in the average by count
-RELAPSE = 2  # failures in a row that eject again what has just come back
+RELAPSE = 2  # failures in a row that eject again what has just come back,
+RELAPSE_WITHIN = 30.0  # seconds, at most, before
 # While its peers fail less than CLEAN, so many failures in a row over so many seconds count as many: a balancer that
 # avoids who fails seldom asks for more.
 LASTING, CLEAN = (2, 5.0), 0.003
@@ -150,7 +151,8 @@ class NodeHealth:
     def _relapsing(self, now: float) -> bool:
         """It has been ejected, and not yet been well for long enough to be forgiven."""
         well = self._well_until(now)
-        return self._healthy_since is not None and well - self._healthy_since < FORGIVEN_AFTER * self._times
+        within = min(FORGIVEN_AFTER * self._times, RELAPSE_WITHIN)
+        return self._healthy_since is not None and well - self._healthy_since < within
 
     def _well_until(self, now: float) -> float:
         """Until the first of its failures in a row: a balancer that avoids it may take its time for the next."""
