@@ -11,18 +11,21 @@ import itertools
 import math
 from bisect import bisect
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from random import Random as Rng
 from typing import Any, NamedTuple
 
 from .balancers import Balancer, PickCall, Picker, Random
 from .call import Call
 from .events import logger
+from .hashing import SPAN, hash_of
 from .node import Node
 from .policy import Policy
 from .topology import Group, arrange
 
 Metadata = Mapping[str, str]
 MANY = 64  # with more nodes than this a retry looks at a sample, not at all of them
+GROUPS = 3  # seed of the hash that draws a group
 FILTERS = 64  # preferences whose pickers are kept
 
 
@@ -33,20 +36,26 @@ class Unavailable(Exception):
 class Choice(NamedTuple):
     """Who may be picked, and how; immutable, replaced whole.
 
-    picker:   of first attempts, over all groups
-    filtered: pickers of first attempts with a preference
-    weight:   of all nodes in the groups
+    picker:      of first attempts, over all groups
+    filtered:    pickers of first attempts with a preference
+    weight:      of all nodes in the groups
+    cumulative:  shares of the groups
     """
 
     groups: tuple[Group, ...]
     picker: Picker
     filtered: dict[Any, Picker]
     weight: float
+    cumulative: tuple[float, ...]
 
     @property
     def nodes(self) -> tuple[Node, ...]:
         """Those in use."""
         return self.groups[0].nodes if len(self.groups) == 1 else tuple(n for group in self.groups for n in group.nodes)
+
+    def group(self, point: float) -> int:
+        """The group that a point in [0, 1) falls to."""
+        return min(bisect(self.cumulative, point * self.cumulative[-1]), len(self.groups) - 1)
 
 
 class Chooser:
@@ -72,28 +81,40 @@ class Chooser:
             else ()
         )
 
-    def choice(self, nodes: tuple[Node, ...], groups: tuple[Group, ...], first: bool, rebuild: bool) -> Choice:
-        """Make the pickers: may be slow, and the user's code. first: nothing has been made before."""
-        if self.balancer.over_members:
-            table = self._table
-            if rebuild or table is None or table[0] != nodes:
-                self._table = table = (nodes, self._made(nodes, first))
-            picker = table[1]
-        else:
+    def choice(
+        self, nodes: tuple[Node, ...], groups: tuple[Group, ...], first: bool, building: bool, stale: bool
+    ) -> tuple[Choice, bool]:
+        """Make the pickers: may be slow, and the user's code. Whether they are up to date comes along.
+
+        first:     nothing has been made before
+        building:  a table over the members may be made: never in a call, which makes do with the one there is
+        stale:     weights have changed
+        """
+        if not self.balancer.over_members:
             pickers = [self._made(group.nodes, first) for group in groups]
-            picker = pickers[0] if len(pickers) == 1 else _shared_out(groups, pickers, self._rng)
-        return self._choice(groups, picker)
+            return self._choice(groups, _shared_out(groups, pickers, self._rng)), True
+        table = self._table
+        if building and (stale or table is None or table[0] != nodes):
+            self._table = table = (nodes, self._made(nodes, first))
+        if table is None:
+            return self.stopgap(groups), False
+        return self._choice(groups, table[1]), table[0] == nodes and (building or not stale)
 
     def stopgap(self, groups: tuple[Group, ...]) -> Choice:
         """At random, until a slow picker is made."""
         pickers = [Random().picker(group.nodes, self._rng) for group in groups]
         return self._choice(groups, _shared_out(groups, pickers, self._rng))
 
+    def after_fork(self) -> None:
+        """In a forked child: pickers may hold locks that nobody will release."""
+        self._table = None
+        self.balancer.after_fork()
+
     def _choice(self, groups: tuple[Group, ...], picker: Picker) -> Choice:
         weight = sum(node.instance.weight for group in groups for node in group.nodes)
-        return Choice(groups, picker, {}, weight)
+        return Choice(groups, picker, {}, weight, tuple(itertools.accumulate(group.share for group in groups)))
 
-    def _made(self, nodes: tuple[Node, ...], first: bool) -> Picker:
+    def _made(self, nodes: Sequence[Node], first: bool = False) -> Picker:
         try:
             return self.balancer.picker(nodes, self._rng)
         except Exception:
@@ -104,43 +125,81 @@ class Chooser:
 
     # ---- picking ----
 
+    def required(self, call: Call) -> Metadata | None:
+        """The metadata that a node must have for that call."""
+        return call.options.require or (self._policy.require and _asked(self._policy.require, call))
+
     def pick(self, call: Call, choice: Choice, members: tuple[Node, ...], in_flight: int) -> Node:
         """The node of the call's next attempt. Raises Unavailable. in_flight: of all nodes together."""
-        options, policy, balancer = call.options, self._policy, self.balancer
-        require = options.require or (policy.require and _asked(policy.require, call))
-        prefer = options.prefer or (policy.prefer and _asked(policy.prefer, call))
+        balancer = self.balancer
+        require = self.required(call)
+        prefer = call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
+        call.within = None
         if balancer.over_members:
-            bound = None if balancer.bound is None else self._bound(choice, in_flight + 1)
-            for wanted in ({**(require or {}), **prefer}, require) if prefer else (require,):
-                call.within = _both(bound, wanted)
-                node = choice.picker(call)
-                if call.usable(node):
-                    return node
+            node = self._by_table(call, choice, require, prefer, in_flight)
+            if node is not None:
+                return node
         elif not (require or prefer):
             if call.attempt == 1:
                 node = choice.picker(call)
                 if not (node.excluded or node.removed):
                     return node
             if len(members) > MANY:  # a look at all of them would take a while
-                nodes = choice.groups[0].nodes
+                nodes = choice.groups[choice.group(self._rng.random())].nodes
                 found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
                 if found:
-                    return balancer.picker(found, self._rng)(call)
-        elif call.attempt == 1:
-            key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
-            picker = choice.filtered.get(key)
-            if picker is None:
-                found = self._candidates(call, choice, members, require, prefer)
-                picker = balancer.picker(found, self._rng)
-                if len(choice.filtered) < FILTERS:
-                    choice.filtered[key] = picker
-            node = picker(call)
-            if call.usable(node):
-                return node
-        call.within = None
+                    return self._made(found)(call)
+        else:
+            call.within = _all(_fitting(require))
+            if call.attempt == 1:
+                key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
+                picker = choice.filtered.get(key)
+                if picker is None:
+                    picker = self._filtered(call, choice, members, require, prefer)
+                    if len(choice.filtered) < FILTERS:
+                        choice.filtered[key] = picker
+                node = picker(call)
+                if not (node.removed or (node.excluded and node.out)):
+                    return node
         found = self._candidates(call, choice, members, require, prefer)
         # A table for a single call would be dear.
-        return (Random() if balancer.over_members else balancer).picker(found, self._rng)(call)
+        return (Random().picker(found, self._rng) if balancer.over_members else self._made(found))(call)
+
+    def _by_table(
+        self, call: Call, choice: Choice, require: Metadata | None, prefer: Metadata | None, in_flight: int
+    ) -> Node | None:
+        """Ask the table over all members for a node of the key's group, within the bound, that fits; else for one that
+        fits.
+        """
+        limits: list[Callable[[Node], bool]] = []
+        if self.balancer.bound is not None:
+            limits.append(self._bound(choice, in_flight + 1))
+        if len(choice.groups) > 1:
+            key = self.balancer.key(call)
+            point = self._rng.random() if key is None else hash_of(key, GROUPS) / SPAN
+            limits.append(choice.groups[choice.group(point)].nodes.__contains__)
+        fits, likes = _fitting(require), _fitting(prefer)
+        for conditions in ([*limits, *fits, *likes], [*limits, *fits], fits):
+            call.within = _all(conditions)
+            node = choice.picker(call)
+            if call.usable(node):
+                return node
+        return None
+
+    def _filtered(
+        self, call: Call, choice: Choice, members: tuple[Node, ...], require: Metadata | None, prefer: Metadata | None
+    ) -> Picker:
+        """A picker of first attempts over what fits, by the groups' shares as far as they have any."""
+        both = {**(require or {}), **(prefer or {})}
+        for wanted in (both, require or {}) if prefer else (both,):
+            parts = [Group(group.share, tuple(n for n in group.nodes if _has(n, wanted))) for group in choice.groups]
+            parts = [part for part in parts if part.nodes]
+            if parts:
+                return _shared_out(parts, [self._made(part.nodes) for part in parts], self._rng)
+            well = [node for node in members if not (node.out or node.removed) and _has(node, wanted)]
+            if well:
+                return self._made(well)
+        return self._made(self._candidates(call, choice, members, require, prefer))
 
     def _bound(self, choice: Choice, in_flight: int) -> Callable[[Node], bool]:
         """Consistent hashing with bounded loads (Mirrokni et al. 2016): a node takes ⌈bound × its share⌉ at most."""
@@ -170,10 +229,10 @@ class Chooser:
                 raise Unavailable(f"none of {len(members)} instances has {wanted}")
         else:
             fitting = list(members)
-        here = set(fitting) if require else None
-        in_use = [[node for node in group.nodes if not node.excluded and (here is None or node in here)]
-                  for group in choice.groups]  # fmt: skip
-        sorts = [*in_use, [node for node in fitting if not node.out]]
+        drawn = choice.group(self._rng.random())
+        groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
+        sorts = [[n for n in group.nodes if not n.excluded and (not require or _has(n, require))] for group in groups]
+        sorts.append([node for node in fitting if not node.out])
         for liked in (prefer, None) if prefer else (None,):
             for nodes in sorts:
                 found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or _has(n, liked))]
@@ -186,8 +245,10 @@ class Chooser:
         raise Unavailable("the instances have just been replaced")
 
 
-def _shared_out(groups: tuple[Group, ...], pickers: Sequence[Picker], rng: Rng) -> Picker:
+def _shared_out(groups: Sequence[Group], pickers: Sequence[Picker], rng: Rng) -> Picker:
     """A picker over groups, each with its share of the calls."""
+    if len(pickers) == 1:
+        return pickers[0]
     cumulative = list(itertools.accumulate(group.share for group in groups))
     last, random = len(groups) - 1, rng.random
 
@@ -197,10 +258,14 @@ def _shared_out(groups: tuple[Group, ...], pickers: Sequence[Picker], rng: Rng) 
     return pick
 
 
-def _both(bound: Callable[[Node], bool] | None, wanted: Metadata | None) -> Callable[[Node], bool] | None:
-    if not wanted:
-        return bound
-    return lambda node: _has(node, wanted) and (bound is None or bound(node))
+def _fitting(metadata: Metadata | None) -> list[Callable[[Node], bool]]:
+    return [partial(_has, metadata=metadata)] if metadata else []
+
+
+def _all(conditions: Sequence[Callable[[Node], bool]]) -> Callable[[Node], bool] | None:
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    return lambda node: all(condition(node) for condition in conditions)
 
 
 def _asked(wanted: Metadata | Callable[[Any], Metadata | None], call: Call) -> Metadata | None:

@@ -20,14 +20,16 @@ from .events import Event, InstancesChanged, Observers, logger
 from .health.stalls import Stalls
 from .health.ward import Ward
 from .instance import Instance
-from .membership import compare
+from .membership import Change, compare
 from .node import Node, Outcome
 from .policy import Policy
 from .retry.budget import BudgetAccount
+from .topology import Group
 from .waiting import Places, Signal
 
 NEVER = float("inf")
-TURNS = 8  # picks that other threads may spoil
+TURNS = 8  # picks, or choices, that other threads may spoil
+AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
 
 
 class Service:
@@ -81,6 +83,7 @@ class Service:
         self._in_flight = 0
         self._choice: Choice | None = None
         self._version = 0
+        self._stale = False  # the pickers do not know the latest weights, or are a stopgap
         self._next_change = NEVER
         self._empty_at = NEVER
         self._due: tuple[Node, ...] = ()  # ejected nodes whose time is over: one probing call each
@@ -89,6 +92,11 @@ class Service:
     def nodes(self) -> tuple[Node, ...]:
         """All members, ejected ones included."""
         return self._nodes
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that are not over, of nodes that are gone, too."""
+        return self._in_flight
 
     # ---- a call ----
 
@@ -137,15 +145,16 @@ class Service:
             events = self._ward.judge(
                 node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self._nodes, now
             )
-            if retry_after is not None and outcome is Outcome.FAILURE and self._ward.pause(node, retry_after, now):
-                self._next_change = now
-        if events or self._next_change <= now:
+            paused = retry_after is not None and outcome is Outcome.FAILURE and self._ward.pause(node, retry_after, now)
+        if events or paused:
             self._apply(events, now)
 
     def spoil(self, attempt: Attempt) -> None:
         """A body failed whose headers were taken for a success (called by `Attempt.spoil`, once)."""
         node, now = attempt.node, self.clock()
         latency = now - attempt.started
+        if self.stalls.spoils(attempt.stalled, latency):
+            return
         with self._lock:
             if node.memory is not None:
                 self._remember(node, Outcome.FAILURE, latency, None, now)
@@ -153,7 +162,8 @@ class Service:
                 node.health.local_failures = max(node.health.local_failures, attempt.streak)
             probing = node.probe is attempt
             events = self._ward.judge(node, Outcome.FAILURE, None, latency, probing, self._nodes, now)
-        self._apply(events, now)
+        if events:
+            self._apply(events, now)
 
     def reported(self, attempt: Attempt, value: str) -> None:
         """What the `load_header` of a response says."""
@@ -186,6 +196,7 @@ class Service:
         """
         wanted = tuple(instances)
         self.problem = None
+        told = None
         with self._updating:
             if not wanted and self._nodes and grace > 0:
                 with self._lock:
@@ -193,7 +204,8 @@ class Service:
                         self._empty_at = self.clock() + grace
                         self._next_change = min(self._next_change, self._empty_at)
                 return
-            self._exchange(wanted)
+            told = self._exchange(wanted)
+        self._tell(told)
         self.ready.fire()
 
     def failed(self, problem: str) -> None:
@@ -211,18 +223,16 @@ class Service:
             node.unhealthy = not healthy
             if returns:
                 events.append(self._ward.restore(node, now))
-            self._next_change = now
         logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
         self._apply(events, now)
 
     def close(self) -> None:
         """Remove all nodes: idle connections are closed, running calls finish, calls that wait are told."""
-        with self._updating:
-            with self._lock:
-                self._closed = True
-                gone, self._nodes, self._choice, self._due = self._nodes, (), None, ()
-                self._version += 1
-                idle = self._remove(gone)
+        with self._lock:  # an update that is under way finds its version void
+            self._closed = True
+            gone, self._nodes, self._choice, self._due = self._nodes, (), None, ()
+            self._version += 1
+            idle = self._remove(gone)
         self._let_go(idle)
         self.ready.fire()
 
@@ -239,6 +249,11 @@ class Service:
         for node in self._nodes:
             node.in_flight = 0
             node.probe = None
+        # Whatever a thread was about when the process was copied, the next call does it.
+        self._chooser.after_fork()
+        self._choice, self._stale = None, True
+        self._version += 1
+        self._next_change = -NEVER
 
     # ---- picking ----
 
@@ -251,12 +266,16 @@ class Service:
     def _claim_due(self, call: Call) -> Node | None:
         outlier = self.policy.outlier
         assert outlier is not None
+        require = self._chooser.required(call)
         with self._lock:
             for node in self._due:
-                assert node.ejected_until is not None
+                until = node.ejected_until
+                if until is None or until > call.now or node.probe is not None or node.removed:
+                    continue
                 # A call that cannot be repeated is risked only after such a time without one that can.
-                risky = not call.repeatable and call.now < node.ejected_until + outlier.base_ejection_time
-                if node.probe is None and not node.removed and not risky:
+                if not call.repeatable and call.now < until + outlier.base_ejection_time:
+                    continue
+                if not require or require.items() <= node.instance.metadata.items():
                     node.probe = call
                     return node
         return None
@@ -294,28 +313,32 @@ class Service:
     # ---- changes ----
 
     def _apply(self, events: Sequence[Event], now: float) -> None:
-        if events or self._next_change <= now:
-            self._refresh(now)
+        """Make a change of health felt, and tell of it."""
+        self._refresh(now)
         for event in events:
             logger.info("%s", event)
             if self.observed:
                 self.observers(event)
 
     def _advance(self, now: float) -> None:
-        """Something was due at `_next_change`."""
+        """Something was due at `_next_change`: one thread sees to it."""
+        with self._lock:
+            if now < self._next_change:
+                return
+            self._next_change = now + AGAIN
+        told = None
         if self._empty_at <= now and self._updating.acquire(blocking=False):
             try:
                 if self._empty_at <= now:  # still: no list has come meanwhile
-                    self._exchange(())
-                    return
+                    told = self._exchange(())
             finally:
                 self._updating.release()
-        self._refresh(now)
+        if told is None:
+            self._refresh(now, building=self._choice is None)
+        self._tell(told)
 
-    def _exchange(self, instances: tuple[Instance, ...]) -> None:
-        """Make the members those of a list (`_updating` held). Calls see them first; then it is told, and the old
-        ones' connections are closed.
-        """
+    def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
+        """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
         now = self.clock()
         if self.policy.subset is not None:
             instances = tuple(self.policy.subset.of(instances))
@@ -323,8 +346,8 @@ class Service:
         fresh = not self._nodes
         with self._lock:
             self._empty_at = NEVER
-            if self._closed or not change:
-                return
+            if self._closed or not (change or self._choice is None):
+                return None
             for node, instance in change.altered:
                 node.instance, node.weight = instance, instance.weight
             if not fresh:  # all are new: somebody has to do the work
@@ -332,8 +355,16 @@ class Service:
                     self._ward.warm(node, now)
             self._nodes = change.nodes
             self._version += 1
+            self._stale = self._stale or bool(change.altered)
             idle = self._remove(change.removed)
-        self._refresh(now, rebuild=bool(change.altered))
+        self._refresh(now, building=True)
+        return change, idle
+
+    def _tell(self, told: tuple[Change, list[Node]] | None) -> None:
+        """Calls see the new members by now; their old ones' connections are closed, and observers hear of it."""
+        if told is None or not told[0]:
+            return
+        change, idle = told
         logger.info(
             "%s: %d instances from %s (%d added, %d removed)",
             self.name, len(change.nodes), self.source, len(change.added), len(change.removed),
@@ -353,38 +384,48 @@ class Service:
     def _new_node(self, instance: Instance) -> Node:
         return Node(instance, self._chooser.balancer.memory(), self._ward.record())
 
-    def _refresh(self, now: float, rebuild: bool = False) -> None:
-        """Work out anew who is eligible. Only the newest result is kept."""
-        with self._lock:
-            self._version += 1
-            version, nodes = self._version, self._nodes
-            if self._next_change <= now:
-                self._next_change = NEVER
-        changes: list[float] = self._ward.advance(nodes, now)
-        groups = self._chooser.groups(nodes)
-        in_use = {node for group in groups for node in group.nodes}
-        out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
-        due = tuple(node for node, until in out if until <= now and node not in in_use)
-        changes += [until for _, until in out if until > now]
-        plan = Plan(version, nodes, in_use, due, min(changes, default=NEVER))
-        before, balancer = self._choice, self._chooser.balancer
-        fixed = balancer.live_weights or balancer.over_members or all(node.warm_since is None for node in nodes)
-        if before is not None and before.groups == groups and fixed and not rebuild:
-            self._commit(plan, before)
-            return
-        if before is not None and groups and all(node.removed for node in before.nodes):
-            # None of those that the old picker knows is left: at random, until the new one is made.
-            self._commit(plan, self._chooser.stopgap(groups))
-        self._commit(plan, self._chooser.choice(nodes, groups, before is None, rebuild) if groups else None)
+    def _refresh(self, now: float, building: bool = False) -> None:
+        """Work out anew who is eligible. building: tables may be made; repeated until it is the newest result."""
+        for _ in range(TURNS if building else 1):
+            with self._lock:
+                self._version += 1
+                version, nodes, stale = self._version, self._nodes, self._stale
+                if self._next_change <= now:
+                    self._next_change = now + AGAIN  # should this come to nothing
+                changes, moved = self._ward.advance(nodes, now)
+            groups = self._chooser.groups(nodes)
+            in_use = {node for group in groups for node in group.nodes}
+            out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
+            due = tuple(node for node, until in out if until <= now and node not in in_use)
+            changes += [until for _, until in out if until > now]
+            plan = Plan(version, nodes, in_use, due, min(changes, default=NEVER))
+            if self._choose(plan, groups, stale, moved, building):
+                return
 
-    def _commit(self, plan: Plan, choice: Choice | None) -> None:
+    def _choose(self, plan: Plan, groups: tuple[Group, ...], stale: bool, moved: bool, building: bool) -> bool:
+        """Make the pickers for a plan, as far as there are none; whether the plan is carried out."""
+        before, balancer = self._choice, self._chooser.balancer
+        if not groups:
+            return self._commit(plan, None, stale=False)
+        same = before is not None and before.groups == groups and not stale
+        indifferent = balancer.live_weights or balancer.over_members  # to the steps of a slow start
+        if same and (indifferent or not moved) and not (building and balancer.over_members):
+            return self._commit(plan, before, stale=False)
+        if before is not None and all(node.removed for node in before.nodes):
+            # None of those that the old picker knows is left: at random, until the new one is made.
+            self._commit(plan, self._chooser.stopgap(groups), stale=True)
+        choice, current = self._chooser.choice(plan.nodes, groups, before is None, building, stale)
+        return self._commit(plan, choice, stale=not current)
+
+    def _commit(self, plan: Plan, choice: Choice | None, stale: bool) -> bool:
         with self._lock:
             if plan.version != self._version:
-                return
+                return False
             for node in plan.nodes:
                 node.excluded = node not in plan.in_use
-            self._choice, self._due = choice, plan.due
-            self._next_change = min(plan.next_change, self._empty_at, self._next_change)
+            self._choice, self._due, self._stale = choice, plan.due, stale
+            self._next_change = min(plan.next_change, self._empty_at)
+            return True
 
 
 class Plan(NamedTuple):

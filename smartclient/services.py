@@ -71,6 +71,11 @@ class Services:
         name = host.lower().rstrip(".")
         return self._open(name) if self.discovery.covers(name) else None
 
+    @property
+    def in_flight(self) -> int:
+        """Attempts of all services that are not over."""
+        return sum(service.in_flight for service in tuple(self._services.values()))
+
     def __iter__(self) -> Any:
         return iter(tuple(self._services.values()))
 

@@ -11,7 +11,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartclient import Instance, NodeEjected, NodeReturned, Outcome, OutlierDetection, Policy, Retry, RetryBudget
+from smartclient import (
+    Balancer,
+    Instance,
+    NodeEjected,
+    NodeReturned,
+    Outcome,
+    OutlierDetection,
+    Policy,
+    Retry,
+    RetryBudget,
+)
 from smartclient.call import NO_OPTIONS, Attempt, Call, CallOptions
 from smartclient.choosing import Unavailable
 from smartclient.events import Event, Observers
@@ -366,3 +376,185 @@ def test_many_threads_lose_no_count() -> None:
     for thread in threads:
         thread.join()
     assert all(node.in_flight == 0 for node in world.service.nodes)
+
+
+# ---- found by review ----
+
+
+class Slow(Balancer):
+    """A picker whose making can be interrupted by the test."""
+
+    def __init__(self) -> None:
+        self.during: Any = None
+
+    def picker(self, nodes: Any, rng: Random) -> Any:
+        during, self.during = self.during, None
+        if during is not None:
+            during()
+        return lambda call: nodes[0]
+
+
+def test_a_change_while_a_picker_is_made_is_not_lost() -> None:
+    """New weights, and meanwhile a node is ejected: the choice that is dropped is made again."""
+    world = World(4, balancer="random", outlier=OutlierDetection(consecutive_5xx=1))
+    chooser = world.service._chooser
+    choice = chooser.choice
+    once = []
+
+    def interrupted(*arguments: Any) -> Any:
+        if not once:
+            once.append(True)
+            world.service._refresh(world.clock())
+        return choice(*arguments)
+
+    chooser.choice = interrupted  # type: ignore[method-assign]
+    world.service.update([*instances(1, weight=97.0), *instances(2, 3, 4)])
+    count = [world.call() for _ in range(400)].count(1)
+    assert count > 350
+
+
+def test_a_probe_is_claimed_once_though_the_list_of_the_due_is_old() -> None:
+    balancer = Slow()
+    world = World(3, balancer=balancer)
+    node = world.service.nodes[0]
+    for _ in range(30):
+        attempt = world.start()
+        attempt.judge(Outcome.FAILURE, 503)
+        attempt.finish()
+        if node.ejected_until:
+            break
+        for peer in world.service.nodes[1:]:
+            peer.memory = None
+    assert node.ejected_until
+    world.clock.advance(6)
+    probe = world.start()
+    assert probe.node is node
+    balancer.during = lambda: world.start().finish()  # while the choice with it in use is being made
+    probe.judge(Outcome.SUCCESS, 200)
+    probe.finish()
+    assert node.ejected_until is None
+    assert not node.excluded
+
+
+def test_an_old_success_does_not_undo_an_ejection_that_is_being_carried_out() -> None:
+    balancer = Slow()
+    world = World(3, balancer=balancer, outlier=OutlierDetection(consecutive_5xx=1))
+    early = world.start()
+    late = world.start()
+    balancer.during = lambda: early.judge(Outcome.SUCCESS, 200)
+    late.judge(Outcome.FAILURE, 503)
+    assert late.node.ejected_until is not None
+    assert late.node.excluded
+    early.finish()
+    late.finish()
+
+
+def test_a_probing_call_has_what_is_required() -> None:
+    world = World(0, balancer="round_robin")
+    world.service.update([*instances(1, 2, metadata={"v": "1"}), *instances(3, 4, metadata={"v": "2"})])
+    world.eject(1)
+    world.clock.advance(6)
+    for _ in range(6):
+        assert world.call(options=CallOptions(require={"v": "2"})) in (3, 4)
+    assert world.call() == 1
+
+
+def test_a_picker_that_fails_at_first_is_made_at_the_next_list() -> None:
+    class Late(Balancer):
+        works = False
+
+        def picker(self, nodes: Any, rng: Random) -> Any:
+            if not self.works:
+                raise ZeroDivisionError
+            return lambda call: nodes[0]
+
+    balancer = Late()
+    world = World(0, balancer=balancer)
+    with pytest.raises(ZeroDivisionError):
+        world.service.update(instances(1, 2))
+    balancer.works = True
+    world.service.update(instances(1, 2))
+    assert world.call() == 1
+
+
+def test_an_observer_may_close() -> None:
+    world = World(0)
+    world.service.observers = Observers([lambda event: world.service.close()])
+    thread = threading.Thread(target=world.service.update, args=(instances(1),), daemon=True)
+    thread.start()
+    thread.join(5)
+    assert not thread.is_alive()
+
+
+def test_closing_does_not_wait_for_a_table() -> None:
+    balancer = Slow()
+    world = World(0, balancer=balancer)
+    building, release = threading.Event(), threading.Event()
+
+    def build() -> None:
+        building.set()
+        release.wait(10)
+
+    balancer.during = build
+    thread = threading.Thread(target=world.service.update, args=(instances(1),))
+    thread.start()
+    assert building.wait(5)
+    began = time.monotonic()
+    world.service.close()
+    assert time.monotonic() - began < 0.1
+    release.set()
+    thread.join()
+    assert not world.service.nodes
+    with pytest.raises(Unavailable, match="closed"):
+        world.call()
+
+
+def test_a_call_never_builds_a_table() -> None:
+    world = World(6, balancer="maglev", outlier=OutlierDetection(consecutive_5xx=1))
+    options = [CallOptions(hash_key=str(n)) for n in range(30)]
+    caller = threading.get_ident()
+    built: list[int] = []
+    made = world.service._chooser.balancer.picker
+    object.__setattr__(
+        world.service._chooser.balancer, "picker", lambda *a: (built.append(threading.get_ident()), made(*a))[1]
+    )
+    attempt = world.start(options=options[0])
+    attempt.judge(Outcome.FAILURE, 503)
+    attempt.finish()
+    gone = attempt.node
+    assert gone.ejected_until
+    update = threading.Thread(
+        target=world.service.update, args=([n.instance for n in world.service.nodes if n is not gone],)
+    )
+    update.start()
+    update.join()
+    for option in options:
+        world.call(options=option)
+    for option in options[:2]:  # ejections of others
+        attempt = world.start(options=option)
+        attempt.judge(Outcome.FAILURE, 503)
+        attempt.finish()
+    world.clock.advance(20)
+    for option in options:
+        world.call(options=option)
+    assert built
+    assert caller not in built
+
+
+def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
+    for name in ("sticky", "weighted_round_robin", "load_aware", "maglev"):
+        world = World(3, balancer=name)
+        balancer: Any = world.service._chooser.balancer
+        picker: Any = world.service._choice and world.service._choice.picker
+        locks = [getattr(owner, "_lock", None) for owner in (balancer, picker)]
+        held = [lock for lock in (*locks, world.service._lock, world.service._updating) if lock is not None]
+        for lock in held:
+            lock.acquire()
+        world.service._next_change = float("inf")
+        world.service.after_fork()
+        done = threading.Thread(target=world.call, daemon=True)
+        done.start()
+        done.join(5)
+        assert not done.is_alive(), name
+        world.service.update(instances(1, 2, 3, 4))
+        assert len(world.service.nodes) == 4

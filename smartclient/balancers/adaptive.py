@@ -101,6 +101,7 @@ class Adaptive(Balancer):
     penalty_decay: float = 1.0
 
     name = "adaptive"
+    live_weights = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 1:
@@ -134,7 +135,8 @@ class SpeedWeighted:
         self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
         self._usual = 0.0  # median of the measured means
         self._due = float("-inf")
-        self._cumulative: list[float] = []
+        # Another thread may pick while the first one reckons.
+        self._cumulative = list(accumulate(node.weight or 1.0 for node in nodes))
 
     def __call__(self, call: PickCall) -> Node:
         now = call.now
@@ -152,7 +154,7 @@ class SpeedWeighted:
             # A node of twice the weight is expected to bear twice the calls. An unmeasured one is tried by the next
             # call, and then like the others until it answers.
             waiting = node.in_flight * mean_weight / weight if weight else node.in_flight
-            cost = memory.cost * (waiting + 1.0) or usual * waiting
+            cost = memory.cost * (waiting + 1.0) or (usual or 1.0) * waiting
             if memory.penalty:
                 cost += memory.penalty_left(now) * (waiting + 1.0)
             if best is None or cost < least:
@@ -163,6 +165,7 @@ class SpeedWeighted:
 
     def _reckon(self, now: float) -> None:
         self._due = now + self._refresh  # first, so that other threads do not do the same
+        self._mean_weight = sum(node.weight for node in self._nodes) / len(self._nodes) or 1.0
         means = [node.memory.mean for node in self._nodes if node.memory.count]
         self._usual = usual = median_low(means) if means else 0.0
         for node in self._nodes:

@@ -58,6 +58,15 @@ class Balancer(ABC):
     """No node may have more than this times the average of calls in flight (its share by weight); None: no bound. The
     service sees to it: `call.usable`."""
 
+    def key(self, call: PickCall) -> str | None:
+        """What a balancer with a table goes by: calls with the same key stay together, also where priorities or zones
+        share the calls out.
+        """
+        return None
+
+    def after_fork(self) -> None:  # noqa: B027  (optional)
+        """In a forked child: renew locks, those of pickers excepted (they are made anew)."""
+
     def for_service(self) -> Balancer:
         """What one service uses: itself, or something with a state of that service's own."""
         return self

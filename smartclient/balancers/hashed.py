@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from ..node import Node
 from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, Missing, key_of
 from .power_of_two import PowerOfTwoChoices
+
+MOST_STEPS = 1024  # of a walk: past so many that cannot be used, the call is better off at random
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,9 @@ class Hashed(Balancer):
     @abstractmethod
     def table(self, nodes: Sequence[Node]) -> Table:
         """The table of these nodes (at least two, in an order that is the same for the same nodes)."""
+
+    def key(self, call: PickCall) -> str | None:
+        return key_of(self.hash_on, "hash_on")(call)
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:
@@ -54,7 +60,7 @@ class Hashed(Balancer):
             if call.usable(node):
                 return node
             first, seen = node, {node}
-            for node in table.walk(value):
+            for node in itertools.islice(table.walk(value), MOST_STEPS):
                 if node not in seen:
                     if call.usable(node):
                         return node

@@ -70,11 +70,16 @@ def parse_report(value: str) -> dict[str, float]:
             pairs = [part.split("=", 1) for part in rest.split(",")]
         else:
             return {}
-        for name, number in pairs:
-            if isinstance(number, (str, int, float)) and math.isfinite(float(number)):
-                found[str(name).strip()] = float(number)
-    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError):
+    except (ValueError, AttributeError, RecursionError):
         return {}
+    for name, *number in pairs:
+        try:
+            figure = float(*number)
+        except (ValueError, TypeError, OverflowError):
+            continue
+        if number and math.isfinite(figure):
+            # protobuf's JSON says cpuUtilization.
+            found["".join(f"_{c.lower()}" if c.isupper() else c for c in str(name).strip())] = figure
     return found
 
 

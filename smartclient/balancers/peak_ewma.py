@@ -21,6 +21,7 @@ from .penalty import Penalty
 
 # Finagle's constant for "unmeasured and already tried": dearer than any latency, cheaper with fewer in flight.
 UNMEASURED = 1e9
+FRESH = 8  # unmeasured nodes that a pick looks at
 
 
 class PeakEwmaMemory(Penalty):
@@ -97,7 +98,7 @@ class PeakEwma(Balancer):
 
         def pick(call: PickCall) -> Node:
             if unmeasured:
-                for node in tuple(unmeasured):
+                for node in tuple(unmeasured[:FRESH]):
                     memory = node.memory
                     if memory.seen_at is None and not memory.penalty:
                         if node.in_flight == 0 and call.usable(node):

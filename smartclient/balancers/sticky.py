@@ -67,6 +67,10 @@ class WithSessions(Balancer):
     def memory(self) -> Memory | None:
         return self._inner.memory()
 
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self._inner.after_fork()
+
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         inner = self._inner.picker(nodes, rng)
 

@@ -105,10 +105,9 @@ class NodeHealth:
             self.local_failures += 1
             return
         self.local_failures = 0
-        if status >= 500:  # a 429 is no sign of being broken
-            self.answers_5xx += 1
-        if status in (502, 503, 504):
-            self.gateway_failures += 1
+        # A 429 is no sign of being broken.
+        self.answers_5xx = self.answers_5xx + 1 if status >= 500 else 0
+        self.gateway_failures = self.gateway_failures + 1 if status in (502, 503, 504) else 0
 
     def reason(self, now: float, clean: bool) -> str | None:
         """Why the failures in a row are too many; None: they are not. clean: its peers have hardly any."""
@@ -203,6 +202,7 @@ class Detector:
         self._calls_before = max(0, self._calls_before - health.calls_before)
         self._failures_before = max(0, self._failures_before - health.failures_before)
         health.quick = health.latency_sum = 0.0
+        health.low = False
         health.calls = health.failures = health.calls_before = health.failures_before = 0
 
     def end_interval(self, nodes: Sequence[Any], now: float) -> list[tuple[Any, str]]:
@@ -255,12 +255,15 @@ class Detector:
         settings = self.settings
         if settings.success_rate_factor is None:
             return []
-        rates = {
-            node: 1.0 - node.health.failures / node.health.calls
-            for node in nodes
-            if node.health.calls >= settings.success_rate_volume
-        }
+        rates = {}
+        for node in nodes:
+            if node.health.calls >= settings.success_rate_volume:
+                rates[node] = 1.0 - node.health.failures / node.health.calls
+            else:
+                node.health.low = False
         if len(rates) < settings.success_rate_min_hosts:
+            for node in rates:
+                node.health.low = False
             return []
         mean, deviation = statistics.fmean(rates.values()), statistics.pstdev(rates.values())
         least = mean - settings.success_rate_factor * deviation

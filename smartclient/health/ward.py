@@ -91,8 +91,8 @@ class Ward:
             node.warm_since = now
             self._step(node, now)
 
-    def advance(self, nodes: Iterable[Node], now: float) -> list[float]:
-        """End pauses, take steps of slow starts; when something is due again."""
+    def advance(self, nodes: Iterable[Node], now: float) -> tuple[list[float], bool]:
+        """End pauses, take steps of slow starts; when something is due again, and whether a weight has changed."""
         due = []
         warming = 0
         for node in nodes:
@@ -106,7 +106,7 @@ class Ward:
                 self._step(node, now)
         if warming:
             due.append(now + WARM_STEP * (1 + warming // 1000))
-        return due
+        return due, warming > 0
 
     def discharge(self, nodes: Iterable[Node]) -> None:
         """They are gone."""
@@ -122,6 +122,7 @@ class Ward:
         self._detector.forget(node.health)
         duration = node.health.eject(now, self._rng)
         node.ejected_until = now + duration
+        node.excluded = True  # from now on; the next choice says whether it is used all the same (panic)
         return NodeEjected(self._service, node.instance, reason, duration)
 
     def _step(self, node: Node, now: float) -> None:

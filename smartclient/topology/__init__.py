@@ -31,7 +31,9 @@ def arrange(
     min_zone_size: int = 6,
 ) -> list[Group]:
     """The groups of `nodes` that are in use, the first choice first. Never empty unless `nodes` is."""
-    levels = _levels(nodes)
+    # Weight 0 takes no traffic while others can.
+    weighted = any(node.instance.weight > 0 and not node.out for node in nodes)
+    levels = _levels([node for node in nodes if node.instance.weight > 0] if weighted else nodes)
     healthy = [[node for node in level if not node.out] for level in levels]
     shares = priority_shares(
         [(len(well), len(level)) for well, level in zip(healthy, levels, strict=True)], panic_threshold
@@ -41,8 +43,6 @@ def arrange(
         if share <= 0:
             continue
         usable = level if panic else well
-        # Weight 0 takes no traffic while others can.
-        usable = [node for node in usable if node.instance.weight > 0] or usable
         zones = None if zone is None or panic else zone_shares(usable, zone, client_zones, min_zone_size)
         if zones is None:
             groups.append(Group(share, tuple(usable)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
@@ -60,12 +61,16 @@ class AsyncTransport(TransportBase):
         """A timer while calls are under way: as late as it comes the loop was held up."""
         loop = current_loop()
         expected = time.monotonic() + TICK
+        this = weakref.ref(self)
 
         def look() -> None:
-            self._services.stalls.late(time.monotonic() - expected)
-            self._watched.discard(loop)
-            if any(node.in_flight for service in self._services for node in service.nodes):
-                self._look_for_stalls()
+            transport = this()
+            if transport is not None:
+                transport._services.stalls.late(time.monotonic() - expected)
+                transport._watched.discard(loop)
+                transport._finish_lost()
+                if transport._services.in_flight:
+                    transport._look_for_stalls()
 
         self._watched = {known for known in self._watched if not has_ended(known)} | {loop}
         call_later(loop, TICK, look)
