@@ -1,25 +1,26 @@
 """Breath: long work in a discovery thread lets other threads run now and then.
 
-The interpreter's own turns last 5 ms, and a call may have to wait for several of them; after this none lasts longer
-than a fraction of a millisecond.
+The interpreter's own turns last 5 ms, and a call may have to wait for several of them; after this hardly one lasts
+longer than half a millisecond.
 """
 
 from __future__ import annotations
 
 import time
 
-EVERY = 64
+TURN = 0.0005  # seconds
 
 
 class Breath:
-    """Call it for each item of long work."""
+    """Call it for each item, or each step, of long work. It yields if it has worked for a turn."""
 
-    __slots__ = ("_count",)
+    __slots__ = ("_since",)
 
     def __init__(self) -> None:
-        self._count = 0
+        self._since = 0.0
 
     def __call__(self) -> None:
-        self._count += 1
-        if self._count % EVERY == 0:
+        now = time.perf_counter()
+        if now - self._since > TURN:
             time.sleep(0)
+            self._since = time.perf_counter()

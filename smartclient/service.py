@@ -28,6 +28,7 @@ from .topology import Group
 from .waiting import Places, Signal
 
 NEVER = float("inf")
+CHUNK = 256  # nodes that are removed in one go
 TURNS = 8  # picks, or choices, that other threads may spoil
 AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
 
@@ -77,6 +78,7 @@ class Service:
         self._retire = retire
         self._lock = threading.Lock()
         self._updating = threading.Lock()  # one new list at a time; always taken before `_lock`
+        self._breathe = Breath()
         self._closed = False
         self._complained = False
         self._nodes: tuple[Node, ...] = ()
@@ -342,7 +344,7 @@ class Service:
         now = self.clock()
         if self.policy.subset is not None:
             instances = tuple(self.policy.subset.of(instances))
-        change = compare(self._nodes, instances, self._new_node, Breath())
+        change = compare(self._nodes, instances, self._new_node, self._breathe)
         fresh = not self._nodes
         with self._lock:
             self._empty_at = NEVER
@@ -356,7 +358,11 @@ class Service:
             self._nodes = change.nodes
             self._version += 1
             self._stale = self._stale or bool(change.altered)
-            idle = self._remove(change.removed)
+        idle = []
+        for at in range(0, len(change.removed), CHUNK):  # calls go on in between
+            with self._lock:
+                idle += self._remove(change.removed[at : at + CHUNK])
+            self._breathe()
         self._refresh(now, building=True)
         return change, idle
 
@@ -393,8 +399,12 @@ class Service:
                 if self._next_change <= now:
                     self._next_change = now + AGAIN  # should this come to nothing
                 changes, moved = self._ward.advance(nodes, now)
+            if building:
+                self._breathe()
             groups = self._chooser.groups(nodes)
             in_use = {node for group in groups for node in group.nodes}
+            if building:
+                self._breathe()
             out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
             due = tuple(node for node, until in out if until <= now and node not in in_use)
             changes += [until for _, until in out if until > now]

@@ -29,7 +29,8 @@ SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: no
 EXPONENT = 1.5  # of the speed, in the draw
 USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
 MOST_AT_ONCE = 10.0  # times its mean that a failure may count as latency
-REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often
+REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often,
+AT_ONCE = 512  # and for so many nodes in one go
 
 
 class AdaptiveMemory(Penalty):
@@ -70,9 +71,7 @@ class AdaptiveMemory(Penalty):
 
     def forget(self, usual: float, seconds: float, now: float) -> None:
         """What is slow and not called seems less and less so, until it is tried again: then its mean counts in full."""
-        if self.mean > usual:
-            now_mean = usual + (self.mean - usual) * exp((self.seen_at - now) / seconds)
-            self.cost = now_mean / sqrt(self._load)
+        self.cost = (usual + (self.mean - usual) * exp((self.seen_at - now) / seconds)) / sqrt(self._load)
 
     def _move(self, share: float, latency: float, now: float) -> None:
         self.mean += share * (latency - self.mean)
@@ -127,21 +126,26 @@ class SpeedWeighted:
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
         self._draws = range(settings.draws)
-        self._forget = settings.forget
+        self._forget_over = settings.forget
         self._nodes = nodes
         self._random = rng.random
         self._last = len(nodes) - 1
-        self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes))
+        # A large fleet is looked at in parts, every so-many-th node at a time: no call waits for all.
+        self._stride = -(-len(nodes) // AT_ONCE)
+        self._part = 0
+        self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes)) / self._stride
         self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
-        self._usual = 0.0  # median of the measured means
-        self._due = float("-inf")
-        # Another thread may pick while the first one reckons.
-        self._cumulative = list(accumulate(node.weight or 1.0 for node in nodes))
+        self._usual = _median(nodes)
+        self._weights = [(node.weight or 1.0) * _factor(node.memory, self._usual) for node in nodes]
+        self._cumulative = list(accumulate(self._weights))
+        self._due: float | None = None
 
     def __call__(self, call: PickCall) -> Node:
         now = call.now
-        if now >= self._due:
-            self._reckon(now)
+        if self._due is None or now >= self._due:
+            if self._due is not None:
+                self._reckon(now)
+            self._due = now + self._refresh
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
         best, least = None, 0.0
@@ -164,14 +168,22 @@ class SpeedWeighted:
         return best
 
     def _reckon(self, now: float) -> None:
-        self._due = now + self._refresh  # first, so that other threads do not do the same
-        self._mean_weight = sum(node.weight for node in self._nodes) / len(self._nodes) or 1.0
-        means = [node.memory.mean for node in self._nodes if node.memory.count]
-        self._usual = usual = median_low(means) if means else 0.0
-        for node in self._nodes:
-            if node.memory.count:
-                node.memory.forget(usual, self._forget, now)
-        self._cumulative = list(accumulate((node.weight or 1.0) * _factor(node.memory, usual) for node in self._nodes))
+        """Look at the speeds anew, in the call that comes first when that is due."""
+        self._part = part = (self._part + 1) % self._stride
+        nodes = self._nodes[part :: self._stride]
+        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
+        self._usual = usual = _median(nodes)
+        for node in nodes:
+            if node.memory.mean > usual:
+                node.memory.forget(usual, self._forget_over, now)
+        self._weights[part :: self._stride] = [(node.weight or 1.0) * _factor(node.memory, usual) for node in nodes]
+        self._cumulative = list(accumulate(self._weights))
+
+
+def _median(nodes: Sequence[Node]) -> float:
+    """Of the mean latencies of those that are measured; 0.0: none is."""
+    means = [node.memory.mean for node in nodes if node.memory.count]
+    return median_low(means) if means else 0.0
 
 
 def _factor(memory: AdaptiveMemory, usual: float) -> float:
