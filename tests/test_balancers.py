@@ -320,7 +320,7 @@ class TestAdaptive:
         for _ in range(5):
             nodes[0].memory.observe(Outcome.FAILURE, 1.0, None, 0.0)
         assert nodes[0].memory.mean > 0.1
-        assert not [n for n in range(2000) if pick(FakeCall(now=5.0)) is nodes[0]]
+        assert sum(pick(FakeCall(now=5.0)) is nodes[0] for _ in range(2000)) <= 3
 
     def test_what_was_slow_is_tried_again(self) -> None:
         pick, nodes = self.world([0.01] * 4 + [0.02])
