@@ -123,7 +123,7 @@ def test_a_key_stays_through_ejection_retries_and_calls() -> None:
         retry = world.start(tried=[home], options=options)
         assert retry.node is not home
         assert world.start(options=options).node is home
-    choice = world.service._choice
+    choice = world.service.roster.choice
     for _ in range(5):
         attempt = world.start(options=options)
         if attempt.node is home:
@@ -133,9 +133,9 @@ def test_a_key_stays_through_ejection_retries_and_calls() -> None:
     second = {world.start(options=options).node for _ in range(10)}
     assert len(second) == 1
     assert home not in second
-    assert world.service._choice is not None
+    assert world.service.roster.choice is not None
     assert choice is not None
-    assert world.service._choice.picker is choice.picker  # no new table
+    assert world.service.roster.choice.picker is choice.picker  # no new table
 
 
 def test_calls_without_a_key_go_by_p2c_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -16,6 +16,7 @@ LAYERS = [
     {"policy"},
     {"call"},
     {"choosing"},
+    {"roster"},
     {"service"},
     {"effects"},
     {"flavour"},

@@ -201,14 +201,14 @@ def test_retries_go_elsewhere_and_move_nothing() -> None:
 def test_identical_instances_keep_their_node() -> None:
     world = World(3)
     before = world.service.nodes
-    choice = world.service._choice
+    choice = world.service.roster.choice
     world.service.update(instances(3, 1, 2))
     assert world.service.nodes == before
-    assert world.service._choice is choice  # no new picker, no new cursor
+    assert world.service.roster.choice is choice  # no new picker, no new cursor
     world.service.update(instances(1, 2, 3, weight=5.0))
     assert world.service.nodes == before
     assert {node.weight for node in before} == {5.0}
-    assert world.service._choice is not choice
+    assert world.service.roster.choice is not choice
     assert not world.retired
 
 
@@ -397,14 +397,14 @@ class Slow(Balancer):
 def test_a_change_while_a_picker_is_made_is_not_lost() -> None:
     """New weights, and meanwhile a node is ejected: the choice that is dropped is made again."""
     world = World(4, balancer="random", outlier=OutlierDetection(consecutive_5xx=1))
-    chooser = world.service._chooser
+    chooser = world.service.roster.chooser
     choice = chooser.choice
     once = []
 
     def interrupted(*arguments: Any) -> Any:
         if not once:
             once.append(True)
-            world.service._refresh(world.clock())
+            world.service.roster.refresh(world.clock())
         return choice(*arguments)
 
     chooser.choice = interrupted  # type: ignore[method-assign]
@@ -514,9 +514,9 @@ def test_a_call_never_builds_a_table() -> None:
     options = [CallOptions(hash_key=str(n)) for n in range(30)]
     caller = threading.get_ident()
     built: list[int] = []
-    made = world.service._chooser.balancer.picker
+    made = world.service.roster.chooser.balancer.picker
     object.__setattr__(
-        world.service._chooser.balancer, "picker", lambda *a: (built.append(threading.get_ident()), made(*a))[1]
+        world.service.roster.chooser.balancer, "picker", lambda *a: (built.append(threading.get_ident()), made(*a))[1]
     )
     attempt = world.start(options=options[0])
     attempt.judge(Outcome.FAILURE, 503)
@@ -544,13 +544,15 @@ def test_a_call_never_builds_a_table() -> None:
 def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
     for name in ("sticky", "weighted_round_robin", "load_aware", "maglev"):
         world = World(3, balancer=name)
-        balancer: Any = world.service._chooser.balancer
-        picker: Any = world.service._choice and world.service._choice.picker
+        balancer: Any = world.service.roster.chooser.balancer
+        picker: Any = world.service.roster.choice and world.service.roster.choice.picker
         locks = [getattr(owner, "_lock", None) for owner in (balancer, picker)]
-        held = [lock for lock in (*locks, world.service._lock, world.service._updating) if lock is not None]
+        held = [
+            lock for lock in (*locks, world.service.roster.lock, world.service.roster._updating) if lock is not None
+        ]
         for lock in held:
             lock.acquire()
-        world.service._next_change = float("inf")
+        world.service.roster.next_change = float("inf")
         world.service.after_fork()
         done = threading.Thread(target=world.call, daemon=True)
         done.start()

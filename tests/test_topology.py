@@ -277,7 +277,7 @@ class TestSlowStart:
         assert node.weight == 1.0
         world.clock.advance(1)
         world.call()
-        assert world.service._next_change == float("inf")
+        assert world.service.roster.next_change == float("inf")
 
 
 class TestPause:

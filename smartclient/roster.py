@@ -1,0 +1,199 @@
+"""Roster: who the members of a service are, who of them may be picked, and how.
+
+Calls read `choice` without a lock: one immutable object, swapped in whole. Whatever takes time, comparing lists and
+making pickers, is done without the lock; a result that is no longer the newest is dropped.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Set
+from random import Random
+from typing import NamedTuple
+
+from .breath import Breath
+from .choosing import Choice, Chooser
+from .health.ward import Ward
+from .instance import Instance
+from .membership import Change, compare
+from .node import Node
+from .policy import Policy
+from .topology import Group
+
+NEVER = float("inf")
+CHUNK = 256  # nodes that are removed in one go
+TURNS = 8  # choices that other threads may spoil
+AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
+
+
+class Plan(NamedTuple):
+    """Who is to be in use, worked out without the lock; void if `version` is no longer the newest."""
+
+    version: int
+    nodes: tuple[Node, ...]
+    in_use: Set[Node]
+    due: tuple[Node, ...]
+    next_change: float
+
+
+class Roster:
+    """The members of one service.
+
+    lock:         the service's: guards the nodes' state and this one's
+    chooser:      makes the pickers
+    ward:         knows the nodes' health
+    nodes:        all members, ejected ones included
+    choice:       who may be picked; None: nobody
+    due:          ejected nodes whose time is over: one probing call each
+    next_change:  when `advance` has something to do
+    empty_at:     when an empty list that is held back is taken at its word
+    closed:       for good
+    """
+
+    def __init__(self, service: str, policy: Policy, zone: str | None, clock: Callable[[], float], rng: Random) -> None:
+        self.lock = threading.Lock()
+        self.chooser = Chooser(service, policy, zone, rng)
+        self.ward = Ward(service, policy.outlier, policy.slow_start, clock(), rng)
+        self.nodes: tuple[Node, ...] = ()
+        self.choice: Choice | None = None
+        self.due: tuple[Node, ...] = ()
+        self.next_change = self.empty_at = NEVER
+        self.closed = False
+        self._policy = policy
+        self._clock = clock
+        self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
+        self._breathe = Breath()
+        self._version = 0
+        self._stale = False  # the pickers do not know the latest weights, or are a stopgap
+
+    def update(self, instances: tuple[Instance, ...], grace: float) -> tuple[Change, list[Node]] | None:
+        """Take a new full list: what it changed, and which nodes are to be let go. None: it changes nothing, or is
+        empty and held back for `grace` seconds.
+        """
+        with self._updating:
+            if instances or not self.nodes or grace <= 0:
+                return self._exchange(instances)
+            with self.lock:
+                if self.empty_at == NEVER:
+                    self.empty_at = self._clock() + grace
+                    self.next_change = min(self.next_change, self.empty_at)
+        return None
+
+    def close(self) -> list[Node]:
+        """Remove all; the nodes to be let go."""
+        with self.lock:  # an update that is under way finds its version void
+            self.closed = True
+            gone, self.nodes, self.choice, self.due = self.nodes, (), None, ()
+            self._version += 1
+            return self._remove(gone)
+
+    def after_fork(self) -> None:
+        """In a forked child: new locks; whatever a thread was about when the process was copied, the next call does."""
+        self.lock, self._updating = threading.Lock(), threading.Lock()
+        self.chooser.after_fork()
+        self.choice, self._stale = None, True
+        self._version += 1
+        self.next_change = -NEVER
+
+    def advance(self, now: float) -> tuple[Change, list[Node]] | None:
+        """Something was due at `next_change`: one thread sees to it. The result is that of `update`."""
+        with self.lock:
+            if now < self.next_change:
+                return None
+            self.next_change = now + AGAIN
+        told = None
+        if self.empty_at <= now and self._updating.acquire(blocking=False):
+            try:
+                if self.empty_at <= now:  # still: no list has come meanwhile
+                    told = self._exchange(())
+            finally:
+                self._updating.release()
+        if told is None:
+            self.refresh(now, building=self.choice is None)
+        return told
+
+    def refresh(self, now: float, building: bool = False) -> None:
+        """Work out anew who is eligible. building: tables may be made; repeated until it is the newest result."""
+        for _ in range(TURNS if building else 1):
+            with self.lock:
+                self._version += 1
+                version, nodes, stale = self._version, self.nodes, self._stale
+                if self.next_change <= now:
+                    self.next_change = now + AGAIN  # should this come to nothing
+                changes, moved = self.ward.advance(nodes, now)
+            if building:
+                self._breathe()
+            groups = self.chooser.groups(nodes)
+            in_use = {node for group in groups for node in group.nodes}
+            if building:
+                self._breathe()
+            out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
+            due = tuple(node for node, until in out if until <= now and node not in in_use)
+            changes += [until for _, until in out if until > now]
+            plan = Plan(version, nodes, in_use, due, min(changes, default=NEVER))
+            if self._choose(plan, groups, stale, moved, building):
+                return
+
+    def _choose(self, plan: Plan, groups: tuple[Group, ...], stale: bool, moved: bool, building: bool) -> bool:
+        """Make the pickers for a plan, as far as there are none; whether the plan is carried out."""
+        before, balancer = self.choice, self.chooser.balancer
+        if not groups:
+            return self._commit(plan, None, stale=False)
+        same = before is not None and before.groups == groups and not stale
+        indifferent = balancer.live_weights or balancer.over_members  # to the steps of a slow start
+        if same and (indifferent or not moved) and not (building and balancer.over_members):
+            return self._commit(plan, before, stale=False)
+        if before is not None and all(node.removed for node in before.nodes):
+            # None of those that the old picker knows is left: at random, until the new one is made.
+            self._commit(plan, self.chooser.stopgap(groups), stale=True)
+        choice, current = self.chooser.choice(plan.nodes, groups, before is None, building, stale)
+        return self._commit(plan, choice, stale=not current)
+
+    def _commit(self, plan: Plan, choice: Choice | None, stale: bool) -> bool:
+        with self.lock:
+            if plan.version != self._version:
+                return False
+            for node in plan.nodes:
+                node.excluded = node not in plan.in_use
+            self.choice, self.due, self._stale = choice, plan.due, stale
+            self.next_change = min(plan.next_change, self.empty_at)
+            return True
+
+    # ---- inside ----
+
+    def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
+        """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
+        now = self._clock()
+        if self._policy.subset is not None:
+            instances = tuple(self._policy.subset.of(instances))
+        change = compare(self.nodes, instances, self._node, self._breathe)
+        fresh = not self.nodes
+        with self.lock:
+            self.empty_at = NEVER
+            if self.closed or not (change or self.choice is None):
+                return None
+            for node, instance in change.altered:
+                node.instance, node.weight = instance, instance.weight
+            if not fresh:  # all are new: somebody has to do the work
+                for node in change.added:
+                    self.ward.warm(node, now)
+            self.nodes = change.nodes
+            self._version += 1
+            self._stale = self._stale or bool(change.altered)
+        idle = []
+        for at in range(0, len(change.removed), CHUNK):  # calls go on in between
+            with self.lock:
+                idle += self._remove(change.removed[at : at + CHUNK])
+            self._breathe()
+        self.refresh(now, building=True)
+        return change, idle
+
+    def _remove(self, nodes: Iterable[Node]) -> list[Node]:
+        """Mark nodes as gone; those that have no call left."""
+        for node in nodes:
+            node.removed = True
+        self.ward.discharge(nodes)
+        return [node for node in nodes if node.in_flight == 0]
+
+    def _node(self, instance: Instance) -> Node:
+        return Node(instance, self.chooser.balancer.memory(), self.ward.record())
