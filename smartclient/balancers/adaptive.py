@@ -21,6 +21,7 @@ from math import exp, sqrt
 from random import Random as Rng
 from statistics import median_low
 
+from ..breath import Breath
 from ..node import Node, Outcome
 from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
@@ -136,7 +137,12 @@ class SpeedWeighted:
         self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes)) / self._stride
         self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
         self._usual = _median(nodes)
-        self._weights = [(node.weight or 1.0) * _factor(node.memory, self._usual) for node in nodes]
+        breathe = Breath()
+        self._weights: list[float] = []
+        for at in range(0, len(nodes), AT_ONCE):
+            part = nodes[at : at + AT_ONCE]
+            self._weights += [(node.weight or 1.0) * _factor(node.memory, self._usual) for node in part]
+            breathe()
         self._cumulative = list(accumulate(self._weights))
         self._due: float | None = None
 

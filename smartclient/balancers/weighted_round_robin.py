@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from random import Random as Rng
 
+from ..breath import Breath
 from ..node import Node
 from .base import Balancer, Picker
 
@@ -34,8 +35,13 @@ class Schedule:
     """Nodes by the time they are due."""
 
     def __init__(self, nodes: Sequence[Node], rng: Rng) -> None:
-        # The number makes entries comparable, and ties fair.
-        self._due = [(rng.random() / max(node.weight, LEAST_WEIGHT), n, node) for n, node in enumerate(nodes)]
+        breathe = Breath()
+        self._due: list[tuple[float, int, Node]] = []
+        for number, node in enumerate(nodes):
+            # The number makes entries comparable, and ties fair.
+            self._due.append((rng.random() / max(node.weight, LEAST_WEIGHT), number, node))
+            if not number % 256:
+                breathe()
         heapify(self._due)
         self._lock = threading.Lock()
 
