@@ -146,7 +146,11 @@ class Roster:
         if before is not None and all(node.removed for node in before.nodes):
             # None of those that the old picker knows is left: at random, until the new one is made.
             self._commit(plan, self.chooser.stopgap(groups), stale=True)
+        if building:
+            self._breathe()
         choice, current = self.chooser.choice(plan.nodes, groups, before is None, building, stale)
+        if building:
+            self._breathe()
         return self._commit(plan, choice, stale=not current)
 
     def _commit(self, plan: Plan, choice: Choice | None, stale: bool) -> bool:

@@ -31,6 +31,7 @@ EXPONENT = 1.5  # of the speed, in the draw
 USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
 MOST_AT_ONCE = 10.0  # times its mean that a failure may count as latency
 REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often,
+LARGE, DRAWS_WHEN_LARGE = 1000, 4  # nodes: the fifth is out of the processor's cache, too, and gains 1-3 % of the p99
 AT_ONCE = 512  # and for so many nodes in one go
 
 
@@ -84,7 +85,7 @@ class AdaptiveMemory(Penalty):
 class Adaptive(Balancer):
     """Draw five nodes by weight and speed, take the one with the least expected latency.
 
-    draws:            how many nodes are compared
+    draws:            how many nodes are compared; at most four in fleets of more than 1,000
     newest:           share of the newest call in a node's mean latency
     refresh:          seconds after which the speeds are looked at again
     forget:           seconds over which a slow node's mean comes back to the median's while it is not called: so it is
@@ -126,7 +127,7 @@ class SpeedWeighted:
     """The picker: cumulative draw weights, reckoned anew now and then by whichever call comes first."""
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
-        self._draws = range(settings.draws)
+        self._draws = range(settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
         self._forget_over = settings.forget
         self._nodes = nodes
         self._random = rng.random
@@ -135,9 +136,11 @@ class SpeedWeighted:
         self._stride = -(-len(nodes) // AT_ONCE)
         self._part = 0
         self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes)) / self._stride
-        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
-        self._usual = _median(nodes)
         breathe = Breath()
+        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
+        breathe()
+        self._usual = _median(nodes)
+        breathe()
         self._weights: list[float] = []
         for at in range(0, len(nodes), AT_ONCE):
             part = nodes[at : at + AT_ONCE]
