@@ -15,7 +15,8 @@ from functools import partial
 from random import Random as Rng
 from typing import Any, NamedTuple
 
-from .balancers import Balancer, PickCall, Picker, Random
+from .balancers import Balancer, Picker, Random
+from .balancers.base import index_drawer
 from .call import Call
 from .events import logger
 from .hashing import SPAN, hash_of
@@ -192,11 +193,11 @@ class Chooser:
         """A picker of first attempts over what fits, by the groups' shares as far as they have any."""
         both = {**(require or {}), **(prefer or {})}
         for wanted in (both, require or {}) if prefer else (both,):
-            parts = [Group(group.share, tuple(n for n in group.nodes if _has(n, wanted))) for group in choice.groups]
+            parts = [Group(group.share, tuple(n for n in group.nodes if has(n, wanted))) for group in choice.groups]
             parts = [part for part in parts if part.nodes]
             if parts:
                 return _shared_out(parts, [self._made(part.nodes) for part in parts], self._rng)
-            well = [node for node in members if not (node.out or node.removed) and _has(node, wanted)]
+            well = [node for node in members if not (node.out or node.removed) and has(node, wanted)]
             if well:
                 return self._made(well)
         return self._made(self._candidates(call, choice, members, require, prefer))
@@ -222,20 +223,17 @@ class Chooser:
         """The nodes to choose from, the best sort there is: preferred before others, untried before tried, in use
         before merely healthy before any.
         """
-        if require:
-            fitting = [node for node in members if _has(node, require)]
-            if not fitting:
-                wanted = ", ".join(f"{key}={value}" for key, value in require.items())
-                raise Unavailable(f"none of {len(members)} instances has {wanted}")
-        else:
-            fitting = list(members)
+        fitting = [node for node in members if not require or has(node, require)]
+        if require and not fitting:
+            wanted = ", ".join(f"{key}={value}" for key, value in require.items())
+            raise Unavailable(f"none of {len(members)} instances has {wanted}")
         drawn = choice.group(self._rng.random())
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
-        sorts = [[n for n in group.nodes if not n.excluded and (not require or _has(n, require))] for group in groups]
+        sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
         sorts.append([node for node in fitting if not node.out])
         for liked in (prefer, None) if prefer else (None,):
             for nodes in sorts:
-                found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or _has(n, liked))]
+                found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or has(n, liked))]
                 if found:
                     return found
         for nodes in (*sorts, fitting):  # every one has been tried
@@ -249,17 +247,12 @@ def _shared_out(groups: Sequence[Group], pickers: Sequence[Picker], rng: Rng) ->
     """A picker over groups, each with its share of the calls."""
     if len(pickers) == 1:
         return pickers[0]
-    cumulative = list(itertools.accumulate(group.share for group in groups))
-    last, random = len(groups) - 1, rng.random
-
-    def pick(call: PickCall) -> Node:
-        return pickers[min(bisect(cumulative, random() * cumulative[-1]), last)](call)
-
-    return pick
+    draw = index_drawer([group.share for group in groups], rng)
+    return lambda call: pickers[draw()](call)
 
 
 def _fitting(metadata: Metadata | None) -> list[Callable[[Node], bool]]:
-    return [partial(_has, metadata=metadata)] if metadata else []
+    return [partial(has, metadata=metadata)] if metadata else []
 
 
 def _all(conditions: Sequence[Callable[[Node], bool]]) -> Callable[[Node], bool] | None:
@@ -272,5 +265,6 @@ def _asked(wanted: Metadata | Callable[[Any], Metadata | None], call: Call) -> M
     return wanted(call.request) if callable(wanted) else wanted
 
 
-def _has(node: Node, metadata: Metadata) -> bool:
+def has(node: Node, metadata: Metadata) -> bool:
+    """Whether the node's instance has that metadata."""
     return metadata.items() <= node.instance.metadata.items()

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from .call import Attempt, Call
-from .choosing import Unavailable
+from .choosing import Unavailable, has
 from .events import Event, InstancesChanged, Observers, logger
 from .health.stalls import Stalls
 from .instance import Instance
@@ -120,11 +120,12 @@ class Service:
         assert outcome is not None
         if outcome is Outcome.ABANDONED:
             return
-        if attempt.status is None and self.stalls.spoils(attempt.stalled, attempt.elapsed):
+        spoilt = self.stalls.spoils(attempt.stalled, attempt.elapsed)
+        if spoilt and attempt.status is None:
             return  # it ran out of time because we did
         node = attempt.node
         with self.roster.lock:
-            if node.memory is not None and not self.stalls.spoils(attempt.stalled, attempt.elapsed):
+            if node.memory is not None and not spoilt:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
             if node.health is not None:
                 attempt.streak = node.health.local_failures
@@ -245,7 +246,7 @@ class Service:
                 # A call that cannot be repeated is risked only after such a time without one that can.
                 if not call.repeatable and call.now < until + outlier.base_ejection_time:
                     continue
-                if not require or require.items() <= node.instance.metadata.items():
+                if not require or has(node, require):
                     node.probe = call
                     return node
         return None

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"instance", "waiting", "loops", "hashing", "breath"},
+    {"instance", "waiting", "loops", "hashing", "breath", "settings"},
     {"errors", "events", "report", "node"},
     {"membership", "balancers", "health", "retry", "topology"},
     {"policy"},

@@ -23,6 +23,7 @@ from statistics import median_low
 
 from ..breath import Breath
 from ..node import Node, Outcome
+from ..settings import check_count, check_number
 from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
 
@@ -105,14 +106,10 @@ class Adaptive(Balancer):
     live_weights = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.draws, int) or isinstance(self.draws, bool) or self.draws < 1:
-            raise ValueError(f"Adaptive.draws: expected a number from 1 up, got {self.draws!r}")
-        if not isinstance(self.newest, (int, float)) or not 0 < self.newest <= 1:
-            raise ValueError(f"Adaptive.newest: expected a share > 0 up to 1, got {self.newest!r}")
+        check_count(self, "draws")
+        check_number(self, "newest", "a share > 0 up to 1", lambda value: 0 < value <= 1)
         for field in ("refresh", "forget", "failure_penalty", "penalty_decay"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"Adaptive.{field}: expected seconds > 0, got {value!r}")
+            check_number(self, field, "seconds > 0", lambda value: value > 0)
 
     def memory(self) -> AdaptiveMemory:
         return AdaptiveMemory(self)

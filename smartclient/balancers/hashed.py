@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from ..hashing import hash_of
 from ..node import Node
+from ..settings import check_number
 from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, Missing, key_of
 from .power_of_two import PowerOfTwoChoices
@@ -29,8 +30,8 @@ class Hashed(Balancer):
 
     def __post_init__(self) -> None:
         key_of(self.hash_on, f"{type(self).__name__}.hash_on")
-        if self.bound is not None and (not isinstance(self.bound, (int, float)) or not self.bound >= 1):
-            raise ValueError(f"{type(self).__name__}.bound: expected a number from 1 up or None, got {self.bound!r}")
+        if self.bound is not None:
+            check_number(self, "bound", "a number from 1 up or None", lambda value: value >= 1)
 
     @abstractmethod
     def table(self, nodes: Sequence[Node]) -> Table:

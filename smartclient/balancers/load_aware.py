@@ -22,6 +22,7 @@ from heapq import heapify, heapreplace
 from random import Random as Rng
 
 from ..node import Node, Outcome
+from ..settings import check_number
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"
@@ -103,9 +104,7 @@ class LoadAware(Balancer):
 
     def __post_init__(self) -> None:
         for field in ("blackout", "expiry", "error_penalty", "refresh"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-                raise ValueError(f"LoadAware.{field}: expected a number from 0 up, got {value!r}")
+            check_number(self, field, "a number from 0 up", lambda value: 0 <= value < math.inf)
 
     def memory(self) -> LoadMemory:
         return LoadMemory(self)

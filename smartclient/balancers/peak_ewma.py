@@ -16,6 +16,7 @@ from math import exp
 from random import Random as Rng
 
 from ..node import Node, Outcome
+from ..settings import check_number
 from .base import Balancer, PickCall, Picker, drawer, pair_drawer
 from .penalty import Penalty
 
@@ -77,9 +78,7 @@ class PeakEwma(Balancer):
 
     def __post_init__(self) -> None:
         for field in ("decay", "failure_penalty", "penalty_decay"):
-            value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not value > 0:
-                raise ValueError(f"PeakEwma.{field}: expected seconds > 0, got {value!r}")
+            check_number(self, field, "seconds > 0", lambda value: value > 0)
 
     def memory(self) -> PeakEwmaMemory:
         return PeakEwmaMemory(self)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from ..breath import Breath
 from ..hashing import hash_of
 from ..node import Node
+from ..settings import check_count
 from .hashed import Hashed, Table, address
 
 MOST_POINTS = 200_000  # on a ring: more nodes have fewer each, at least LEAST
@@ -36,8 +37,7 @@ class RingHash(Hashed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.points, int) or isinstance(self.points, bool) or self.points < 1:
-            raise ValueError(f"RingHash.points: expected a number from 1 up, got {self.points!r}")
+        check_count(self, "points")
 
     def table(self, nodes: Sequence[Node]) -> Table:
         return Ring(nodes, max(min(self.points, MOST_POINTS // len(nodes)), min(self.points, LEAST)))

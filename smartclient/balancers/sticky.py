@@ -11,6 +11,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from ..node import Memory, Node
+from ..settings import check_number
 from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, key_of
 from .peak_ewma import PeakEwma
@@ -39,8 +40,7 @@ class Sticky(Balancer):
         if not isinstance(self.inner, Balancer) or self.inner.over_members:
             raise TypeError(f"Sticky.inner: expected a balancer that does not hash, got {self.inner!r}")
         key_of(self.hash_on, "Sticky.hash_on")
-        if not isinstance(self.ttl, (int, float)) or not 0 < self.ttl < float("inf"):
-            raise ValueError(f"Sticky.ttl: expected seconds > 0, got {self.ttl!r}")
+        check_number(self, "ttl", "seconds > 0", lambda value: 0 < value < float("inf"))
 
     def memory(self) -> Memory | None:
         return self.inner.memory()

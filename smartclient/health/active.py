@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
+from ..settings import check_count, check_number
+
 
 @dataclass(frozen=True)
 class HealthCheck:
@@ -42,15 +44,10 @@ class HealthCheck:
         ):
             raise ValueError(f"HealthCheck.path: expected a path like '/healthz' or None, got {self.path!r}")
         for name in ("interval", "idle_interval", "timeout"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"HealthCheck.{name}: expected seconds > 0, got {value!r}")
+            check_number(self, name, "seconds > 0", lambda value: 0 < value < float("inf"))
         for name in ("healthy", "unhealthy"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"HealthCheck.{name}: expected a number from 1 up, got {value!r}")
-        if not isinstance(self.jitter, (int, float)) or not 0 <= self.jitter <= 1:
-            raise ValueError(f"HealthCheck.jitter: expected a share from 0 to 1, got {self.jitter!r}")
+            check_count(self, name)
+        check_number(self, "jitter", "a share from 0 to 1", lambda value: 0 <= value <= 1)
         if self.port is not None and (not isinstance(self.port, int) or not 1 <= self.port <= 65535):
             raise ValueError(f"HealthCheck.port: expected 1 to 65535 or None, got {self.port!r}")
         if self.statuses is not None:

@@ -176,17 +176,16 @@ class Detector:
         health.calls += 1
         self._calls += 1
         if outcome is Outcome.SUCCESS:
-            health.answers_5xx = health.gateway_failures = health.local_failures = 0
+            health.succeed()
             health.latency_sum += latency
             if health.evidence or health.quick:
                 self._weigh(health, False, latency, now, peers)
             return None
+        health.fail(status, now)
         if status is not None and status < 500:
-            health.fail(status, now)
             return None
         health.failures += 1
         self._failures += 1
-        health.fail(status, now)
         self._weigh(health, True, latency, now, peers)
         reason = health.reason(now, self._peers_rate(health, peers) < CLEAN)
         if reason is None and self.settings.evidence and health.evidence >= EVIDENCE:

@@ -22,8 +22,9 @@ nodes to zero).
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+
+from ..settings import check_count, check_number
 
 
 @dataclass(frozen=True)
@@ -71,35 +72,22 @@ class OutlierDetection:
     max_pause: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in (
-            "consecutive_5xx",
-            "consecutive_gateway_failure",
-            "consecutive_local_origin_failure",
-            "success_rate_min_hosts",
-            "success_rate_volume",
-            "failure_percentage_min_hosts",
-            "failure_percentage_volume",
-        ):
-            value = getattr(self, name)
-            optional = value is None and name.startswith("consecutive")
-            if not optional and (not isinstance(value, int) or isinstance(value, bool) or value < 1):
-                raise ValueError(f"OutlierDetection.{name}: expected a number from 1 up or None, got {value!r}")
+        for name in ("consecutive_5xx", "consecutive_gateway_failure", "consecutive_local_origin_failure"):
+            check_count(self, name, or_none=True)
+        for name in ("success_rate_min_hosts", "success_rate_volume", "failure_percentage_min_hosts",
+                     "failure_percentage_volume"):  # fmt: skip
+            check_count(self, name)
         for name in ("base_ejection_time", "max_ejection_time", "interval"):
-            self._check(name, "seconds > 0", lambda value: 0 < value < float("inf"))
+            check_number(self, name, "seconds > 0", lambda value: 0 < value < float("inf"))
         for name in ("max_ejected", "jitter"):
-            self._check(name, "a share from 0 to 1", lambda value: 0 <= value <= 1)
-        self._check("max_pause", "seconds", lambda value: 0 <= value < float("inf"))
+            check_number(self, name, "a share from 0 to 1", lambda value: 0 <= value <= 1)
+        check_number(self, "max_pause", "seconds", lambda value: 0 <= value < float("inf"))
         if self.success_rate_factor is not None:
-            self._check("success_rate_factor", "a number > 0 or None", lambda value: 0 < value < float("inf"))
+            check_number(self, "success_rate_factor", "a number > 0 or None", lambda value: 0 < value < float("inf"))
         if self.failure_percentage is not None:
-            self._check("failure_percentage", "a percentage or None", lambda value: 0 < value <= 100)
+            check_number(self, "failure_percentage", "a percentage or None", lambda value: 0 < value <= 100)
         if self.latency_factor is not None:
-            self._check("latency_factor", "a number > 1 or None", lambda value: 1 < value < float("inf"))
-
-    def _check(self, name: str, expected: str, valid: Callable[[float], bool]) -> None:
-        value = getattr(self, name)
-        if not isinstance(value, (int, float)) or not valid(value):
-            raise ValueError(f"OutlierDetection.{name}: expected {expected}, got {value!r}")
+            check_number(self, "latency_factor", "a number > 1 or None", lambda value: 1 < value < float("inf"))
 
     def may_eject(self, nodes: int, ejected: int) -> bool:
         """Whether one more of `nodes` may go when `ejected` already are."""

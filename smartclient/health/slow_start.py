@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..settings import check_number
+
 
 @dataclass(frozen=True)
 class SlowStart:
@@ -24,11 +26,8 @@ class SlowStart:
 
     def __post_init__(self) -> None:
         for name in ("window", "aggression"):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"SlowStart.{name}: expected a number > 0, got {value!r}")
-        if not isinstance(self.min_weight, (int, float)) or not 0 < self.min_weight <= 1:
-            raise ValueError(f"SlowStart.min_weight: expected a share > 0 up to 1, got {self.min_weight!r}")
+            check_number(self, name, "a number > 0", lambda value: 0 < value < float("inf"))
+        check_number(self, "min_weight", "a share > 0 up to 1", lambda value: 0 < value <= 1)
 
     def factor(self, seconds: float) -> float:
         """What its weight is multiplied with after so many seconds."""

@@ -10,6 +10,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from ..settings import check_number
+
 BUCKETS = 10
 
 
@@ -27,12 +29,9 @@ class RetryBudget:
     ttl: float = 10.0
 
     def __post_init__(self) -> None:
-        for name, least in (("ratio", 0.0), ("min_per_second", 0.0)):
-            value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not least <= value < float("inf"):
-                raise ValueError(f"RetryBudget.{name}: expected a number from {least:g} up, got {value!r}")
-        if not isinstance(self.ttl, (int, float)) or not 0 < self.ttl < float("inf"):
-            raise ValueError(f"RetryBudget.ttl: expected seconds > 0, got {self.ttl!r}")
+        for name in ("ratio", "min_per_second"):
+            check_number(self, name, "a number from 0 up", lambda value: 0 <= value < float("inf"))
+        check_number(self, "ttl", "seconds > 0", lambda value: 0 < value < float("inf"))
 
 
 class BudgetAccount:

@@ -13,6 +13,7 @@ from typing import Any
 
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
 
+from ..settings import check_count
 from .budget import RetryBudget
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
@@ -46,8 +47,7 @@ class Retry:
     retry: Strategy | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.attempts, int) or isinstance(self.attempts, bool) or self.attempts < 1:
-            raise ValueError(f"Retry.attempts: expected a number from 1 up, got {self.attempts!r}")
+        check_count(self, "attempts")
         for name in ("wait", "stop", "retry"):
             _check_strategy(f"Retry.{name}", getattr(self, name), optional=name != "wait")
         if isinstance(self.methods, str) or not all(isinstance(method, str) for method in self.methods):

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 
 from ..hashing import hash_of
 from ..instance import Instance
+from ..settings import check_count
 
 ROUND = 64  # clients that see the ring in the same order
 
@@ -41,8 +42,7 @@ class Subset:
     seed: int | str | None = None
 
     def __post_init__(self) -> None:
-        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
-            raise ValueError(f"Subset.size: expected a number from 1 up, got {self.size!r}")
+        check_count(self, "size")
         if self.seed is not None and not isinstance(self.seed, (int, str)):
             raise TypeError(f"Subset.seed: expected a number or a name, got {self.seed!r}")
 
