@@ -5,6 +5,10 @@ flavours.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
+import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,3 +151,28 @@ def driver_of(kind: str, flavour: str) -> Iterator[Driver]:
 
 def all_drivers() -> list[Any]:
     return [pytest.param((kind, flavour), id=f"{kind}-{flavour}") for flavour in FLAVOURS for kind in KINDS]
+
+
+def until(condition: Callable[[], object], seconds: float = 5) -> None:
+    """Wait for something that happens in another thread."""
+    ends_at = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < ends_at, "did not happen in time"
+        time.sleep(0.005)
+
+
+def in_child(work: Callable[[], object]) -> None:
+    """Fork; the child does the work, and it must not raise."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            signal.alarm(20)
+            work()
+            status = 0
+        except BaseException as error:
+            print(repr(error), file=sys.stderr)
+        finally:
+            os._exit(status)
+    _, status = os.waitpid(child, 0)
+    assert os.waitstatus_to_exitcode(status) == 0

@@ -5,25 +5,20 @@ from __future__ import annotations
 import ssl
 import threading
 import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
 import trustme
+from driving import until as until_within
 
 import smartclient
 from smartclient import HealthCheck, Instance, Policy
 from smartclient.testing import FAILING, OK, SILENT
 
+until = partial(until_within, seconds=8)
 URL = "http://orders/"
 QUICK = HealthCheck(interval=0.05, timeout=0.2, healthy=2, unhealthy=2)
-
-
-def until(condition: Callable[[], object], seconds: float = 8) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "did not happen in time"
-        time.sleep(0.01)
 
 
 def unhealthy(client: Any) -> set[int]:

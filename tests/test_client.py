@@ -7,10 +7,8 @@ import gc
 import inspect
 import os
 import pickle
-import signal
 import socket
 import ssl
-import sys
 import threading
 import time
 from typing import Any
@@ -20,6 +18,7 @@ import httpx2
 import pytest
 import respx
 import trustme
+from driving import in_child
 
 import smartclient
 import smartclient.client
@@ -445,20 +444,12 @@ def test_a_forked_child_has_its_own_connections_and_watches() -> None:
     with Fleet(2) as fleet, Client(source) as client:
         assert client.get(URL).status_code == 200
         opened = fleet.open
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                signal.alarm(20)
-                answers = [client.get(URL).status_code for _ in range(3)]
-                watching = any(thread.name == "smartclient-orders" for thread in threading.enumerate())
-                status = 0 if answers == [200] * 3 and watching else 2
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-            finally:
-                os._exit(status)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+
+        def work() -> None:
+            assert [client.get(URL).status_code for _ in range(3)] == [200] * 3
+            assert any(thread.name == "smartclient-orders" for thread in threading.enumerate())
+
+        in_child(work)
         assert client.get(URL).status_code == 200
         ends_at = time.monotonic() + 5
         while fleet.open > opened and time.monotonic() < ends_at:

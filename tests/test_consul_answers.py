@@ -12,6 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
+from driving import until
 
 from smartclient import Client, Consul
 from smartclient.discovery import discovery_from_url
@@ -273,10 +274,3 @@ def test_the_last_good_list_serves_through_all_of_it(agent: Server, fleet: Calla
         for _ in range(40):
             assert client.get("http://orders/").status_code == 200
             time.sleep(0.02)
-
-
-def until(condition: Any, seconds: float = 5) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "did not happen in time"
-        time.sleep(0.005)

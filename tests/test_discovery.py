@@ -10,6 +10,7 @@ from typing import Any
 
 import httpx
 import pytest
+from driving import until
 
 import smartclient
 from smartclient import Client, Discovery, DiscoveryFailed, Function, Instance, InstancesChanged, NoInstances, Static
@@ -278,10 +279,3 @@ def test_names_of_user_input_breed_no_threads() -> None:
         transport: Any = next(iter(client._mounts.values()))
         assert not list(transport._services)
     assert sorted(asked) == sorted(f"made-up-{n}" for n in range(10))
-
-
-def until(condition: Any, seconds: float = 5) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "did not happen in time"
-        time.sleep(0.005)

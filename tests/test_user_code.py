@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
-import signal
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -16,19 +14,13 @@ from typing import Any
 import anyio
 import httpx
 import pytest
+from driving import in_child, until
 
 from smartclient import AsyncClient, Balancer, Client, Instance, NoInstances, Policy, Static, report
 from smartclient.connections.base import Link
 from smartclient.testing import FAILING, TRUNCATING, Behaviour, Fleet, ScriptedDiscovery
 
 URL = "http://orders/"
-
-
-def until(condition: Callable[[], object], seconds: float = 5) -> None:
-    ends_at = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < ends_at, "did not happen in time"
-        time.sleep(0.005)
 
 
 def connecting(driver: Any, close: Callable[[], None]) -> Any:
@@ -401,20 +393,12 @@ def test_a_forked_child_makes_its_own_transports() -> None:
 
     with Fleet(1) as servers, Client({"orders": servers.addresses}, connect=connect) as client:
         assert client.get(URL).status_code == 200
-        child = os.fork()
-        if child == 0:
-            status = 1
-            try:
-                signal.alarm(20)
-                assert client.get(URL).status_code == 200
-                assert made[-1] == os.getpid()
-                status = 0
-            except BaseException as error:
-                print(repr(error), file=sys.stderr)
-            finally:
-                os._exit(status)
-        _, status = os.waitpid(child, 0)
-        assert os.waitstatus_to_exitcode(status) == 0
+
+        def work() -> None:
+            assert client.get(URL).status_code == 200
+            assert made[-1] == os.getpid()
+
+        in_child(work)
         assert client.get(URL).status_code == 200
         assert len(made) == 1
 

@@ -128,7 +128,7 @@ class Consul(Discovery):
         return super().covers(host) or (self.services is None and _service_of(host) is not None)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
-        agent = Agent(self.url, self._token, self._timeout, self._verify, self._cert)
+        agent = Agent(self.agent())
         self._agents[stop] = agent
         try:
             yield from self._watch(agent, _service_of(service) or service, stop)
@@ -145,7 +145,8 @@ class Consul(Discovery):
         return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
 
     def agent(self) -> httpx.Client:
-        """A client for other requests to the agent: paths are relative to it, and the token goes along."""
+        """A client for requests to the agent: paths are relative to it, and the token goes along."""
+        # No environment: a registry is not reached through the proxy of somebody's shell.
         headers = {} if self._token is None else {"X-Consul-Token": self._token}
         return httpx.Client(
             base_url=self.url,
@@ -205,11 +206,11 @@ class Agent:
     Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
     """
 
-    def __init__(self, url: httpx.URL, token: str | None, timeout: float, verify: Any, cert: Any) -> None:
+    def __init__(self, client: httpx.Client) -> None:
         # Imported when first used: it brings requests along, which takes a while.
         from consul import base
 
-        self.http = _http_layer(base)(url, token, timeout, verify, cert)
+        self.http = _http_layer(base)(client)
         self.token: str | None = None  # python-consul would put it into the query
         self.dc: str | None = None
         self.consistency = "default"
@@ -230,31 +231,21 @@ def _http_layer(base: Any) -> Any:
     """python-consul's `HTTPClient`, over httpx."""
 
     class HTTPLayer(base.HTTPClient):  # type: ignore[misc]
-        def __init__(self, url: httpx.URL, token: str | None, timeout: float, verify: Any, cert: Any) -> None:
-            headers = {} if token is None else {"X-Consul-Token": token}
-            self._prefix = url.path.rstrip("/")
-            self._url = url
-            self._connect_timeout = timeout
-            self._read_timeout = timeout
+        def __init__(self, client: httpx.Client) -> None:
+            self._client = client
+            self._read_timeout = client.timeout.read
             self._extra: list[tuple[str, str]] = []
             self._socket: socket.socket | None = None
             self._interrupted = False
-            # No environment: a registry is not reached through the proxy of somebody's shell.
-            self._client = httpx.Client(headers=headers, verify=verify, cert=cert, trust_env=False)
 
         def prepare(self, extra: list[tuple[str, str]], read_timeout: float) -> None:
             """What the next query has that python-consul's signature does not."""
             self._extra, self._read_timeout = extra, read_timeout
 
         def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
-            timeout = httpx.Timeout(self._connect_timeout, read=self._read_timeout)
+            timeout = httpx.Timeout(self._client.timeout.connect, read=self._read_timeout)
             query = [*_pairs(params), *self._extra]
-            response = self._client.get(
-                self._url.copy_with(path=self._prefix + path),
-                params=query,
-                timeout=timeout,
-                extensions={"trace": self._trace},
-            )
+            response = self._client.get(path, params=query, timeout=timeout, extensions={"trace": self._trace})
             if response.status_code != 200:
                 raise ConsulAnswer(response.status_code, response.text)
             if "X-Consul-Index" not in response.headers:

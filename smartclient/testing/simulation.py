@@ -23,7 +23,7 @@ from ..events import Event, NodeEjected, Observers
 from ..instance import Instance
 from ..node import Node, Outcome
 from ..policy import Policy
-from ..retry.policy import Retry, Retrying
+from ..retry.policy import Retrying
 from ..service import Service
 from .clock import VirtualClock
 from .scenario import DISTRIBUTIONS, Scenario, SimEvent, SimServer
@@ -136,9 +136,6 @@ class World:
         self.within = self.failed = self.attempts = 0
         self.share: Counter[int] = Counter()
         self.ejections: list[dict[str, Any]] = []
-        self.watched: tuple[int, Callable[[], bool]] | None = None  # count attempts on a server while that holds
-        self.seen = 0
-        self.refusals: Callable[[], object] | None = None  # called at each refused connection
         self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []
         self._serial = itertools.count()
         self._policy = policy
@@ -211,8 +208,6 @@ class World:
         if job.measured:
             self.attempts += 1
             self.share[queue.number] += 1
-        if self.watched is not None and self.watched[0] == queue.number and self.watched[1]():
-            self.seen += 1
         trouble = queue.trouble(now)
         if trouble is not None and trouble.down:
             self._plan(now + REFUSED_AFTER, self._refused, (job, job.attempt))
@@ -233,8 +228,6 @@ class World:
         job, attempt = what
         if self.stalls and self._held(self.clock.now, self._refused, what):
             return
-        if self.refusals is not None:
-            self.refusals()
         self._ended(job, attempt, Outcome.FAILURE, None)
 
     def _answered(self, what: tuple[Job, Attempt | None, int]) -> None:
@@ -275,19 +268,17 @@ class World:
         self._over(job, False)
 
     def _pause(self, job: Job) -> float | None:
-        policy, now = self._policy, self.clock.now
-        assert policy is not None
-        if policy.retry is None:
+        service, now = self._services[job.client], self.clock.now
+        if service.policy.retry is None:
             return None
         if job.retrying is None:
-            job.retrying = Retrying(policy.retry, job.came)
+            job.retrying = Retrying(service.policy.retry, job.came)
         if not job.retrying.wanted(None, None, True, now):
             return None
         pause = job.retrying.pause()
         if pause is None or (self._timeout is not None and now + pause >= job.began + self._timeout):
             return None
-        budget = self._services[job.client].budget
-        if budget is not None and not budget.take(now):
+        if service.budget is not None and not service.budget.take(now):
             return None
         job.retrying.again(pause)
         return pause
@@ -350,13 +341,12 @@ class World:
         assert self._policy is not None
         rng = Random(f"{self.scenario.seed}/{number}")
         policy = self._policy
-        if isinstance(policy.retry, Retry):  # tenacity's own waits draw from the process's randomness
+        if policy.retry is not None:  # tenacity's own waits draw from the process's randomness
 
             def wait(state: Any) -> float:
                 return rng.uniform(0, min(1.0, 0.025 * 2 ** (state.attempt_number - 1)))
 
             policy = replace(policy, retry=replace(policy.retry, wait=wait))
-            self._policy = policy
 
         def saw(event: Event) -> None:
             if isinstance(event, NodeEjected):

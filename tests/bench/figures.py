@@ -9,8 +9,10 @@ owed.
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import sys
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from multiprocessing import Pool
@@ -38,8 +40,6 @@ P99 = {
 
 
 def scenario(name: str, seed: int, quick: bool) -> dict[str, Any]:
-    import json
-
     said: dict[str, Any] = json.loads((SCENARIOS / f"{name}.json").read_text())
     said["seed"] = seed
     if quick:
@@ -68,29 +68,43 @@ def ejections(name: str, balancers: list[str], quick: bool, seed: int) -> dict[s
     return {b: len(r["ejections"]) for b, r in result["balancers"].items()}
 
 
+class Watched(World):
+    """Notes the attempts on server 0 up to its first ejection, and when its connections were refused."""
+
+    seen = 0
+
+    def __init__(self, scenario: Scenario, policy: Policy) -> None:
+        super().__init__(scenario, policy)
+        self.refused_at: list[float] = []
+
+    def _send(self, job: Any, queue: Any) -> None:
+        self.seen += queue.number == 0 and not self.ejections
+        super()._send(job, queue)
+
+    def _refused(self, what: Any) -> None:
+        self.refused_at.append(self.clock.now)
+        super()._refused(what)
+
+
+def watched(name: str, balancer: str, quick: bool, seed: int) -> Watched:
+    world = Watched(Scenario.read(scenario(name, seed, quick)), Policy(balancer=balancer))
+    world.play()
+    return world
+
+
 def calls_until_ejected(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
     """Attempts on server 0 up to its first ejection, or at all."""
-    figures = {}
-    for balancer in balancers:
-        world = World(Scenario.read(scenario(name, seed, quick)), Policy(balancer=balancer))
-        world.watched = (0, lambda world=world: not world.ejections)  # type: ignore[misc]
-        world.play()
-        figures[balancer] = float(world.seen)
-    return figures
+    return {balancer: float(watched(name, balancer, quick, seed).seen) for balancer in balancers}
 
 
 def flapping(name: str, balancers: list[str], quick: bool, seed: int) -> dict[str, float]:
     """Failed attempts per down phase: the mean of the last ten, as a ratio to that of the first two."""
     figures = {}
     for balancer in balancers:
-        world = World(Scenario.read(scenario(name, seed, quick)), Policy(balancer=balancer))
-        phases: list[int] = [0] * 60
-        world.refusals = lambda world=world, phases=phases: phases.__setitem__(  # type: ignore[misc]
-            int((world.clock.now - 10) // 20), phases[int((world.clock.now - 10) // 20)] + 1
-        )
-        world.play()
-        last = phases[19:29] if not quick else phases[:2]
-        figures[balancer] = statistics.fmean(last) / max(statistics.fmean(phases[:2]), 1e-9)
+        phases = Counter(int((at - 10) // 20) for at in watched(name, balancer, quick, seed).refused_at)
+        last = range(19, 29) if not quick else range(2)
+        first = statistics.fmean(phases[phase] for phase in range(2))
+        figures[balancer] = statistics.fmean(phases[phase] for phase in last) / max(first, 1e-9)
     return figures
 
 
