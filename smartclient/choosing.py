@@ -71,6 +71,11 @@ class Chooser:
         self._rng = rng
         self._table: tuple[tuple[Node, ...], Picker] | None = None
 
+    @property
+    def lacks_table(self) -> bool:
+        """Its table over the members is still to be made."""
+        return self.balancer.over_members and self._table is None
+
     # ---- making a choice ----
 
     def groups(self, nodes: Sequence[Node]) -> tuple[Group, ...]:

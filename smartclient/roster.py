@@ -91,7 +91,9 @@ class Roster:
         """In a forked child: new locks; whatever a thread was about when the process was copied, the next call does."""
         self.lock, self._updating = threading.Lock(), threading.Lock()
         self.chooser.after_fork()
-        self.choice, self._stale = None, True
+        if self.choice is not None:
+            self.choice = self.chooser.stopgap(self.choice.groups)
+        self._stale = True
         self._version += 1
         self.next_change = -NEVER
 
@@ -109,7 +111,7 @@ class Roster:
             finally:
                 self._updating.release()
         if told is None:
-            self.refresh(now, building=self.choice is None)
+            self.refresh(now, building=self.chooser.lacks_table)
         return told
 
     def refresh(self, now: float, building: bool = False) -> None:
@@ -174,7 +176,7 @@ class Roster:
         fresh = not self.nodes
         with self.lock:
             self.empty_at = NEVER
-            if self.closed or not (change or self.choice is None):
+            if self.closed or not (change or self._stale or self.choice is None):
                 return None
             for node, instance in change.altered:
                 node.instance, node.weight = instance, instance.weight

@@ -560,3 +560,16 @@ def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
         assert not done.is_alive(), name
         world.service.update(instances(1, 2, 3, 4))
         assert len(world.service.nodes) == 4
+
+
+@pytest.mark.parametrize("name", ["adaptive", "maglev"])
+def test_after_a_fork_a_call_need_not_wait_for_the_thread_that_sees_to_it(name: str) -> None:
+    """In the child the new watch and the first call meet: one of them makes the pickers, the other finds none yet."""
+    world = World(3, balancer=name)
+    roster = world.service.roster
+    roster.after_fork()
+    roster.next_change = world.clock() + 1  # another thread has begun
+    options = CallOptions(hash_key="mine")
+    assert world.call(options=options) in (1, 2, 3)
+    world.clock.advance(1)
+    assert len({world.call(options=options) for _ in range(9)}) == (1 if name == "maglev" else 3)
