@@ -1,14 +1,20 @@
 """Breath: long work in a discovery thread lets other threads run now and then.
 
 The interpreter's own turns last 5 ms, and a call may have to wait for several of them; after this hardly one lasts
-longer than half a millisecond.
+longer than half a millisecond. To sleep for no time at all would not do: whoever lets the interpreter go and asks for
+it again at once has it before the other is awake.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable, Iterator
+from typing import TypeVar
 
+Item = TypeVar("Item")
 TURN = 0.0005  # seconds
+PAUSE = 1e-5  # seconds
+OFTEN = 16  # items
 
 
 class Breath:
@@ -22,5 +28,12 @@ class Breath:
     def __call__(self) -> None:
         now = time.perf_counter()
         if now - self._since > TURN:
-            time.sleep(0)
+            time.sleep(PAUSE)
             self._since = time.perf_counter()
+
+    def each(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items, with a breath now and then."""
+        for number, item in enumerate(items):
+            if not number % OFTEN:
+                self()
+            yield item

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from random import Random as Rng
 from typing import Any, NamedTuple
@@ -78,11 +78,13 @@ class Chooser:
 
     # ---- making a choice ----
 
-    def groups(self, nodes: Sequence[Node]) -> tuple[Group, ...]:
+    def groups(
+        self, nodes: Sequence[Node], each: Callable[[Sequence[Node]], Iterable[Node]] = iter
+    ) -> tuple[Group, ...]:
         """Who of the members is in use, by health, priority and zone."""
         policy = self._policy
         return tuple(
-            arrange(nodes, policy.panic_threshold, self._zone, policy.client_zones, policy.min_zone_size)
+            arrange(nodes, policy.panic_threshold, self._zone, policy.client_zones, policy.min_zone_size, each)
             if nodes
             else ()
         )

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from heapq import merge
 from typing import NamedTuple
 
+from .breath import Breath
 from .instance import Instance
 from .node import Node, identity
 
@@ -23,7 +24,7 @@ class Change(NamedTuple):
 
     nodes: tuple[Node, ...]
     added: tuple[Node, ...]
-    removed: tuple[Node, ...]
+    removed: list[Node]
     altered: tuple[tuple[Node, Instance], ...]
 
     def __bool__(self) -> bool:
@@ -31,43 +32,31 @@ class Change(NamedTuple):
 
 
 def compare(before: Iterable[Node], instances: Iterable[Instance], make: Callable[[Instance], Node],
-            breathe: Callable[[], None]) -> Change:  # fmt: skip
-    """The change a list makes. make: a node for a new instance; breathe: called now and then, to let others run."""
-    known: dict[tuple[object, ...], Node] = {}
-    for node in before:
-        known[identity(node.instance)] = node
-        breathe()
-    added: list[tuple[str, Node]] = []
-    altered, seen = [], set()
-    for instance in instances:
-        breathe()
+            breath: Breath) -> Change:  # fmt: skip
+    """The change a list makes. make: a node for a new instance; breath: lets others run now and then."""
+    known = {node.identity: node for node in breath.each(before)}
+    kept: dict[str, Node] = {}
+    added: list[str] = []
+    altered = []
+    for instance in breath.each(instances):
         key = identity(instance)
-        if key in seen:
+        if key in kept:
             continue
-        seen.add(key)
-        node = known.get(key)  # type: ignore[assignment]
+        node = known.get(key)
         if node is None:
-            added.append((str(key), make(instance)))
+            node = make(instance)
+            added.append(node.identity)
         elif node.instance != instance:
             altered.append((node, instance))
-    keyed, removed = [], []
-    for key, node in known.items():
-        breathe()
-        if key in seen:
-            keyed.append((str(key), node))
-        else:
-            removed.append(node)
+        kept[node.identity] = node
+    order = [key for key in breath.each(known) if key in kept]
     # Two runs, each in order: to sort ten thousand that are not would hold the interpreter for several milliseconds.
-    for at in range(0, len(added), CHUNK):
-        added[at : at + CHUNK] = sorted(added[at : at + CHUNK], key=_first)
-        breathe()
-    for pair in merge(*(added[at : at + CHUNK] for at in range(0, len(added), CHUNK)), key=_first):
-        keyed.append(pair)
-        breathe()
-    keyed.sort(key=_first)
-    breathe()
-    return Change(tuple(node for _, node in keyed), tuple(node for _, node in added), tuple(removed), tuple(altered))
-
-
-def _first(pair: tuple[str, Node]) -> str:
-    return pair[0]
+    runs = [sorted(added[at : at + CHUNK]) for at in breath.each(range(0, len(added), CHUNK))]
+    order += breath.each(merge(*runs))
+    order.sort()
+    return Change(
+        tuple(kept[key] for key in breath.each(order)),
+        tuple(kept[key] for key in breath.each(added)),
+        [node for key, node in breath.each(known.items()) if key not in kept],
+        tuple(altered),
+    )

@@ -46,6 +46,7 @@ class Node:
     memory:     the balancer's own knowledge (`Balancer.memory`)
     health:     the outlier detector's own knowledge
     connections: set by the transport
+    identity:   of its instance
     """
 
     __slots__ = (
@@ -54,6 +55,7 @@ class Node:
         "ejected_until",
         "excluded",
         "health",
+        "identity",
         "in_flight",
         "instance",
         "memory",
@@ -67,6 +69,7 @@ class Node:
 
     def __init__(self, instance: Instance, memory: Memory | None = None, health: Any = None) -> None:
         self.instance = instance
+        self.identity = identity(instance)
         self.weight = instance.weight
         self.in_flight = 0
         self.excluded = False
@@ -92,10 +95,10 @@ class Node:
         return f"<Node {self.instance} {state}, {self.in_flight} in flight>"
 
 
-def identity(instance: Instance) -> tuple[object, ...]:
+def identity(instance: Instance) -> str:
     """Two instances with the same identity are the same node.
 
     That is the registry's id (else the scheme) *and* the address: connections belong to an address, so an id that moved
     is a new node.
     """
-    return (instance.id, instance.scheme, instance.host, instance.port)
+    return f"{instance.id!r} {instance.scheme} {instance.host} {instance.port}"

@@ -125,7 +125,7 @@ class Roster:
                 changes, moved = self.ward.advance(nodes, now)
             if building:
                 self._breathe()
-            groups = self.chooser.groups(nodes)
+            groups = self.chooser.groups(nodes, self._breathe.each if building else iter)
             in_use = {node for group in groups for node in group.nodes}
             if building:
                 self._breathe()

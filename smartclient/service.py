@@ -11,6 +11,7 @@ import itertools
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
+from .breath import Breath
 from .call import Attempt, Call
 from .choosing import Unavailable, has
 from .events import Event, InstancesChanged, Observers, logger
@@ -23,10 +24,7 @@ from .retry.budget import BudgetAccount
 from .roster import Roster
 from .waiting import Places, Signal
 
-NEVER = float("inf")
-CHUNK = 256  # nodes that are removed in one go
-TURNS = 8  # picks, or choices, that other threads may spoil
-AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
+TURNS = 8  # picks that other threads may spoil
 
 
 class Service:
@@ -297,6 +295,11 @@ class Service:
         if self.observed:
             listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
             self.observers(InstancesChanged(self.name, listed, added, removed))
+        idle.clear()
+        breathe = Breath()
+        while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
+            change.removed.pop()
+            breathe()
 
     def _let_go(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -32,7 +32,7 @@ EXPONENT = 1.5  # of the speed, in the draw
 USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
 MOST_AT_ONCE = 10.0  # times its mean that a failure may count as latency
 REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often,
-LARGE, DRAWS_WHEN_LARGE = 1000, 4  # nodes: the fifth is out of the processor's cache, too, and gains 1-3 % of the p99
+LARGE, DRAWS_WHEN_LARGE = 1000, 3  # nodes: each is out of the processor's cache, and a fourth gains little
 AT_ONCE = 512  # and for so many nodes in one go
 
 
@@ -86,7 +86,7 @@ class AdaptiveMemory(Penalty):
 class Adaptive(Balancer):
     """Draw five nodes by weight and speed, take the one with the least expected latency.
 
-    draws:            how many nodes are compared; at most four in fleets of more than 1,000
+    draws:            how many nodes are compared; at most three in fleets of more than 1,000
     newest:           share of the newest call in a node's mean latency
     refresh:          seconds after which the speeds are looked at again
     forget:           seconds over which a slow node's mean comes back to the median's while it is not called: so it is

@@ -7,18 +7,17 @@ gRPC A58 (client-side weighted round robin) with ORCA reports (A51) in the respo
 
 weight = qps ÷ (utilization + eps ÷ qps × error_penalty), utilization being the application's where it is reported, else
 the CPU's. A node whose reports are younger than `blackout` or older than `expiry` has the mean weight of the others;
-with fewer than two reporting nodes all weights are equal: plain round robin.
+with fewer than two reporting nodes all weights are equal: plain round robin. The schedule is A58's static stride, which
+keeps weights within a tenth of and ten times the mean.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-import threading
-from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from heapq import heapify, heapreplace
 from random import Random as Rng
 
 from ..node import Node, Outcome
@@ -26,6 +25,8 @@ from ..settings import check_number
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"
+LIGHTEST, HEAVIEST = 0.1, 10.0  # times the mean weight
+ROUNDS = 100  # the first one is drawn among so many: clients do not walk in step
 
 
 class LoadMemory:
@@ -114,25 +115,29 @@ class LoadAware(Balancer):
 
 
 class ByReports:
-    """Earliest deadline first over the reported weights."""
+    """Static stride: the nodes in turn, round after round; one of half the greatest weight is left out of every second
+    round, odd and even numbers in different ones.
+    """
 
     def __init__(self, nodes: Sequence[Node], rng: Rng, refresh: float) -> None:
         self._nodes = nodes
         self._refresh = refresh
-        self._looked_at = -math.inf
-        self._every = array("d", [1.0]) * len(nodes)  # 1 / weight
-        self._due = [(rng.random(), number) for number in range(len(nodes))]
-        heapify(self._due)
-        self._lock = threading.Lock()
+        self._due = -math.inf
+        self._shares = [1.0] * len(nodes)  # of the greatest weight
+        self._turns = itertools.count(rng.randrange(ROUNDS * len(nodes)))
 
     def __call__(self, call: PickCall) -> Node:
-        with self._lock:
-            if call.now - self._looked_at >= self._refresh:
-                self._looked_at = call.now
-                self._every = array("d", (1.0 / weight for weight in reported_weights(self._nodes, call.now)))
-            due, number = self._due[0]
-            heapreplace(self._due, (due + self._every[number], number))
-        return self._nodes[number]
+        if call.now >= self._due:
+            self._due = call.now + self._refresh
+            weights = [min(max(weight, LIGHTEST), HEAVIEST) for weight in reported_weights(self._nodes, call.now)]
+            greatest = max(weights)
+            self._shares = [weight / greatest for weight in weights]
+        nodes, shares = self._nodes, self._shares
+        while True:
+            turn, number = divmod(next(self._turns), len(nodes))
+            share = shares[number]
+            if (share * turn + number * 0.5) % 1.0 >= 1.0 - share:
+                return nodes[number]
 
 
 def reported_weights(nodes: Sequence[Node], now: float) -> list[float]:

@@ -13,6 +13,7 @@ from .hashed import Hashed, Table, address
 
 SLOTS_PER_NODE = 100
 LEAST_SLOTS = 1009
+STEPS = 1024
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,11 @@ class Slots(Table):
         slots = array("l", [-1]) * size
         weights = [node.instance.weight for node in nodes]
         heaviest = max(weights) or 1.0
-        names = [address(node) for node in nodes]
-        at = [hash_of(name, 1) % size for name in names]
-        skip = [hash_of(name, 2) % (size - 1) + 1 for name in names]
+        names = [address(node) for node in breathe.each(nodes)]
+        at = [hash_of(name, 1) % size for name in breathe.each(names)]
+        skip = [hash_of(name, 2) % (size - 1) + 1 for name in breathe.each(names)]
         credit = [0.0] * len(nodes)
-        left = size
+        left, steps = size, 0
         while left:
             for number, weight in enumerate(weights):
                 credit[number] += weight / heaviest if any(weights) else 1.0
@@ -53,6 +54,9 @@ class Slots(Table):
                 slot = at[number]
                 while slots[slot] >= 0:
                     slot = (slot + skip[number]) % size
+                    steps += 1
+                    if not steps % STEPS:  # towards the end the walks are long
+                        breathe()
                 slots[slot] = number
                 at[number] = (slot + skip[number]) % size
                 breathe()

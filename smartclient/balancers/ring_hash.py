@@ -16,6 +16,8 @@ from .hashed import Hashed, Table, address
 MOST_POINTS = 200_000  # on a ring: more nodes have fewer each, at least LEAST
 LEAST = 8
 BUCKETS = 1024
+NUMBER = 32  # bits
+LAST = (1 << NUMBER) - 1
 
 
 @dataclass(frozen=True)
@@ -50,20 +52,22 @@ class Ring(Table):
         breathe = Breath()
         total = sum(node.instance.weight for node in nodes)
         # In buckets by their highest bits: to sort all at once would hold the interpreter for a second.
-        buckets: list[list[tuple[int, int]]] = [[] for _ in range(BUCKETS)]
+        # Whole numbers, not pairs: the garbage collector would go through all of them, again and again.
+        buckets: list[list[int]] = [[] for _ in range(BUCKETS)]
         for number, node in enumerate(nodes):
             share = node.instance.weight * len(nodes) / total if total else 1.0
             name = address(node)
             for turn in range(max(1, round(points * share)) if share else 0):
                 value = hash_of(f"{name}#{turn}")
-                buckets[value >> 54].append((value, number))
+                buckets[value >> 54].append(value << NUMBER | number)
                 breathe()
         self._nodes = nodes
         self._values, self._numbers = array("Q"), array("L")
         for bucket in buckets:
-            for value, number in sorted(bucket):
-                self._values.append(value)
-                self._numbers.append(number)
+            for point in sorted(bucket):
+                self._values.append(point >> NUMBER)
+                self._numbers.append(point & LAST)
+            bucket.clear()
             breathe()
 
     def node(self, value: int) -> Node:

@@ -8,7 +8,7 @@ within a group.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from ..node import Node
@@ -29,17 +29,26 @@ def arrange(
     zone: str | None = None,
     client_zones: Mapping[str, float] | None = None,
     min_zone_size: int = 6,
+    each: Callable[[Sequence[Node]], Iterable[Node]] = iter,
 ) -> list[Group]:
-    """The groups of `nodes` that are in use, the first choice first. Never empty unless `nodes` is."""
+    """The groups of `nodes` that are in use, the first choice first. Never empty unless `nodes` is.
+
+    each: goes over the nodes; it may let others run meanwhile
+    """
     # Weight 0 takes no traffic while others can.
     weighted = any(node.instance.weight > 0 and not node.out for node in nodes)
-    levels = _levels([node for node in nodes if node.instance.weight > 0] if weighted else nodes)
-    healthy = [[node for node in level if not node.out] for level in levels]
-    shares = priority_shares(
-        [(len(well), len(level)) for well, level in zip(healthy, levels, strict=True)], panic_threshold
-    )
+    levels: dict[int, tuple[list[Node], list[Node]]] = {}
+    for node in each(nodes):
+        instance = node.instance
+        if instance.weight > 0 or not weighted:
+            well, level = levels.get(instance.priority) or levels.setdefault(instance.priority, ([], []))
+            level.append(node)
+            if not node.out:
+                well.append(node)
+    ordered = [levels[priority] for priority in sorted(levels)]
+    shares = priority_shares([(len(well), len(level)) for well, level in ordered], panic_threshold)
     groups: list[Group] = []
-    for (share, panic), well, level in zip(shares, healthy, levels, strict=True):
+    for (share, panic), (well, level) in zip(shares, ordered, strict=True):
         if share <= 0:
             continue
         usable = level if panic else well
@@ -50,14 +59,6 @@ def arrange(
         for name, part in zones.items():
             groups.append(Group(share * part, tuple(node for node in usable if node.instance.zone == name)))
     return groups
-
-
-def _levels(nodes: Sequence[Node]) -> list[list[Node]]:
-    """The nodes of each priority, the first to be used first."""
-    levels: dict[int, list[Node]] = {}
-    for node in nodes:
-        levels.setdefault(node.instance.priority, []).append(node)
-    return [levels[priority] for priority in sorted(levels)]
 
 
 __all__ = ["Group", "arrange"]
