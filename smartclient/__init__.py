@@ -2,6 +2,7 @@
 outliers.
 """
 
+from .ambient import deadline
 from .balancers import (
     Adaptive,
     Balancer,
@@ -42,6 +43,7 @@ from .node import Memory, Node, Outcome
 from .policy import Policy
 from .report import AttemptReport, CallReport, report
 from .retry.budget import RetryBudget
+from .retry.hedge import Hedge
 from .retry.policy import IDEMPOTENT, Retry
 from .topology.subset import Subset
 
@@ -67,6 +69,7 @@ __all__ = [
     "Event",
     "Function",
     "HealthCheck",
+    "Hedge",
     "Instance",
     "IpHash",
     "LoadAware",
@@ -100,5 +103,6 @@ __all__ = [
     "Static",
     "__version__",
     "call",
+    "deadline",
     "report",
 ]

@@ -10,6 +10,7 @@ from .errors import annotate
 from .node import Node, Outcome
 from .policy import check_seconds
 from .report import ATTRIBUTE, AttemptReport, CallReport
+from .retry.hedge import Hedge
 from .retry.policy import Retry
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ class CallOptions:
     retry: Retry | _Unset | None = UNSET
     prefer: Mapping[str, str] | None = None
     require: Mapping[str, str] | None = None
+    hedge: Hedge | _Unset | None = UNSET
 
 
 NO_OPTIONS = CallOptions()
@@ -50,6 +52,7 @@ def call(
     retry: Retry | _Unset | None = UNSET,
     prefer: Mapping[str, str] | None = None,
     require: Mapping[str, str] | None = None,
+    hedge: Hedge | _Unset | None = UNSET,
 ) -> dict[str, Any]:
     """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
 
@@ -59,6 +62,7 @@ def call(
     retry:            a `Retry` in place of the policy's; None: no retry
     prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any; in place of the
                       policy's
+    hedge:            a `Hedge` in place of the policy's; None: no hedge
     require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
     """
     if hash_key is not None and not isinstance(hash_key, str):
@@ -67,11 +71,13 @@ def call(
     check_seconds("call(attempt_timeout=…)", attempt_timeout)
     if not isinstance(retry, (Retry, _Unset)) and retry is not None:
         raise TypeError(f"call(retry=…): expected a Retry or None, got {retry!r}")
+    if not isinstance(hedge, (Hedge, _Unset)) and hedge is not None:
+        raise TypeError(f"call(hedge=…): expected a Hedge or None, got {hedge!r}")
     if prefer is not None and not isinstance(prefer, Mapping):
         raise TypeError(f"call(prefer=…): expected a mapping, got {prefer!r}")
     if require is not None and not isinstance(require, Mapping):
         raise TypeError(f"call(require=…): expected a mapping, got {require!r}")
-    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require)}
+    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
 
 
 class Attempt:
@@ -88,6 +94,7 @@ class Attempt:
         "node",
         "number",
         "outcome",
+        "overtaken",
         "places",
         "reused",
         "service",
@@ -111,6 +118,7 @@ class Attempt:
         self.error: str | None = None
         self.elapsed = 0.0
         self.streak = 0  # transport errors in a row before a success, should its body fail
+        self.overtaken = False  # another attempt of the call was faster
         self.stalled = 0.0  # what the client had been stalled before
         self._finished = False
 
@@ -128,6 +136,12 @@ class Attempt:
         self.status = status
         self.error = error
         self.service.judge(self, retry_after)
+
+    def overtake(self) -> None:
+        """Another attempt of the call won; nobody waits for this one."""
+        if self.outcome is None:
+            self.overtaken = True
+            self.judge(Outcome.ABANDONED, error="overtaken by a hedge")
 
     def spoil(self, error: str) -> None:
         """The body failed after good headers: a failure after all."""
@@ -157,6 +171,7 @@ class Attempt:
 class Call:
     """A call in progress: what a picker sees (`PickCall`), and its attempts so far.
 
+    retried:    it is made for a request that is itself a retry
     repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
     within:     a further condition of `usable`: the bound on a node's load
     """
@@ -169,6 +184,7 @@ class Call:
         "options",
         "repeatable",
         "request",
+        "retried",
         "service",
         "started",
         "tried",
@@ -184,6 +200,7 @@ class Call:
         self.attempts: list[Attempt] = []
         self.tried: tuple[Node, ...] = ()
         self.repeatable = False
+        self.retried = False
         self.within: Callable[[Node], bool] | None = None
 
     @property

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -11,6 +11,7 @@ from .retry.replay import Body
 from .service import Service
 from .waiting import Places
 
+Headers = tuple[tuple[bytes, bytes], ...]
 SHORTEST = 0.001  # a timeout of 0 would mean "non-blocking" to a socket
 
 
@@ -27,14 +28,17 @@ class TimeLeft(Mapping[str, "float | None"]):
         self.ends_at = ends_at
 
     def __getitem__(self, phase: str) -> float | None:
-        timeout = self._timeouts.get(phase)
+        return self.cut(self._timeouts.get(phase))
+
+    def get(self, phase: str, default: Any = None) -> Any:
+        return self[phase]
+
+    def cut(self, timeout: float | None) -> float | None:
+        """A timeout as far as there is time left."""
         if self.ends_at is None:
             return timeout
         left = max(self.ends_at - self._clock(), SHORTEST)
         return left if timeout is None else min(timeout, left)
-
-    def get(self, phase: str, default: Any = None) -> Any:
-        return self[phase]
 
     def __iter__(self) -> Iterator[str]:
         return iter(("connect", "read", "write", "pool"))
@@ -51,6 +55,7 @@ class SendContext:
     ends_at:   fixed by the first hop that has a deadline
     transport: whose context it is: a call that another client's transport makes meanwhile has nothing to do with it
     call:      of the latest hop
+    key:       its idempotency key
     """
 
     options: CallOptions = NO_OPTIONS
@@ -61,6 +66,7 @@ class SendContext:
     body: Body | None = None
     transport: Any = None
     call: Call | None = None
+    key: str | None = None
 
     @property
     def body_ends_at(self) -> float | None:
@@ -73,6 +79,7 @@ class Send(NamedTuple):
     fresh:     not on a connection that has been idle
     timeouts:  in place of the request's own
     stream:    in place of the request's own
+    headers:   beside the request's own
     context:   when the body must have been read, and how much time that call was given
     """
 
@@ -80,7 +87,29 @@ class Send(NamedTuple):
     fresh: bool
     timeouts: TimeLeft | None
     stream: Any
+    headers: Headers
     context: SendContext
+
+
+class Race(NamedTuple):
+    """Make an attempt, and another elsewhere if there is no good answer in time; resume with the attempt whose outcome
+    counts, its response and its error (one of them is None).
+
+    run:        the flow's part of one attempt; it sends, and nothing else
+    after:      seconds until another attempt is made. If all that are out have failed, it is made at once
+    more:       the flow's: another attempt, picked and paid for; None: no more
+    good:       whether a response ends the race
+    settled:    the flow's: told of each other attempt that has ended
+    overtaken:  the flow's: told of each attempt that is still out when the race is over
+    """
+
+    first: Attempt
+    run: Callable[[Attempt], Generator[Send, Any, Any]]
+    after: float
+    more: Callable[[], Attempt | None]
+    good: Callable[[Any], bool]
+    settled: Callable[[Attempt, Any, Exception | None], None]
+    overtaken: Callable[[Attempt], None]
 
 
 class Read(NamedTuple):
@@ -113,4 +142,4 @@ class WaitForNodes(NamedTuple):
     timeout: float | None
 
 
-Effect = Send | Read | Discard | Sleep | WaitForTurn | WaitForNodes
+Effect = Send | Race | Read | Discard | Sleep | WaitForTurn | WaitForNodes

@@ -10,13 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
+from uuid import uuid4
 
+from .ambient import as_header, work
+from .ambient import deadline as ambient_deadline
 from .call import Attempt, Call, _Unset
 from .choosing import Unavailable
-from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
+from .effects import Discard, Effect, Headers, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
 from .flavour import Flavour
+from .hedging import hedged
 from .node import Outcome
 from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
@@ -25,21 +29,31 @@ from .retry.retry_after import retry_after
 from .service import Service
 from .waiting import Places
 
+IDEMPOTENCY_KEY = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header
+PUSHBACK = "grpc-retry-pushback-ms"
+MISDIRECTED = 421
+NOT_DONE = frozenset({MISDIRECTED, 425})  # the server says that it did nothing: any method may be sent again
+NEITHER = frozenset({408, 425})  # said of our connection, not of the server's health
+TRY_AGAIN = NOT_DONE | {408}
+
 
 class CallFlow:
-    """One call to one service. `run` is the generator."""
+    """One call to one service. `run` is the generator; what else is public is for `hedging`."""
 
     __slots__ = (
-        "_body",
-        "_call",
-        "_clock",
-        "_context",
-        "_flavour",
-        "_places",
-        "_request",
+        "_headers",
+        "_hedge",
+        "_key",
         "_retry",
-        "_service",
         "_timeouts",
+        "body",
+        "call",
+        "clock",
+        "context",
+        "flavour",
+        "places",
+        "request",
+        "service",
     )
 
     def __init__(
@@ -53,74 +67,88 @@ class CallFlow:
         clock: Callable[[], float],
     ) -> None:
         options = context.options
-        self._request = request
-        self._service = service
-        self._context = context
-        self._body = body
-        self._places = places
-        self._flavour = flavour
-        self._clock = clock
+        self.request = request
+        self.service = service
+        self.context = context
+        self.body = body
+        self.places = places
+        self.flavour = flavour
+        self.clock = clock
         self._timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self._retry = service.policy.retry if isinstance(options.retry, _Unset) else options.retry
-        self._call = context.call = Call(request, service.name, options, clock())
+        self._hedge = service.policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
+        self.call = context.call = Call(request, service.name, options, clock())
+        self._headers = service.policy.deadline_header is not None or service.policy.attempt_header is not None
+        self._key = self._idempotency_key() if service.policy.idempotency_key else None
         deadline = options.deadline or service.policy.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
-            context.ends_at = self._call.started + deadline
+            context.ends_at = self.call.started + deadline
+        left = ambient_deadline.left()
+        if left is not None and (context.ends_at is None or self.call.started + left < context.ends_at):
+            context.deadline = ambient_deadline.given()
+            context.ends_at = self.call.started + left
+        if context.ends_at is not None:
+            service.measure()
+        current = work.get()
+        self.call.retried = current is not None and current.retried
 
     def run(self) -> Generator[Effect, Any, Any]:
         """The call, from the wait for its first node to the response that is returned or the error that is raised."""
-        call, service, retry, body = self._call, self._service, self._retry, self._body
-        context = self._context
+        call, service, retry, body = self.call, self.service, self._retry, self.body
+        context = self.context
         observed = service.observed
         retrying: Retrying | None = None
         last: Exception | None = None
         before: Exception | None = None
         response = None
         waited = 0.0
+        wanted = False
         try:
             if not service.ready.fired:
                 yield from self._first_nodes()
             if body is not None and body.begun:  # a redirect that keeps its body, or an auth flow's second request
                 if not body.repeatable:
-                    raise self._flavour.httpx.StreamConsumed
+                    raise self.flavour.httpx.StreamConsumed
                 body.rewind()
             call.repeatable = retry is not None and retry.attempts > 1 and self._repeatable(retry)
             while True:
                 attempt = yield from self._start(last)
                 attempt.waited = waited
-                if observed:
-                    service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
                 before, last, response = last, None, None
                 try:
-                    response = yield from self._send(attempt)
-                except self._flavour.TransportError as error:
+                    if self._hedge is None or call.attempt > 1:
+                        response = yield from self.send(attempt)
+                    else:
+                        attempt, response, last = yield from hedged(self, attempt, self._hedge)
+                except self.flavour.TransportError as error:
                     last = error
                 except BaseException as error:
                     attempt.judge(Outcome.ABANDONED, error=describe(error))
                     attempt.finish()
                     self._finished(attempt, None, error)
-                    if before is not None and isinstance(error, self._flavour.httpx.StreamConsumed):
+                    if before is not None and isinstance(error, self.flavour.httpx.StreamConsumed):
                         raise before from error  # the body cannot be sent again after all
                     raise
-                now = call.finished = self._judge(attempt, response, last)
+                now = call.finished = self.judge(attempt, response, last)
                 if retry is None:
                     break
                 if response is not None:
-                    by_default = response.status_code in retry.statuses
+                    by_default = response.status_code in retry.statuses or response.status_code in TRY_AGAIN
                     if not (by_default or context.streamed or response.is_closed) and self._repeatable(retry):
                         try:
                             yield Read(response)
-                        except self._flavour.TransportError as error:
+                        except self.flavour.TransportError as error:
                             last, response, by_default = error, None, True
-                            now = self._clock()
+                            now = self.clock()
                 else:
-                    by_default = last is not None and self._flavour.fault(last).repeatable
+                    by_default = last is not None and self.flavour.fault(last).repeatable
                 if not by_default and retry.retry is None:
                     break
                 if retrying is None:
                     retrying = Retrying(retry, call.started)
-                if not retrying.wanted(response, last, by_default, now):
+                wanted = retrying.wanted(response, last, by_default, now)
+                if not wanted:
                     break
                 pause = self._pause(retrying, response, last, retry, now)
                 if pause is None:
@@ -137,11 +165,13 @@ class CallFlow:
                     body.rewind()
                 call.attempt += 1
                 call.tried += (attempt.node,)
-                waited = self._clock() - now
+                waited = self.clock() - now
             self._finished(attempt, response, last)
+            if wanted and (current := work.get()) is not None:
+                current.in_vain = True
             if last is not None:
-                timed_out = isinstance(last, self._flavour.httpx.TimeoutException)
-                if timed_out and self._out_of_time() and not isinstance(last, self._flavour.DeadlineExceeded):
+                timed_out = isinstance(last, self.flavour.httpx.TimeoutException)
+                if timed_out and self._out_of_time() and not isinstance(last, self.flavour.DeadlineExceeded):
                     raise self._deadline_exceeded("waiting for the response") from last
                 raise last
             assert response is not None
@@ -150,7 +180,7 @@ class CallFlow:
         except Exception as error:
             if response is not None:  # a strategy of the user's raised
                 yield Discard(response)
-            call.finished = self._clock()
+            call.finished = self.clock()
             call.attach_to(error)
             raise
         finally:
@@ -163,9 +193,9 @@ class CallFlow:
     def _first_nodes(self) -> Generator[Effect, Any, None]:
         """Only a call that comes before the first list waits for discovery: as long as it would for a connection."""
         timeout = self._at_most(self._timeouts.get("connect"))
-        if (yield WaitForNodes(self._service, timeout)):
+        if (yield WaitForNodes(self.service, timeout)):
             return
-        service = self._service
+        service = self.service
         where = f"waiting for the first list of {service.source}"
         if service.problem:
             where += f" (last error: {service.problem})"
@@ -174,13 +204,13 @@ class CallFlow:
         reason = f"{service.source} has not answered within {timeout:.3g} s"
         if service.problem:
             reason += f"; last error: {service.problem}"
-        raise self._flavour.NoInstances.of(service.name, reason)
+        raise self.flavour.NoInstances.of(service.name, reason)
 
     def _start(self, last: Exception | None) -> Generator[Effect, Any, Attempt]:
         """Take a place, then pick: waiting for a place is nobody's latency."""
-        places, call = self._places, self._call
-        call.now = self._clock()
-        if self._context.ends_at is not None and call.now >= self._context.ends_at:
+        places, call = self.places, self.call
+        call.now = self.clock()
+        if self.context.ends_at is not None and call.now >= self.context.ends_at:
             raise self._deadline_exceeded(
                 "before anything was sent" if last is None else "before the next attempt"
             ) from last
@@ -191,21 +221,30 @@ class CallFlow:
                     raise self._deadline_exceeded("waiting for a place among max_connections") from last
                 limit = f"{places.limit} attempts in progress (httpx.Limits.max_connections)"
                 reason = f"{limit}, none ended within {timeout:.3g} s"
-                raise self._flavour.Overloaded.of(self._service.name, reason) from last
-            call.now = self._clock()
+                raise self.flavour.Overloaded.of(self.service.name, reason) from last
+            call.now = self.clock()
         try:
-            return self._service.start(call, places)
-        except BaseException as error:
+            return self.begin(places)
+        except Unavailable as error:
+            raise self.flavour.NoInstances.of(self.service.name, str(error)) from last
+
+    def begin(self, places: Places | None) -> Attempt:
+        """An attempt on a node, its place taken. Raises Unavailable."""
+        service = self.service
+        try:
+            attempt = service.start(self.call, places)
+        except BaseException:
             if places is not None:
                 places.release()
-            if isinstance(error, Unavailable):
-                raise self._flavour.NoInstances.of(self._service.name, str(error)) from last
             raise
+        if service.observed:
+            service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
+        return attempt
 
-    def _send(self, attempt: Attempt) -> Generator[Effect, Any, Any]:
+    def send(self, attempt: Attempt) -> Generator[Send, Any, Any]:
         """Send, and once more if an idle connection turned out to be dead: the keep-alive race is nobody's failure."""
-        context, body = self._context, self._body
-        limit = self._call.options.attempt_timeout or self._service.policy.attempt_timeout
+        context, body = self.context, self.body
+        limit = self.call.options.attempt_timeout or self.service.policy.attempt_timeout
         timeouts = None
         ends_at = context.ends_at
         if limit is not None or ends_at is not None:
@@ -213,14 +252,15 @@ class CallFlow:
                 math.inf if limit is None else attempt.started + limit,
                 math.inf if ends_at is None else ends_at,
             )
-            timeouts = TimeLeft(self._timeouts, first_end, self._clock)
-        stream = self._request.stream if body is None else body.stream
+            timeouts = TimeLeft(self._timeouts, first_end, self.clock)
+        stream = self.request.stream if body is None else body.stream
+        headers = self._extra_headers(attempt) if self._headers or self._key is not None else ()
         fresh = False
         while True:
             try:
-                response = yield Send(attempt, fresh, timeouts, stream, context)
-            except self._flavour.STALE:
-                if fresh or not attempt.reused or not self._repeatable(self._retry):
+                response = yield Send(attempt, fresh, timeouts, stream, headers, context)
+            except self.flavour.STALE:
+                if fresh or not attempt.reused or attempt.overtaken or not self._repeatable(self._retry):
                     raise
                 fresh = True
                 if body is not None:
@@ -230,15 +270,17 @@ class CallFlow:
                     timeouts.ends_at = context.body_ends_at
                 return response
 
-    def _judge(self, attempt: Attempt, response: Any, error: Exception | None) -> float:
+    def judge(self, attempt: Attempt, response: Any, error: Exception | None) -> float:
         """Tell the attempt how it ended; the time it is now."""
         if response is not None:
             status = response.status_code
-            if self._service.load_header is not None:
-                load = response.headers.get(self._service.load_header)
+            if self.service.load_header is not None:
+                load = response.headers.get(self.service.load_header)
                 if load:
-                    self._service.reported(attempt, load)
-            if status < 500 and status != 429:
+                    self.service.reported(attempt, load)
+            if status in NEITHER:
+                attempt.judge(Outcome.ABANDONED, status)
+            elif status < 500 and status != 429 and status != MISDIRECTED:
                 attempt.judge(Outcome.SUCCESS, status)
             else:
                 attempt.judge(Outcome.FAILURE, status, retry_after=retry_after(response.headers))
@@ -246,14 +288,14 @@ class CallFlow:
                 attempt.finish()
         else:
             assert error is not None
-            stale = attempt.reused and isinstance(error, self._flavour.STALE)
-            blamed = self._flavour.fault(error).blamed and not stale
+            stale = attempt.reused and isinstance(error, self.flavour.STALE)
+            blamed = self.flavour.fault(error).blamed and not stale
             attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
             attempt.finish()
-        if self._service.observed:
+        if self.service.observed:
             outcome = str(attempt.outcome)
-            self._service.observers(
-                AttemptFinished(self._service.name, attempt.node.instance, attempt.number, outcome, attempt.status,
+            self.service.observers(
+                AttemptFinished(self.service.name, attempt.node.instance, attempt.number, outcome, attempt.status,
                                 attempt.error, attempt.elapsed)
             )  # fmt: skip
         return attempt.started + attempt.elapsed
@@ -262,54 +304,90 @@ class CallFlow:
         self, retrying: Retrying, response: Any, error: Exception | None, retry: Retry, now: float
     ) -> float | None:
         """Seconds until the next attempt; None: there is none."""
-        sent = error is None or self._flavour.fault(error).sent
-        if sent and self._request.method not in retry.methods:
+        if error is not None:
+            done = self.flavour.fault(error).sent
+        else:
+            done = response.status_code not in NOT_DONE
+            if _pushed_back(response.headers):
+                return None
+        if done and (self.call.retried or not self._may_repeat(retry)):
             return None
-        if self._body is not None and not self._body.repeatable:
+        if self.body is not None and not self.body.repeatable:
             return None
         pause = retrying.pause()
         if pause is None:
             return None
         asked = None if response is None else retry_after(response.headers)
-        ends_at = self._context.ends_at
+        ends_at = self.context.ends_at
         if asked is not None and asked > pause:
             # Without a deadline a caller's patience is what it would have waited for an answer.
             patience = ends_at - now if ends_at is not None else self._timeouts.get("read")
             if patience is None or asked < patience:
                 pause = asked
-            elif len(self._call.tried) + 1 >= len(self._service.nodes):
+            elif len(self.call.tried) + 1 >= len(self.service.nodes):
                 return None  # all have been asked, and none will be back in time
-        if ends_at is not None and now + pause >= ends_at:
+        if ends_at is not None and now + pause + (self.service.measure().percentile(0.5, now) or 0.0) >= ends_at:
             return None
-        budget = self._service.budget
+        budget = self.service.budget
         # The budget last: asking is paying.
         return None if budget is not None and not budget.take(now) else pause
 
     # ---- small questions ----
 
     def _repeatable(self, retry: Retry | None) -> bool:
-        methods = IDEMPOTENT if retry is None else retry.methods
-        return self._request.method in methods and (self._body is None or self._body.repeatable)
+        return self._may_repeat(retry) and (self.body is None or self.body.repeatable)
+
+    def _may_repeat(self, retry: Retry | None) -> bool:
+        return self._key is not None or self.request.method in (IDEMPOTENT if retry is None else retry.methods)
+
+    def _idempotency_key(self) -> tuple[str, str] | None:
+        """The header and its value, the same for all attempts and hops of a `client.send`."""
+        name, request, context = self.service.policy.idempotency_key, self.request, self.context
+        name = name if isinstance(name, str) else IDEMPOTENCY_KEY
+        if request.method not in ("POST", "PATCH"):
+            return None
+        context.key = request.headers.get(name) or context.key or str(uuid4())
+        return name, context.key
+
+    def _extra_headers(self, attempt: Attempt) -> Headers:
+        policy, ends_at = self.service.policy, self.context.ends_at
+        headers = []
+        if policy.deadline_header is not None and ends_at is not None:
+            left = as_header(policy.deadline_header, ends_at - self.clock())
+            headers.append((policy.deadline_header.encode(), left))
+        if policy.attempt_header is not None:
+            # Work that is itself a retry says so in its first attempts, too.
+            number = attempt.number + self.call.retried
+            headers.append((policy.attempt_header.encode(), b"%d" % number))
+        if self._key is not None:
+            headers.append((self._key[0].encode(), self._key[1].encode("latin-1")))
+        return tuple(headers)
 
     def _at_most(self, timeout: float | None) -> float | None:
-        ends_at = self._context.ends_at
+        ends_at = self.context.ends_at
         if ends_at is None:
             return timeout
-        left = max(0.0, ends_at - self._clock())
+        left = max(0.0, ends_at - self.clock())
         return left if timeout is None else min(left, timeout)
 
     def _out_of_time(self) -> bool:
-        return self._context.ends_at is not None and self._clock() >= self._context.ends_at
+        return self.context.ends_at is not None and self.clock() >= self.context.ends_at
 
     def _deadline_exceeded(self, where: str) -> Exception:
-        error: Exception = self._flavour.DeadlineExceeded.of(self._service.name, self._context.deadline, where)
+        error: Exception = self.flavour.DeadlineExceeded.of(self.service.name, self.context.deadline, where)
         return error
 
     def _finished(self, attempt: Attempt, response: Any, error: BaseException | None) -> None:
-        if not self._service.observed:
+        if not self.service.observed:
             return
         status = None if response is None else response.status_code
-        self._service.observers(
-            CallFinished(self._service.name, self._request.method, self._call.attempt, status,
-                         None if error is None else describe(error), self._clock() - self._call.started)
+        self.service.observers(
+            CallFinished(self.service.name, self.request.method, self.call.attempt, status,
+                         None if error is None else describe(error), self.clock() - self.call.started)
         )  # fmt: skip
+
+
+def _pushed_back(headers: Any) -> bool:
+    """gRPC A6: a pushback that is negative, or not understood, says not to retry."""
+    value = headers.get(PUSHBACK)
+    return value is not None and not (value.isascii() and value.isdigit())

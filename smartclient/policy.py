@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ from .balancers import Adaptive, Balancer, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
+from .retry.hedge import Hedge
 from .retry.policy import Retry
 from .topology.subset import Subset
 
@@ -20,10 +22,18 @@ class Policy:
 
     balancer:         the algorithm, or its name
     retry:            when a failed attempt is followed by another; None: never
+    hedge:            when a slow attempt is joined by another; None: never
     outlier:          when a node is left out for a while; None: never
     deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None:
                       none
+    deadline_header:  each attempt says in this header how much time is left: "X-Request-Deadline-Ms" (milliseconds) or
+                      "grpc-timeout" (in gRPC's form); None: it does not
     attempt_timeout:  seconds for one attempt up to its response headers; None: httpx's timeouts alone
+    attempt_header:   each attempt says its number in this header, from 1: "X-Envoy-Attempt-Count"; None: it does not.
+                      With `smartclient.middleware` on the other side a chain of services does not retry retries
+    idempotency_key:  a POST or PATCH gets a key, the same in each attempt, and so may be retried: True: in the header
+                      "Idempotency-Key" (draft-ietf-httpapi-idempotency-key-header), else the header's name. Only for
+                      servers that know such keys
     panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
                       healthy_panic_threshold)
     host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
@@ -45,7 +55,11 @@ class Policy:
     retry: Retry | None = field(default_factory=Retry)
     outlier: OutlierDetection | None = field(default_factory=OutlierDetection)
     deadline: float | None = None
+    deadline_header: str | None = None
     attempt_timeout: float | None = None
+    attempt_header: str | None = None
+    hedge: Hedge | None = None
+    idempotency_key: bool | str = False
     panic_threshold: float = 0.5
     host_header: str = "service"
     tls_server_name: str | None = None
@@ -67,6 +81,12 @@ class Policy:
             raise TypeError(f"Policy.retry: expected a Retry or None, got {self.retry!r}")
         if self.outlier is not None and not isinstance(self.outlier, OutlierDetection):
             raise TypeError(f"Policy.outlier: expected an OutlierDetection or None, got {self.outlier!r}")
+        if self.hedge is not None and not isinstance(self.hedge, Hedge):
+            raise TypeError(f"Policy.hedge: expected a Hedge or None, got {self.hedge!r}")
+        for name in ("deadline_header", "attempt_header"):
+            check_header(f"Policy.{name}", getattr(self, name))
+        if not isinstance(self.idempotency_key, bool):
+            check_header("Policy.idempotency_key", self.idempotency_key)
         for name in ("deadline", "attempt_timeout"):
             check_seconds(f"Policy.{name}", getattr(self, name))
         if not isinstance(self.panic_threshold, (int, float)) or not 0 <= self.panic_threshold <= 1:
@@ -85,6 +105,12 @@ class Policy:
             raise TypeError(f"Policy.health_check: expected a HealthCheck or None, got {self.health_check!r}")
         if self.host_header not in ("service", "instance"):
             raise ValueError(f"Policy.host_header: expected 'service' or 'instance', got {self.host_header!r}")
+
+
+def check_header(name: str, value: object) -> None:
+    """Raise unless `value` is the name of a header or None."""
+    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value)):
+        raise ValueError(f"{name}: expected the name of a header or None, got {value!r}")
 
 
 def check_seconds(name: str, value: object) -> None:

@@ -17,6 +17,7 @@ from .choosing import Unavailable, has
 from .events import Event, InstancesChanged, Observers, logger
 from .health.stalls import Stalls
 from .instance import Instance
+from .latencies import Latencies
 from .membership import Change
 from .node import Node, Outcome
 from .policy import Policy
@@ -38,6 +39,8 @@ class Service:
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
+    latencies: of late, once somebody has asked
+    hedge_budget: once a call may be hedged
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Service:
         self.used_at = clock()
         budget = policy.retry.budget if policy.retry is not None else None
         self.budget = None if budget is None else BudgetAccount(budget)
+        self.hedge_budget: BudgetAccount | None = None
+        self.latencies: Latencies | None = None
         self.roster = Roster(name, policy, zone, clock, rng)
         self.load_header = self.roster.chooser.balancer.load_header
         self._retire = retire
@@ -82,6 +87,12 @@ class Service:
         return self._in_flight
 
     # ---- a call ----
+
+    def measure(self) -> Latencies:
+        """Its latencies, kept from now on."""
+        if self.latencies is None:
+            self.latencies = Latencies()
+        return self.latencies
 
     def start(self, call: Call, places: Places | None) -> Attempt:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
@@ -101,7 +112,7 @@ class Service:
                     node.in_flight += 1
                     self._in_flight += 1
                     break
-        if first and self.budget is not None:
+        if first and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
         attempt.stalled = self.stalls.total
@@ -116,15 +127,22 @@ class Service:
         attempt.elapsed = now - attempt.started
         outcome = attempt.outcome
         assert outcome is not None
-        if outcome is Outcome.ABANDONED:
+        if outcome is Outcome.ABANDONED and not attempt.overtaken:
             return
         spoilt = self.stalls.spoils(attempt.stalled, attempt.elapsed)
+        if attempt.overtaken:
+            with self.roster.lock:  # so long at least it would have taken
+                if attempt.node.memory is not None and not spoilt:
+                    self._remember(attempt.node, Outcome.SUCCESS, attempt.elapsed, None, now)
+            return
         if spoilt and attempt.status is None:
             return  # it ran out of time because we did
         node = attempt.node
         with self.roster.lock:
             if node.memory is not None and not spoilt:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
+            if self.latencies is not None and outcome is Outcome.SUCCESS:
+                self.latencies.add(attempt.elapsed, now)
             if node.health is not None:
                 attempt.streak = node.health.local_failures
             events = self.roster.ward.judge(
@@ -219,6 +237,7 @@ class Service:
             self.ready.fire()
         if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
             self.budget = BudgetAccount(self.policy.retry.budget)
+        self.latencies = self.hedge_budget = None
         self._in_flight = 0
         for node in self.nodes:
             node.in_flight = 0
@@ -227,10 +246,17 @@ class Service:
     # ---- picking ----
 
     def _pick(self, call: Call) -> Node:
-        choice = self.roster.choice
-        if choice is None:
-            raise Unavailable(self._why_none())
-        return self.roster.chooser.pick(call, choice, self.nodes, self._in_flight)
+        roster = self.roster
+        for turn in itertools.count():
+            choice, nodes = roster.choice, roster.nodes
+            if choice is None:
+                raise Unavailable(self._why_none())
+            try:
+                return roster.chooser.pick(call, choice, nodes, self._in_flight)
+            except Unavailable:
+                if roster.nodes is nodes or turn >= TURNS:  # else all have been replaced meanwhile
+                    raise
+        raise AssertionError
 
     def _claim_due(self, call: Call) -> Node | None:
         outlier = self.policy.outlier

@@ -10,7 +10,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"instance", "waiting", "loops", "hashing", "breath", "settings"},
+    {"instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies"},
     {"errors", "events", "report", "node"},
     {"membership", "balancers", "health", "retry", "topology"},
     {"policy"},
@@ -20,10 +20,10 @@ LAYERS = [
     {"service"},
     {"effects"},
     {"flavour"},
-    {"flow", "connections"},
+    {"flow", "hedging", "connections"},
     {"services"},
     {"transport"},
-    {"client"},
+    {"client", "middleware"},
     {"httpx2"},
     {"testing", "demo_server", "demo", "simulate", "cli", "__main__", "__init__"},
 ]

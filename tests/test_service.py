@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -573,3 +574,26 @@ def test_after_a_fork_a_call_need_not_wait_for_the_thread_that_sees_to_it(name: 
     assert world.call(options=options) in (1, 2, 3)
     world.clock.advance(1)
     assert len({world.call(options=options) for _ in range(9)}) == (1 if name == "maglev" else 3)
+
+
+@dataclass(frozen=True)
+class Interrupted(Balancer):
+    """While its first pick is under way all instances are replaced."""
+
+    def picker(self, nodes: Any, rng: Any) -> Any:
+        def pick(call: Any) -> Any:
+            if updates:
+                updates.pop()()
+            return nodes[0]
+
+        return pick
+
+
+updates: list[Any] = []
+
+
+def test_a_pick_that_is_overtaken_by_a_new_list_goes_by_that() -> None:
+    world = World(2, balancer=Interrupted())
+    updates.append(lambda: world.service.update(instances(3, 4)))
+    assert world.call() in (3, 4)
+    assert not updates

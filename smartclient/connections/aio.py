@@ -8,9 +8,8 @@ closed because of an error is closed in a shielded scope. The good path pays not
 from __future__ import annotations
 
 import os
-import socket
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from functools import cache, partial
 from typing import Any
 
@@ -24,6 +23,7 @@ from ..node import Node
 from ..retry.replay import WatchedStream
 from ..service import Service
 from .base import Body, Dialing, Link, NodeConnections, inherited, translated
+from .timed import async_backend
 from .wire import Address, instance_request
 
 
@@ -92,20 +92,23 @@ class AsyncBody(Body):
             self.attempt.finish()
 
 
-class Backend:
-    """Remembers the socket of a connection in the making, and its loop.
-
-    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only). Over its
-    `AnyIOBackend`, which serves asyncio and trio.
+class InMemory:
+    """A request body in memory. httpx's own is an async generator, which httpcore leaves in the middle when it cannot
+    send all of it: trio has a warning for that.
     """
 
-    stream: Any = None
-    loop: Any = None
+    __slots__ = ("_chunks",)
 
-    async def connect_tcp(self, *args: Any, **keywords: Any) -> Any:
-        self.loop = current_loop()
-        self.stream = await super().connect_tcp(*args, **keywords)  # type: ignore[misc]
-        return self.stream
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+
+    def __aiter__(self) -> InMemory:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
 
 
 @cache
@@ -114,18 +117,13 @@ def body_class(flavour: Flavour) -> Any:
     return type("AsyncBody", (AsyncBody, flavour.httpx.AsyncByteStream), {})
 
 
-@cache
-def backend_class(flavour: Flavour) -> Any:
-    return type("Backend", (Backend, flavour.httpcore.AnyIOBackend), {})
-
-
 class AsyncConnections(NodeConnections):
     """The connections of one node. Idle ones are kept per loop and origin."""
 
     def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
-        self._backend_class = backend_class(dialing.flavour)
+        self._backend_class = async_backend(dialing.flavour)
         self._loop: Any = None  # where the transport was used last
         self._homes: dict[Any, dict[Address, Any]] = {}  # by loop: of a stack of links, or (HTTP/2) a pool
 
@@ -141,6 +139,8 @@ class AsyncConnections(NodeConnections):
                 response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
             return response
         wire = self.wire_request(request, effect, address)
+        if isinstance(effect.stream, flavour.ByteStream):
+            wire.stream = InMemory(effect.stream)
         home = self._home(address)
         link = None
         try:
@@ -150,9 +150,8 @@ class AsyncConnections(NodeConnections):
                 link = None if effect.fresh else await self._take(home)
                 attempt.reused = link is not None
                 if link is None:
-                    backend = self._backend_class()
-                    link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, backend)
-                link.attempt = attempt
+                    link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, self._backend_class())
+                link.attempt, link.backend.times = attempt, effect.timeouts
                 dialing.active[attempt] = link
                 raw = await link.http.handle_async_request(wire)
         except BaseException as error:
@@ -187,10 +186,10 @@ class AsyncConnections(NodeConnections):
     def drop(self, link: Link) -> None:
         """Close a connection from outside of its loop's tasks."""
         self.dialing.active.pop(link.attempt, None)
-        loop = None if link.backend is None else link.backend.loop
+        loop = link.backend.loop
         if loop is None:  # it never got as far as a socket
             return
-        spawn(loop, lambda: _close(link), otherwise=lambda: _shut_down(link))
+        spawn(loop, lambda: _close(link), otherwise=link.backend.cut)
 
     async def aclose(self) -> None:
         """Close what is idle: here what is this loop's, in their loops what is others'."""
@@ -264,9 +263,8 @@ async def _close(link: Link) -> None:
     try:
         await link.http.aclose()
         # httpcore has nothing to close while TLS is being agreed; closing a socket twice does no harm.
-        stream = None if link.backend is None else link.backend.stream
-        if stream is not None:
-            await stream.aclose()
+        if link.backend.stream is not None:
+            await link.backend.stream.aclose()
     except Exception:
         pass  # what cannot be closed is gone
 
@@ -284,22 +282,10 @@ async def _close_all(links: deque[Link]) -> None:
         await _close(links.popleft())
 
 
-def _socket_of(link: Link) -> Any:
-    stream = None if link.backend is None else link.backend.stream
-    return None if stream is None else stream.get_extra_info("socket")
-
-
-def _shut_down(link: Link) -> None:
-    """End a connection whose loop is gone: the server is told, the descriptor goes with the garbage."""
-    try:
-        _socket_of(link).shutdown(socket.SHUT_RDWR)
-    except (OSError, AttributeError):
-        pass
-
-
 def _shut_down_all(links: deque[Link]) -> None:
+    """End connections whose loop is gone: the server is told, the descriptors go with the garbage."""
     while links:
-        _shut_down(links.popleft())
+        links.popleft().backend.cut()
 
 
 def _nothing() -> None:
@@ -308,6 +294,6 @@ def _nothing() -> None:
 
 def _close_inherited(link: Link) -> None:
     try:
-        os.close(_socket_of(link).fileno())
+        os.close(link.backend.stream.get_extra_info("socket").fileno())
     except (OSError, AttributeError):
         pass

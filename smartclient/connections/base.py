@@ -99,14 +99,14 @@ class Link:
     """One connection of a node.
 
     http:        httpcore's connection
-    backend:     async only: knows the raw socket of a connection that is still being made
+    backend:     its network backend: knows the socket, and what is left of a request's time
     idle_since:  when it was given back
     attempt:     who has it now
     """
 
     __slots__ = ("_readable", "attempt", "backend", "http", "idle_since")
 
-    def __init__(self, http: Any, attempt: Attempt, backend: Any = None) -> None:
+    def __init__(self, http: Any, attempt: Attempt, backend: Any) -> None:
         self.http = http
         self.attempt = attempt
         self.backend = backend
@@ -160,12 +160,12 @@ class NodeConnections:
         return WireRequest(
             request.method.encode(),
             WireURL(address.origin, request.url, request.extensions.get("target") or request.url.raw_path),
-            headers_for(request, address),
+            headers_for(request, effect, address),
             effect.stream,
             extensions_for(request, effect, address),
         )
 
-    def new_link(self, connection_class: Any, address: Address, attempt: Attempt, backend: Any = None) -> Link:
+    def new_link(self, connection_class: Any, address: Address, attempt: Attempt, backend: Any) -> Link:
         options = self.dialing.options(address.sni is not None)
         return Link(connection_class(address.origin, network_backend=backend, **options), attempt, backend)
 
@@ -177,6 +177,12 @@ class NodeConnections:
             keepalive_expiry=dialing.keepalive_expiry,
             **dialing.options(address.sni is not None),
         )
+
+    def cut(self, attempt: Attempt) -> None:
+        """Make the thread that waits for that attempt's answer find its connection ended."""
+        link = self.dialing.active.get(attempt)
+        if link is not None:
+            link.backend.cut()
 
     def leave_to_parent(self) -> None:
         """In a forked child: a transport of `connect=` shares its sockets with the parent's, so another is made."""

@@ -12,6 +12,7 @@ from ..flavour import Flavour
 from ..node import Node
 from ..service import Service
 from .base import Body, Dialing, Link, NodeConnections, inherited, translated
+from .timed import sync_backend
 from .wire import Address, instance_request
 
 
@@ -68,6 +69,7 @@ class SyncConnections(NodeConnections):
     def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
+        self._backend_class = sync_backend(dialing.flavour)
         self._homes: dict[Address, Any] = {}  # of a stack of links, or (HTTP/2) a pool
 
     def send(self, request: Any, effect: Send) -> Any:
@@ -92,8 +94,8 @@ class SyncConnections(NodeConnections):
                 link = None if effect.fresh else self._take(home)
                 attempt.reused = link is not None
                 if link is None:
-                    link = self.new_link(flavour.httpcore.HTTPConnection, address, attempt)
-                link.attempt = attempt
+                    link = self.new_link(flavour.httpcore.HTTPConnection, address, attempt, self._backend_class())
+                link.attempt, link.backend.times = attempt, effect.timeouts
                 dialing.active[attempt] = link
                 raw = link.http.handle_request(wire)
         except BaseException as error:

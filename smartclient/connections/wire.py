@@ -86,12 +86,17 @@ def address_of(node: Node, service: str, policy: Policy, scheme: str, port: int 
     return Address(origin, sni, host)
 
 
-def headers_for(request: Any, address: Address) -> Any:
-    """The request's headers as httpcore takes them, the Host header replaced if the policy wants that."""
+def headers_for(request: Any, effect: Send, address: Address) -> Any:
+    """The request's headers as httpcore takes them, with those of the attempt and, if the policy wants that, the
+    instance's Host.
+    """
     headers = request.headers.raw
-    if address.host is None:
-        return headers
-    return [(b"Host", address.host)] + [(key, value) for key, value in headers if key.lower() != b"host"]
+    if address.host is not None:
+        headers = [(b"Host", address.host)] + [(key, value) for key, value in headers if key.lower() != b"host"]
+    if effect.headers:
+        ours = {key.lower() for key, _ in effect.headers}
+        headers = [(key, value) for key, value in headers if key.lower() not in ours] + list(effect.headers)
+    return headers
 
 
 def extensions_for(request: Any, effect: Send, address: Address) -> Any:
@@ -114,7 +119,7 @@ def instance_request(request: Any, effect: Send, address: Address, flavour: Flav
     return flavour.httpx.Request(
         request.method,
         url,
-        headers=headers_for(request, address),
+        headers=headers_for(request, effect, address),
         stream=effect.stream,
         extensions=extensions_for(request, effect, address),
     )

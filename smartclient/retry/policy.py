@@ -28,7 +28,8 @@ class Retry:
 
     attempts:  attempts of a call, the first included
     wait:      tenacity wait strategy, in seconds. A Retry-After lengthens it, as far as the deadline allows
-    statuses:  responses that are retried
+    statuses:  responses that are retried; beside them 421 and 425, whatever the method (the server says that it did
+               nothing: RFC 9110 §15.5.20, RFC 8470 §5.2), and 408
     methods:   methods that may be sent again once something of them was sent. One that never left is always
                repeatable, POST too
     budget:    retries as a share of calls; None: no such limit
@@ -50,19 +51,31 @@ class Retry:
         check_count(self, "attempts")
         for name in ("wait", "stop", "retry"):
             _check_strategy(f"Retry.{name}", getattr(self, name), optional=name != "wait")
-        if isinstance(self.methods, str) or not all(isinstance(method, str) for method in self.methods):
-            raise TypeError(f"Retry.methods: expected a set of names like {{'GET'}}, got {self.methods!r}")
-        if isinstance(self.statuses, (str, int)) or not all(isinstance(status, int) for status in self.statuses):
-            raise TypeError(f"Retry.statuses: expected a set of numbers like {{503}}, got {self.statuses!r}")
+        check_methods(self)
+        check_statuses(self)
         if self.budget is not None and not isinstance(self.budget, RetryBudget):
             raise TypeError(f"Retry.budget: expected a RetryBudget or None, got {self.budget!r}")
-        object.__setattr__(self, "methods", frozenset(method.upper() for method in self.methods))
-        object.__setattr__(self, "statuses", frozenset(self.statuses))
 
     @property
     def stops(self) -> Strategy:
         """The stop strategy in force."""
         return self.stop if self.stop is not None else stop_after_attempt(self.attempts)
+
+
+def check_methods(settings: Any) -> None:
+    """Check the field `methods` and make it a set of upper-case names."""
+    methods, owner = settings.methods, type(settings).__name__
+    if isinstance(methods, str) or not all(isinstance(method, str) for method in methods):
+        raise TypeError(f"{owner}.methods: expected a set of names like {{'GET'}}, got {methods!r}")
+    object.__setattr__(settings, "methods", frozenset(method.upper() for method in methods))
+
+
+def check_statuses(settings: Any) -> None:
+    """Check the field `statuses` and make it a set."""
+    statuses, owner = settings.statuses, type(settings).__name__
+    if isinstance(statuses, (str, int)) or not all(isinstance(status, int) for status in statuses):
+        raise TypeError(f"{owner}.statuses: expected a set of numbers like {{503}}, got {statuses!r}")
+    object.__setattr__(settings, "statuses", frozenset(statuses))
 
 
 def _check_strategy(name: str, strategy: object, optional: bool) -> None:

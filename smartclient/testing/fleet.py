@@ -21,8 +21,8 @@ class Behaviour:
     delay:  seconds before the answer
     fault:  what goes wrong: "silent" (never answers), "reset" (RST in place of an answer), "close" (FIN in place of an
             answer), "garbage" (no HTTP), "truncate" (FIN in the middle of the body), "reset_body" (RST there),
-            "slow_body" (a byte every 50 ms), "close_idle" (a good answer; the connection is closed some 10 ms later,
-            without a word)
+            "slow_body", "slow_headers" (a byte every 50 ms), "close_idle" (a good answer; the connection is closed some
+            10 ms later, without a word)
     """
 
     status: int = 200
@@ -42,6 +42,7 @@ GARBAGE = Behaviour(fault="garbage")
 TRUNCATING = Behaviour(fault="truncate", body=b"x" * 5000)
 RESETTING_BODY = Behaviour(fault="reset_body", body=b"x" * 5000)
 SLOW_BODY = Behaviour(fault="slow_body", body=b"x" * 100)
+SLOW_HEADERS = Behaviour(fault="slow_headers", body=b"x" * 100)
 CLOSING_IDLE = Behaviour(fault="close_idle")
 
 
@@ -222,12 +223,14 @@ class Server:
             # The client shall have the headers before the end comes.
             self._stop.wait(0.02)
             return _reset(connection) if fault == "reset_body" else False
-        if fault == "slow_body":
-            connection.sendall(data)
-            for n in range(len(behaviour.body)):
+        if fault in ("slow_body", "slow_headers"):
+            if fault == "slow_body":
+                connection.sendall(data)
+                data = b""
+            for byte in data + behaviour.body:
                 if self._stop.wait(0.05):
                     return False
-                connection.sendall(behaviour.body[n : n + 1])
+                connection.sendall(bytes([byte]))
             return False
         if behaviour.body:
             data += http.send(h11.Data(behaviour.body)) or b""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Generator
+from functools import partial
 from typing import Any, ClassVar
 
 import anyio
 
+from ..call import Attempt
 from ..connections.aio import AsyncConnections
-from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
+from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..health.stalls import TICK
 from ..loops import call_later, call_soon, current_loop, has_ended
 from ..waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
+from .tasks import race
 
 
 class AsyncTransport(TransportBase):
@@ -85,6 +88,8 @@ class AsyncTransport(TransportBase):
                         node = attempt.node
                         connections = node.connections or self._connections_of(node, attempt.service)
                         result = await connections.send(request, effect)
+                    elif type(effect) is Race:
+                        result = await race(effect, partial(self._run, request, effect))
                     else:
                         result = await self._perform(effect)
                 except BaseException as error:
@@ -93,6 +98,9 @@ class AsyncTransport(TransportBase):
                     effect = flow.send(result)
         except StopIteration as done:
             return done.value
+
+    async def _run(self, request: Any, effect: Race, attempt: Attempt) -> Any:
+        return await self._drive(request, effect.run(attempt))
 
     async def _perform(self, effect: Effect) -> Any:
         if isinstance(effect, Read):

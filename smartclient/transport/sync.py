@@ -9,9 +9,10 @@ from collections.abc import Callable, Generator
 from typing import Any, ClassVar
 
 from ..connections.sync import SyncConnections
-from ..effects import Discard, Effect, Read, Send, Sleep, WaitForNodes, WaitForTurn
+from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
+from .racers import Racers
 
 
 class SyncTransport(TransportBase):
@@ -19,6 +20,10 @@ class SyncTransport(TransportBase):
 
     _connections_class: ClassVar[Any] = SyncConnections
     _default_sleep = staticmethod(time.sleep)
+
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._racers = Racers()
 
     def handle_request(self, request: Any) -> Any:
         flow = self._flow(request)
@@ -39,9 +44,14 @@ class SyncTransport(TransportBase):
                 finally:
                     attempt.finish()
             self._dialing.active.clear()
+            self._racers.close()
         finally:
             if self._fallback is not None:
                 self._fallback.close()
+
+    def _after_fork(self) -> None:
+        super()._after_fork()
+        self._racers = Racers()
 
     def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:
@@ -62,6 +72,8 @@ class SyncTransport(TransportBase):
             node = attempt.node
             connections = node.connections or self._connections_of(node, attempt.service)
             return connections.send(request, effect)
+        if isinstance(effect, Race):
+            return self._racers.race(effect, lambda attempt: self._drive(request, effect.run(attempt)))
         if isinstance(effect, Read):
             return effect.response.stream.read_ahead()
         if isinstance(effect, Discard):
