@@ -39,6 +39,7 @@ from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
 from .instance import Instance
+from .limits import AdaptiveLimit, Circuit, Limits, Throttle
 from .node import Memory, Node, Outcome
 from .policy import Policy
 from .report import AttemptReport, CallReport, report
@@ -52,6 +53,7 @@ __version__ = "0.1.0"
 __all__ = [
     "IDEMPOTENT",
     "Adaptive",
+    "AdaptiveLimit",
     "AsyncBalancedTransport",
     "AsyncClient",
     "AttemptFinished",
@@ -61,6 +63,7 @@ __all__ = [
     "Balancer",
     "CallFinished",
     "CallReport",
+    "Circuit",
     "Client",
     "Consul",
     "DeadlineExceeded",
@@ -72,6 +75,7 @@ __all__ = [
     "Hedge",
     "Instance",
     "IpHash",
+    "Limits",
     "LoadAware",
     "Maglev",
     "InstancesChanged",
@@ -99,6 +103,7 @@ __all__ = [
     "SlowStart",
     "Sticky",
     "Subset",
+    "Throttle",
     "WeightedRoundRobin",
     "Static",
     "__version__",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -105,7 +105,7 @@ class Attempt:
         "waited",
     )
 
-    def __init__(self, service: Service, node: Node, number: int, started: float, places: Places | None) -> None:
+    def __init__(self, service: Service, node: Node, number: int, started: float, places: Sequence[Places]) -> None:
         self.service = service
         self.node = node
         self.number = number
@@ -160,8 +160,8 @@ class Attempt:
                 self.judge(Outcome.ABANDONED)
             self.service.finish(self)
         finally:
-            if self.places is not None:
-                self.places.release()
+            for places in self.places:
+                places.release()
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)

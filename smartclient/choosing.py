@@ -34,6 +34,10 @@ class Unavailable(Exception):
     """No node to pick. The flow turns it into the flavour's `NoInstances`."""
 
 
+class Full(Unavailable):
+    """All nodes to pick from have as much as they may. The flow turns it into the flavour's `Overloaded`."""
+
+
 class Choice(NamedTuple):
     """Who may be picked, and how; immutable, replaced whole.
 
@@ -60,7 +64,10 @@ class Choice(NamedTuple):
 
 
 class Chooser:
-    """The balancer of one service at work."""
+    """The balancer of one service at work.
+
+    room: whether a node may take one more attempt; None: it always may
+    """
 
     def __init__(self, service: str, policy: Policy, zone: str | None, rng: Rng) -> None:
         assert isinstance(policy.balancer, Balancer)
@@ -69,6 +76,7 @@ class Chooser:
         self._policy = policy
         self._zone = policy.zone or zone
         self._rng = rng
+        self.room: Callable[[Node], bool] | None = None
         self._table: tuple[tuple[Node, ...], Picker] | None = None
 
     @property
@@ -142,7 +150,7 @@ class Chooser:
         balancer = self.balancer
         require = self.required(call)
         prefer = call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
-        call.within = None
+        call.within = room = self.room
         if balancer.over_members:
             node = self._by_table(call, choice, require, prefer, in_flight)
             if node is not None:
@@ -150,7 +158,7 @@ class Chooser:
         elif not (require or prefer):
             if call.attempt == 1:
                 node = choice.picker(call)
-                if not (node.excluded or node.removed):
+                if not (node.excluded or node.removed) and (room is None or room(node)):
                     return node
             if len(members) > MANY:  # a look at all of them would take a while
                 nodes = choice.groups[choice.group(self._rng.random())].nodes
@@ -158,7 +166,7 @@ class Chooser:
                 if found:
                     return self._made(found)(call)
         else:
-            call.within = _all(_fitting(require))
+            call.within = _all(self._musts(require))
             if call.attempt == 1:
                 key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
                 picker = choice.filtered.get(key)
@@ -167,7 +175,7 @@ class Chooser:
                     if len(choice.filtered) < FILTERS:
                         choice.filtered[key] = picker
                 node = picker(call)
-                if not (node.removed or (node.excluded and node.out)):
+                if not (node.removed or (node.excluded and node.out)) and (room is None or room(node)):
                     return node
         found = self._candidates(call, choice, members, require, prefer)
         # A table for a single call would be dear.
@@ -186,7 +194,7 @@ class Chooser:
             key = self.balancer.key(call)
             point = self._rng.random() if key is None else hash_of(key, GROUPS) / SPAN
             limits.append(choice.groups[choice.group(point)].nodes.__contains__)
-        fits, likes = _fitting(require), _fitting(prefer)
+        fits, likes = self._musts(require), _fitting(prefer)
         for conditions in ([*limits, *fits, *likes], [*limits, *fits], fits):
             call.within = _all(conditions)
             node = choice.picker(call)
@@ -208,6 +216,9 @@ class Chooser:
             if well:
                 return self._made(well)
         return self._made(self._candidates(call, choice, members, require, prefer))
+
+    def _musts(self, require: Metadata | None) -> list[Callable[[Node], bool]]:
+        return _fitting(require) if self.room is None else [*_fitting(require), self.room]
 
     def _bound(self, choice: Choice, in_flight: int) -> Callable[[Node], bool]:
         """Consistent hashing with bounded loads (Mirrokni et al. 2016): a node takes ⌈bound × its share⌉ at most."""
@@ -238,6 +249,11 @@ class Chooser:
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
         sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
         sorts.append([node for node in fitting if not node.out])
+        if self.room is not None:
+            known, fitting = len(fitting), [node for node in fitting if self.room(node)]
+            sorts = [[node for node in nodes if self.room(node)] for nodes in sorts]
+            if known and not fitting:
+                raise Full(f"all of {known} instances have as many attempts in progress as they may (Limits.per_node)")
         for liked in (prefer, None) if prefer else (None,):
             for nodes in sorts:
                 found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or has(n, liked))]

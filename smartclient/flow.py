@@ -15,12 +15,13 @@ from uuid import uuid4
 from .ambient import as_header, work
 from .ambient import deadline as ambient_deadline
 from .call import Attempt, Call, _Unset
-from .choosing import Unavailable
+from .choosing import Full, Unavailable
 from .effects import Discard, Effect, Headers, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
 from .flavour import Flavour
 from .hedging import hedged
+from .limits import Refused
 from .node import Outcome
 from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
@@ -71,7 +72,9 @@ class CallFlow:
         self.service = service
         self.context = context
         self.body = body
-        self.places = places
+        self.places: tuple[Places, ...] = () if places is None else (places,)
+        if service.guard is not None and service.guard.places is not None:
+            self.places = (service.guard.places, *self.places)
         self.flavour = flavour
         self.clock = clock
         self._timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
@@ -208,34 +211,78 @@ class CallFlow:
 
     def _start(self, last: Exception | None) -> Generator[Effect, Any, Attempt]:
         """Take a place, then pick: waiting for a place is nobody's latency."""
-        places, call = self.places, self.call
+        call, service = self.call, self.service
         call.now = self.clock()
         if self.context.ends_at is not None and call.now >= self.context.ends_at:
             raise self._deadline_exceeded(
                 "before anything was sent" if last is None else "before the next attempt"
             ) from last
-        if places is not None and not places.try_take():
-            timeout = self._at_most(self._timeouts.get("pool"))
-            if not (yield WaitForTurn(places, timeout)):
-                if self._out_of_time():
-                    raise self._deadline_exceeded("waiting for a place among max_connections") from last
-                limit = f"{places.limit} attempts in progress (httpx.Limits.max_connections)"
-                reason = f"{limit}, none ended within {timeout:.3g} s"
-                raise self.flavour.Overloaded.of(self.service.name, reason) from last
+        if service.guard is not None and call.attempt == 1:
+            try:
+                service.guard.admit(len(service.nodes), call.now)
+            except Refused as refused:
+                error = self.flavour.NoInstances if refused.down else self.flavour.Overloaded
+                raise error.of(service.name, str(refused)) from None
+        if not self.try_places():
+            yield from self._queue(last)
             call.now = self.clock()
         try:
-            return self.begin(places)
+            return self.begin()
+        except Full as error:
+            raise self.flavour.Overloaded.of(service.name, str(error)) from last
         except Unavailable as error:
-            raise self.flavour.NoInstances.of(self.service.name, str(error)) from last
+            raise self.flavour.NoInstances.of(service.name, str(error)) from last
 
-    def begin(self, places: Places | None) -> Attempt:
-        """An attempt on a node, its place taken. Raises Unavailable."""
+    def _queue(self, last: Exception | None) -> Generator[Effect, Any, None]:
+        """Wait for a place of the service, then for one of the client: who waits for a service shall hold none."""
+        taken: list[Places] = []
+        try:
+            for places in self.places:
+                if not places.try_take():
+                    yield from self._wait(places, last)
+                taken.append(places)
+        except BaseException:
+            for places in taken:
+                places.release()
+            raise
+
+    def _wait(self, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
+        guard = self.service.guard
+        if guard is not None and places is guard.places:
+            assert guard.limits is not None
+            limit, patience = "Policy.limits", guard.limits.queue_timeout
+            if places.waiting >= guard.limits.queue:
+                reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
+                raise self.flavour.Overloaded.of(self.service.name, reason) from last
+        else:
+            limit, patience = "httpx.Limits.max_connections", self._timeouts.get("pool")
+        timeout = self._at_most(patience)
+        if not (yield WaitForTurn(places, timeout)):
+            if self._out_of_time():
+                raise self._deadline_exceeded(f"waiting for a place ({limit})") from last
+            reason = f"{places.limit} attempts in progress ({limit}), none ended within {timeout:.3g} s"
+            raise self.flavour.Overloaded.of(self.service.name, reason) from last
+
+    def try_places(self) -> bool:
+        """Take a place wherever one is needed, if they are free."""
+        for number, places in enumerate(self.places):
+            if not places.try_take():
+                for taken in self.places[:number]:
+                    taken.release()
+                return False
+        return True
+
+    def leave_places(self) -> None:
+        for places in self.places:
+            places.release()
+
+    def begin(self) -> Attempt:
+        """An attempt on a node; the places are taken. Raises Unavailable."""
         service = self.service
         try:
-            attempt = service.start(self.call, places)
+            attempt = service.start(self.call, self.places)
         except BaseException:
-            if places is not None:
-                places.release()
+            self.leave_places()
             raise
         if service.observed:
             service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
@@ -327,6 +374,9 @@ class CallFlow:
             elif len(self.call.tried) + 1 >= len(self.service.nodes):
                 return None  # all have been asked, and none will be back in time
         if ends_at is not None and now + pause + (self.service.measure().percentile(0.5, now) or 0.0) >= ends_at:
+            return None
+        guard = self.service.guard
+        if guard is not None and not guard.admits(len(self.service.nodes), now):
             return None
         budget = self.service.budget
         # The budget last: asking is paying.

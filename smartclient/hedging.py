@@ -67,15 +67,14 @@ class Hedging:
         if ends_at is not None and now + (service.measure().percentile(0.5, now) or 0.0) >= ends_at:
             return None
         assert service.hedge_budget is not None
-        if flow.places is not None and not flow.places.try_take():
+        if not flow.try_places():
             return None
         if not service.hedge_budget.take(now):
-            if flow.places is not None:
-                flow.places.release()
+            flow.leave_places()
             return None
         call.tried, call.attempt, call.now = self._nodes, call.attempt + 1, now
         try:
-            attempt = flow.begin(flow.places)
+            attempt = flow.begin()
         except Unavailable:
             call.attempt -= 1
             return None

@@ -11,6 +11,7 @@ from .balancers import Adaptive, Balancer, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
+from .limits import Circuit, Limits, Throttle
 from .retry.hedge import Hedge
 from .retry.policy import Retry
 from .topology.subset import Subset
@@ -34,6 +35,9 @@ class Policy:
     idempotency_key:  a POST or PATCH gets a key, the same in each attempt, and so may be retried: True: in the header
                       "Idempotency-Key" (draft-ietf-httpapi-idempotency-key-header), else the header's name. Only for
                       servers that know such keys
+    limits:           how many attempts may be in progress, of the service and of each instance; None: any number
+    throttle:         refuse calls here while the service refuses them; None: never
+    circuit:          fail at once while every instance fails; None: never. Read about its danger before
     panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
                       healthy_panic_threshold)
     host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
@@ -60,6 +64,9 @@ class Policy:
     attempt_header: str | None = None
     hedge: Hedge | None = None
     idempotency_key: bool | str = False
+    limits: Limits | None = None
+    throttle: Throttle | None = None
+    circuit: Circuit | None = None
     panic_threshold: float = 0.5
     host_header: str = "service"
     tls_server_name: str | None = None
@@ -83,6 +90,9 @@ class Policy:
             raise TypeError(f"Policy.outlier: expected an OutlierDetection or None, got {self.outlier!r}")
         if self.hedge is not None and not isinstance(self.hedge, Hedge):
             raise TypeError(f"Policy.hedge: expected a Hedge or None, got {self.hedge!r}")
+        for name, kind in (("limits", Limits), ("throttle", Throttle), ("circuit", Circuit)):
+            if not isinstance(getattr(self, name), (kind, type(None))):
+                raise TypeError(f"Policy.{name}: expected a {kind.__name__} or None, got {getattr(self, name)!r}")
         for name in ("deadline_header", "attempt_header"):
             check_header(f"Policy.{name}", getattr(self, name))
         if not isinstance(self.idempotency_key, bool):

@@ -18,6 +18,7 @@ from .events import Event, InstancesChanged, Observers, logger
 from .health.stalls import Stalls
 from .instance import Instance
 from .latencies import Latencies
+from .limits import Guard
 from .membership import Change
 from .node import Node, Outcome
 from .policy import Policy
@@ -39,6 +40,7 @@ class Service:
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
+    guard:    its limits, if it has any
     latencies: of late, once somebody has asked
     hedge_budget: once a call may be hedged
     """
@@ -72,7 +74,12 @@ class Service:
         self.latencies: Latencies | None = None
         self.roster = Roster(name, policy, zone, clock, rng)
         self.load_header = self.roster.chooser.balancer.load_header
+        guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
+        self.guard = Guard(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
+        if self.guard is not None and policy.limits is not None and policy.limits.per_node is not None:
+            self.roster.chooser.room = self.guard.room
         self._retire = retire
+        self._rng = rng
         self._complained = False
         self._in_flight = 0
 
@@ -94,7 +101,7 @@ class Service:
             self.latencies = Latencies()
         return self.latencies
 
-    def start(self, call: Call, places: Places | None) -> Attempt:
+    def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
         now = call.now
         self.used_at = now
@@ -153,6 +160,11 @@ class Service:
                 and outcome is Outcome.FAILURE
                 and self.roster.ward.pause(node, retry_after, now)
             )
+        if self.guard is not None and not spoilt:
+            reason = f"{node.instance}: {attempt.error or f'status {attempt.status}'}"
+            failed = outcome is Outcome.FAILURE
+            in_flight, members = self._in_flight, len(self.nodes)
+            self.guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, members, now)
         if events or paused:
             self._apply(events, now)
 
@@ -238,6 +250,12 @@ class Service:
         if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
             self.budget = BudgetAccount(self.policy.retry.budget)
         self.latencies = self.hedge_budget = None
+        if self.guard is not None:
+            policy = self.policy
+            self.guard = Guard(policy.limits, policy.throttle, policy.circuit, self._rng)
+            if self.roster.chooser.room is not None:
+                self.roster.chooser.room = self.guard.room
+            self._count()
         self._in_flight = 0
         for node in self.nodes:
             node.in_flight = 0
@@ -303,6 +321,7 @@ class Service:
     def _apply(self, events: Sequence[Event], now: float) -> None:
         """Make a change of health felt, and tell of it."""
         self.roster.refresh(now)
+        self._count()
         for event in events:
             logger.info("%s", event)
             if self.observed:
@@ -310,6 +329,7 @@ class Service:
 
     def _tell(self, told: tuple[Change, list[Node]] | None) -> None:
         """Calls see the new members by now; their old ones' connections are closed, and observers hear of it."""
+        self._count()
         if told is None or not told[0]:
             return
         change, idle = told
@@ -326,6 +346,11 @@ class Service:
         while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
             change.removed.pop()
             breathe()
+
+    def _count(self) -> None:
+        choice = self.roster.choice
+        if self.guard is not None and choice is not None:
+            self.guard.in_use(len(choice.nodes))
 
     def _let_go(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

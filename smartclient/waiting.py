@@ -54,7 +54,7 @@ class Signal:
 
 
 class Places:
-    """The attempts a client may have in progress at once. First come, first served."""
+    """The attempts a client, or a service, may have in progress at once. First come, first served."""
 
     __slots__ = ("_free", "_lock", "_queue", "limit")
 
@@ -67,6 +67,22 @@ class Places:
     @property
     def taken(self) -> int:
         return self.limit - self._free
+
+    @property
+    def waiting(self) -> int:
+        """How many are in the queue."""
+        return len(self._queue)
+
+    def resize(self, limit: int) -> None:
+        """Another limit from now on. With fewer places than are taken nobody is sent away, but nobody comes in."""
+        with self._lock:
+            more = limit - self.limit
+            self.limit = limit
+            if more <= 0:
+                self._free += more
+                return
+        for _ in range(more):
+            self.release()
 
     def try_take(self) -> bool:
         """Take a place if one is free."""
@@ -98,7 +114,7 @@ class Places:
         """Give a place back: to the first in the queue who can still be woken."""
         while True:
             with self._lock:
-                if not self._queue:
+                if not self._queue or self._free < 0:
                     self._free += 1
                     return
                 waiter = self._queue.popleft()

@@ -10,9 +10,9 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies"},
+    {"instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies", "window"},
     {"errors", "events", "report", "node"},
-    {"membership", "balancers", "health", "retry", "topology"},
+    {"membership", "balancers", "health", "retry", "topology", "limits"},
     {"policy"},
     {"call"},
     {"choosing"},
@@ -92,8 +92,11 @@ def test_layers(module: str) -> None:
 def test_time_and_chance_are_arguments() -> None:
     """`time.monotonic()` and `random.…()` are called by nobody but drivers and watchers; others are handed them."""
     allowed = {
+        "ambient",
         "breath",
         "transport/aio",
+        "transport/racers",
+        "transport/tasks",
         "transport/sync",
         "discovery/consul",
         "discovery/watcher",

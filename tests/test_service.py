@@ -57,7 +57,7 @@ class World:
     def start(self, *, tried: Any = (), repeatable: bool = True, options: CallOptions = NO_OPTIONS) -> Attempt:
         call = Call(None, "orders", options, self.clock())
         call.tried, call.attempt, call.repeatable = tuple(tried), len(tried) + 1, repeatable
-        return self.service.start(call, None)
+        return self.service.start(call)
 
     def call(self, outcome: Outcome = Outcome.SUCCESS, status: int | None = 200, **how: Any) -> int:
         attempt = self.start(**how)

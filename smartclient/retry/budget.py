@@ -11,8 +11,9 @@ import threading
 from dataclasses import dataclass
 
 from ..settings import check_number
+from ..window import Window
 
-BUCKETS = 10
+CALLS, RETRIES = 0, 1
 
 
 @dataclass(frozen=True)
@@ -35,40 +36,28 @@ class RetryBudget:
 
 
 class BudgetAccount:
-    """The live account of one service: calls and retries of the last `ttl` seconds, in ten buckets."""
+    """The live account of one service: calls and retries of the last `ttl` seconds."""
 
-    __slots__ = ("_calls", "_lock", "_retries", "_settings", "_slot", "_width")
+    __slots__ = ("_lock", "_settings", "_window")
 
     def __init__(self, settings: RetryBudget) -> None:
         self._settings = settings
-        self._width = settings.ttl / BUCKETS
-        self._calls = [0] * BUCKETS
-        self._retries = [0] * BUCKETS
-        self._slot = -1
+        self._window = Window(settings.ttl)
         self._lock = threading.Lock()
 
     def deposit(self, now: float) -> None:
         """Count a call."""
         with self._lock:
-            self._calls[self._bucket(now)] += 1
+            self._window.add(now, CALLS)
 
     def take(self, now: float) -> bool:
         """Pay for a retry, if there is enough to."""
         settings = self._settings
         with self._lock:
-            bucket = self._bucket(now)
-            earned = settings.ratio * sum(self._calls) + settings.min_per_second * settings.ttl
+            calls, retries = self._window.sums(now)
+            earned = settings.ratio * calls + settings.min_per_second * settings.ttl
             # 0.2 × 5 is 1 in theory only: a hair of tolerance keeps the last retry.
-            if sum(self._retries) + 1 > earned + 1e-9:
+            if retries + 1 > earned + 1e-9:
                 return False
-            self._retries[bucket] += 1
+            self._window.add(now, RETRIES)
             return True
-
-    def _bucket(self, now: float) -> int:
-        slot = int(now / self._width)
-        if slot != self._slot:
-            if self._slot >= 0:
-                for passed in range(self._slot + 1, min(slot, self._slot + BUCKETS) + 1):
-                    self._calls[passed % BUCKETS] = self._retries[passed % BUCKETS] = 0
-            self._slot = max(slot, self._slot)
-        return slot % BUCKETS

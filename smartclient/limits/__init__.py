@@ -1,0 +1,10 @@
+"""What a client does not ask of a service: more at once than it bears, more than it accepts, anything while all of it
+is down.
+"""
+
+from .circuit import Circuit
+from .guard import Guard, Refused
+from .limits import AdaptiveLimit, Limits
+from .throttle import Throttle
+
+__all__ = ["AdaptiveLimit", "Circuit", "Guard", "Limits", "Refused", "Throttle"]

@@ -1,0 +1,62 @@
+"""Circuit: while every instance fails, calls fail at once, with the reason, between probing calls.
+
+Off by default, and not to be switched on lightly. Ejection takes a bad instance out of the way of calls that others can
+serve; a circuit takes calls out of the way of a service as a whole. It is right where a failure costs a caller a full
+timeout and the caller has something else to do; it is wrong where a failure is a matter of some requests (one bad
+tenant's calls may cut off all others'), and it makes every recovery up to `probe` seconds later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..settings import check_count, check_number
+
+DOWN = frozenset({502, 503, 504})
+
+
+@dataclass(frozen=True)
+class Circuit:
+    """When to give up on a whole service for a while.
+
+    failures:  attempts in a row, whichever the instance, that got no answer, or 502, 503 or 504; and at least one for
+               each instance. One other answer, and the count begins anew
+    probe:     seconds between calls that are let through to find out
+    """
+
+    failures: int = 10
+    probe: float = 1.0
+
+    def __post_init__(self) -> None:
+        check_count(self, "failures")
+        check_number(self, "probe", "seconds > 0", lambda value: 0 < value < 3600)
+
+
+class Breaker:
+    """The live state of one service."""
+
+    def __init__(self, settings: Circuit) -> None:
+        self._settings = settings
+        self._failures = 0
+        self._reason = ""
+        self._next_probe = 0.0
+
+    def refuses(self, members: int, now: float) -> str | None:
+        """Why a call is not let through."""
+        if self._failures < max(self._settings.failures, members):
+            return None
+        if now >= self._next_probe:
+            self._next_probe = now + self._settings.probe
+            return None
+        left = self._next_probe - now
+        return f"the last {self._failures} attempts failed ({self._reason}); next try in {left:.1f} s (Policy.circuit)"
+
+    def observe(self, status: int | None, reason: str, members: int, now: float) -> None:
+        """An attempt ended. reason: of its failure; status: of its answer, None: there was none."""
+        if status is not None and status not in DOWN:
+            self._failures = 0
+            return
+        self._failures += 1
+        self._reason = reason
+        if self._failures == max(self._settings.failures, members):
+            self._next_probe = now + self._settings.probe

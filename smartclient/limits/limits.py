@@ -1,0 +1,99 @@
+"""Limits: how many attempts a service may have in progress at once, by number or by what its latency says.
+
+Bulkheads (Nygard, "Release It!"; Envoy: circuit breakers' max_requests and max_pending_requests): one slow service
+cannot take all threads and connections of its callers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from ..settings import check_count, check_number
+
+SHORT, LONG = 0.1, 0.002  # share of the newest sample in the recent latency, and in the usual one
+RECOVERY = 0.95  # of the usual latency, for each sample, while the recent one is far below it
+
+
+@dataclass(frozen=True)
+class AdaptiveLimit:
+    """A limit that goes up while the service answers as fast as usual, and down when it takes longer.
+
+    Netflix's concurrency-limits, `Gradient2Limit`: limit × min(1, tolerance × usual latency ÷ recent latency) + √limit,
+    smoothed. Vegas, which goes by the least latency ever seen, was the other candidate:
+    `tests/bench/limits.py` has both.
+
+    initial:    attempts in progress at first
+    least, most: bounds
+    tolerance:  how much slower than usual is still well
+    smoothing:  share of the newest value
+    """
+
+    initial: int = 20
+    least: int = 4
+    most: int = 1000
+    tolerance: float = 1.5
+    smoothing: float = 0.2
+
+    def __post_init__(self) -> None:
+        for field in ("initial", "least", "most"):
+            check_count(self, field)
+        if not self.least <= self.initial <= self.most:
+            raise ValueError(f"AdaptiveLimit.initial: expected {self.least} to {self.most}, got {self.initial!r}")
+        check_number(self, "tolerance", "a number from 1 up", lambda value: 1 <= value < math.inf)
+        check_number(self, "smoothing", "a share > 0 up to 1", lambda value: 0 < value <= 1)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much of a service one client uses at once.
+
+    max_in_flight:  attempts in progress, of all instances together; an `AdaptiveLimit` finds the number itself
+    per_node:       attempts in progress on one instance; when all have as many, calls queue
+    queue:          calls that may wait for a place; one more raises `Overloaded` at once
+    queue_timeout:  seconds that a call waits for a place, then it raises `Overloaded`
+    """
+
+    max_in_flight: int | AdaptiveLimit | None = None
+    per_node: int | None = None
+    queue: int = 100
+    queue_timeout: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.max_in_flight, AdaptiveLimit):
+            check_count(self, "max_in_flight", or_none=True)
+        check_count(self, "per_node", or_none=True)
+        check_number(self, "queue", "a number from 0 up", lambda value: 0 <= value < math.inf)
+        check_number(self, "queue_timeout", "seconds from 0 up", lambda value: 0 <= value < math.inf)
+
+
+class Gradient:
+    """The live state of an `AdaptiveLimit`."""
+
+    __slots__ = ("_limit", "_long", "_settings", "_short")
+
+    def __init__(self, settings: AdaptiveLimit) -> None:
+        self._settings = settings
+        self._limit = float(settings.initial)
+        self._short = self._long = 0.0
+
+    @property
+    def limit(self) -> int:
+        return int(self._limit)
+
+    def observe(self, latency: float, in_flight: int, failed: bool) -> None:
+        """An attempt ended. in_flight: with it."""
+        settings = self._settings
+        if failed:  # what it does not answer it cannot bear
+            self._limit = max(float(settings.least), self._limit * 0.9)
+            return
+        self._short = self._short + SHORT * (latency - self._short) if self._short else latency
+        self._long = self._long + LONG * (latency - self._long) if self._long else latency
+        if self._long > 2 * self._short:
+            self._long *= RECOVERY
+        if in_flight < self._limit / 2:  # nothing is known of how much it bears
+            return
+        gradient = max(0.5, min(1.0, settings.tolerance * self._long / self._short))
+        wanted = self._limit * gradient + math.sqrt(self._limit)
+        limit = self._limit + settings.smoothing * (wanted - self._limit)
+        self._limit = min(max(limit, settings.least), settings.most)

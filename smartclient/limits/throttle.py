@@ -1,0 +1,63 @@
+"""Throttle: refuse here what the service would refuse anyway.
+
+Google's SRE book, "Handling Overload", client-side throttling: refuse with probability
+max(0, (requests − K × accepts) ÷ (requests + 1)), both counted over two minutes. Requests refused here count as
+requests, so a service that is down for good is asked ever less, but a tenth of the calls always gets through to find
+out that it is back.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from random import Random
+
+from ..settings import check_number
+from ..window import Window
+
+REQUESTS, ACCEPTS = 0, 1
+REFUSALS = frozenset({429, 503})
+
+
+@dataclass(frozen=True)
+class Throttle:
+    """Client-side throttling.
+
+    k:        requests for each accepted one before any is refused: 2 lets twice as much through as is accepted
+    window:   seconds
+    at_most:  share of the calls that is refused
+    """
+
+    k: float = 2.0
+    window: float = 120.0
+    at_most: float = 0.9
+
+    def __post_init__(self) -> None:
+        check_number(self, "k", "a number from 1 up", lambda value: 1 <= value < math.inf)
+        check_number(self, "window", "seconds > 0", lambda value: 0 < value < math.inf)
+        check_number(self, "at_most", "a share from 0 up to 1", lambda value: 0 <= value < 1)
+
+
+class Throttling:
+    """The live state of one service."""
+
+    def __init__(self, settings: Throttle, rng: Random) -> None:
+        self._settings = settings
+        self._rng = rng
+        self._window = Window(settings.window)
+
+    def refuses(self, now: float) -> str | None:
+        """Count a request; why it is refused."""
+        requests, accepts = self._window.sums(now)
+        self._window.add(now, REQUESTS)
+        share = min(self._settings.at_most, (requests - self._settings.k * accepts) / (requests + 1))
+        if share <= 0 or self._rng.random() >= share:
+            return None
+        return (
+            f"it accepted {accepts} of {requests} requests in {self._settings.window:g} s; throttled (Policy.throttle)"
+        )
+
+    def observe(self, status: int | None, now: float) -> None:
+        """An attempt ended. status: of its answer, None: there was none."""
+        if status is not None and status not in REFUSALS:
+            self._window.add(now, ACCEPTS)
