@@ -250,7 +250,8 @@ class CallFlow:
         guard = self.service.guard
         if guard is not None and places is guard.places:
             assert guard.limits is not None
-            limit, patience = "Policy.limits", guard.limits.queue_timeout
+            limit = "Policy.limits"
+            patience: float | None = guard.limits.queue_timeout
             if places.waiting >= guard.limits.queue:
                 reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
                 raise self.flavour.Overloaded.of(self.service.name, reason) from last

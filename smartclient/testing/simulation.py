@@ -196,7 +196,7 @@ class World:
             return
         job.call.now = now
         try:
-            attempt = self._services[job.client].start(job.call, None)
+            attempt = self._services[job.client].start(job.call)
         except Unavailable:
             self._over(job, False)
             return
