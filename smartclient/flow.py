@@ -10,27 +10,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Mapping
 from typing import Any
-from uuid import uuid4
 
-from .ambient import as_header, work
 from .ambient import deadline as ambient_deadline
+from .ambient import work
 from .call import Attempt, Call, _Unset
 from .choosing import Full, Unavailable
-from .effects import Discard, Effect, Headers, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes, WaitForTurn
+from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
 from .flavour import Flavour
 from .hedging import hedged
 from .limits import Refused
 from .node import Outcome
+from .outgoing import headers_of
 from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
 from .retry.replay import Body
 from .retry.retry_after import retry_after
 from .service import Service
+from .turns import leave_places, queue, try_places
 from .waiting import Places
 
-IDEMPOTENCY_KEY = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header
 PUSHBACK = "grpc-retry-pushback-ms"
 MISDIRECTED = 421
 NOT_DONE = frozenset({MISDIRECTED, 425})  # the server says that it did nothing: any method may be sent again
@@ -44,9 +44,7 @@ class CallFlow:
     __slots__ = (
         "_headers",
         "_hedge",
-        "_key",
         "_retry",
-        "_timeouts",
         "body",
         "call",
         "clock",
@@ -55,6 +53,7 @@ class CallFlow:
         "places",
         "request",
         "service",
+        "timeouts",
     )
 
     def __init__(
@@ -77,12 +76,10 @@ class CallFlow:
             self.places = (service.guard.places, *self.places)
         self.flavour = flavour
         self.clock = clock
-        self._timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+        self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self._retry = service.policy.retry if isinstance(options.retry, _Unset) else options.retry
         self._hedge = service.policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
         self.call = context.call = Call(request, service.name, options, clock())
-        self._headers = service.policy.deadline_header is not None or service.policy.attempt_header is not None
-        self._key = self._idempotency_key() if service.policy.idempotency_key else None
         deadline = options.deadline or service.policy.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
@@ -95,6 +92,7 @@ class CallFlow:
             service.measure()
         current = work.get()
         self.call.retried = current is not None and current.retried
+        self._headers = headers_of(request, self.call, service.policy, context)
 
     def run(self) -> Generator[Effect, Any, Any]:
         """The call, from the wait for its first node to the response that is returned or the error that is raised."""
@@ -118,7 +116,7 @@ class CallFlow:
             while True:
                 attempt = yield from self._start(last)
                 attempt.waited = waited
-                before, last, response = last, None, None
+                before, last, response, wanted = last, None, None, False
                 try:
                     if self._hedge is None or call.attempt > 1:
                         response = yield from self.send(attempt)
@@ -174,8 +172,8 @@ class CallFlow:
                 current.in_vain = True
             if last is not None:
                 timed_out = isinstance(last, self.flavour.httpx.TimeoutException)
-                if timed_out and self._out_of_time() and not isinstance(last, self.flavour.DeadlineExceeded):
-                    raise self._deadline_exceeded("waiting for the response") from last
+                if timed_out and self.out_of_time() and not isinstance(last, self.flavour.DeadlineExceeded):
+                    raise self.deadline_exceeded("waiting for the response") from last
                 raise last
             assert response is not None
             response.extensions[KEY] = call
@@ -195,15 +193,15 @@ class CallFlow:
 
     def _first_nodes(self) -> Generator[Effect, Any, None]:
         """Only a call that comes before the first list waits for discovery: as long as it would for a connection."""
-        timeout = self._at_most(self._timeouts.get("connect"))
+        timeout = self.at_most(self.timeouts.get("connect"))
         if (yield WaitForNodes(self.service, timeout)):
             return
         service = self.service
         where = f"waiting for the first list of {service.source}"
         if service.problem:
             where += f" (last error: {service.problem})"
-        if self._out_of_time():
-            raise self._deadline_exceeded(where)
+        if self.out_of_time():
+            raise self.deadline_exceeded(where)
         reason = f"{service.source} has not answered within {timeout:.3g} s"
         if service.problem:
             reason += f"; last error: {service.problem}"
@@ -214,7 +212,7 @@ class CallFlow:
         call, service = self.call, self.service
         call.now = self.clock()
         if self.context.ends_at is not None and call.now >= self.context.ends_at:
-            raise self._deadline_exceeded(
+            raise self.deadline_exceeded(
                 "before anything was sent" if last is None else "before the next attempt"
             ) from last
         if service.guard is not None and call.attempt == 1:
@@ -223,8 +221,8 @@ class CallFlow:
             except Refused as refused:
                 error = self.flavour.NoInstances if refused.down else self.flavour.Overloaded
                 raise error.of(service.name, str(refused)) from None
-        if not self.try_places():
-            yield from self._queue(last)
+        if not try_places(self.places):
+            yield from queue(self, last)
             call.now = self.clock()
         try:
             return self.begin()
@@ -233,57 +231,13 @@ class CallFlow:
         except Unavailable as error:
             raise self.flavour.NoInstances.of(service.name, str(error)) from last
 
-    def _queue(self, last: Exception | None) -> Generator[Effect, Any, None]:
-        """Wait for a place of the service, then for one of the client: who waits for a service shall hold none."""
-        taken: list[Places] = []
-        try:
-            for places in self.places:
-                if not places.try_take():
-                    yield from self._wait(places, last)
-                taken.append(places)
-        except BaseException:
-            for places in taken:
-                places.release()
-            raise
-
-    def _wait(self, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
-        guard = self.service.guard
-        if guard is not None and places is guard.places:
-            assert guard.limits is not None
-            limit = "Policy.limits"
-            patience: float | None = guard.limits.queue_timeout
-            if places.waiting >= guard.limits.queue:
-                reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
-                raise self.flavour.Overloaded.of(self.service.name, reason) from last
-        else:
-            limit, patience = "httpx.Limits.max_connections", self._timeouts.get("pool")
-        timeout = self._at_most(patience)
-        if not (yield WaitForTurn(places, timeout)):
-            if self._out_of_time():
-                raise self._deadline_exceeded(f"waiting for a place ({limit})") from last
-            reason = f"{places.limit} attempts in progress ({limit}), none ended within {timeout:.3g} s"
-            raise self.flavour.Overloaded.of(self.service.name, reason) from last
-
-    def try_places(self) -> bool:
-        """Take a place wherever one is needed, if they are free."""
-        for number, places in enumerate(self.places):
-            if not places.try_take():
-                for taken in self.places[:number]:
-                    taken.release()
-                return False
-        return True
-
-    def leave_places(self) -> None:
-        for places in self.places:
-            places.release()
-
     def begin(self) -> Attempt:
         """An attempt on a node; the places are taken. Raises Unavailable."""
         service = self.service
         try:
             attempt = service.start(self.call, self.places)
         except BaseException:
-            self.leave_places()
+            leave_places(self.places)
             raise
         if service.observed:
             service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
@@ -300,9 +254,9 @@ class CallFlow:
                 math.inf if limit is None else attempt.started + limit,
                 math.inf if ends_at is None else ends_at,
             )
-            timeouts = TimeLeft(self._timeouts, first_end, self.clock)
+            timeouts = TimeLeft(self.timeouts, first_end, self.clock)
         stream = self.request.stream if body is None else body.stream
-        headers = self._extra_headers(attempt) if self._headers or self._key is not None else ()
+        headers = self._headers.of(attempt, context, self.clock()) if self._headers is not None else ()
         fresh = False
         while True:
             try:
@@ -369,7 +323,7 @@ class CallFlow:
         ends_at = self.context.ends_at
         if asked is not None and asked > pause:
             # Without a deadline a caller's patience is what it would have waited for an answer.
-            patience = ends_at - now if ends_at is not None else self._timeouts.get("read")
+            patience = ends_at - now if ends_at is not None else self.timeouts.get("read")
             if patience is None or asked < patience:
                 pause = asked
             elif len(self.call.tried) + 1 >= len(self.service.nodes):
@@ -389,42 +343,21 @@ class CallFlow:
         return self._may_repeat(retry) and (self.body is None or self.body.repeatable)
 
     def _may_repeat(self, retry: Retry | None) -> bool:
-        return self._key is not None or self.request.method in (IDEMPOTENT if retry is None else retry.methods)
+        if self.request.method in (IDEMPOTENT if retry is None else retry.methods):
+            return True
+        return self._headers is not None and self._headers.key is not None
 
-    def _idempotency_key(self) -> tuple[str, str] | None:
-        """The header and its value, the same for all attempts and hops of a `client.send`."""
-        name, request, context = self.service.policy.idempotency_key, self.request, self.context
-        name = name if isinstance(name, str) else IDEMPOTENCY_KEY
-        if request.method not in ("POST", "PATCH"):
-            return None
-        context.key = request.headers.get(name) or context.key or str(uuid4())
-        return name, context.key
-
-    def _extra_headers(self, attempt: Attempt) -> Headers:
-        policy, ends_at = self.service.policy, self.context.ends_at
-        headers = []
-        if policy.deadline_header is not None and ends_at is not None:
-            left = as_header(policy.deadline_header, ends_at - self.clock())
-            headers.append((policy.deadline_header.encode(), left))
-        if policy.attempt_header is not None:
-            # Work that is itself a retry says so in its first attempts, too.
-            number = attempt.number + self.call.retried
-            headers.append((policy.attempt_header.encode(), b"%d" % number))
-        if self._key is not None:
-            headers.append((self._key[0].encode(), self._key[1].encode("latin-1")))
-        return tuple(headers)
-
-    def _at_most(self, timeout: float | None) -> float | None:
+    def at_most(self, timeout: float | None) -> float | None:
         ends_at = self.context.ends_at
         if ends_at is None:
             return timeout
         left = max(0.0, ends_at - self.clock())
         return left if timeout is None else min(left, timeout)
 
-    def _out_of_time(self) -> bool:
+    def out_of_time(self) -> bool:
         return self.context.ends_at is not None and self.clock() >= self.context.ends_at
 
-    def _deadline_exceeded(self, where: str) -> Exception:
+    def deadline_exceeded(self, where: str) -> Exception:
         error: Exception = self.flavour.DeadlineExceeded.of(self.service.name, self.context.deadline, where)
         return error
 

@@ -10,6 +10,7 @@ from .choosing import Unavailable
 from .effects import Effect, Race
 from .node import Node, Outcome
 from .retry.hedge import SOONEST, Hedge
+from .turns import leave_places, try_places
 
 if TYPE_CHECKING:
     from .flow import CallFlow
@@ -27,6 +28,7 @@ def hedged(flow: CallFlow, first: Attempt, hedge: Hedge) -> Generator[Effect, An
         except flow.flavour.TransportError as error:
             return first, None, error
     result: Result = yield Race(first, flow.send, after, race.more, race.good, race.settled, race.overtaken)
+    race.over(result[0])
     return result
 
 
@@ -67,10 +69,10 @@ class Hedging:
         if ends_at is not None and now + (service.measure().percentile(0.5, now) or 0.0) >= ends_at:
             return None
         assert service.hedge_budget is not None
-        if not flow.try_places():
+        if not try_places(flow.places):
             return None
         if not service.hedge_budget.take(now):
-            flow.leave_places()
+            leave_places(flow.places)
             return None
         call.tried, call.attempt, call.now = self._nodes, call.attempt + 1, now
         try:
@@ -97,6 +99,10 @@ class Hedging:
             attempt.finish()
             return
         self._flow.judge(attempt, response, error)
+
+    def over(self, counting: Attempt) -> None:
+        """A retry goes where none of them went. counting: the attempt whose outcome counts; the flow adds its node."""
+        self._flow.call.tried = tuple(node for node in self._nodes if node is not counting.node)
 
     def overtaken(self, attempt: Attempt) -> None:
         attempt.overtake()

@@ -155,6 +155,23 @@ def test_work_that_is_a_retry_is_not_retried(fleet: Any) -> None:
                 assert outer.get("/", headers={"x-envoy-attempt-count": "3"}).status_code == 200
 
 
+def test_an_answer_that_a_retry_saved_is_not_pushed_back(fleet: Any) -> None:
+    servers = fleet(2)
+    with Client({"orders": servers.addresses}) as client:
+
+        def app(environ: Any, start_response: Any) -> Any:
+            assert client.get(URL).status_code == 200
+            start_response("503 ", [])  # of its own accord
+            return [b""]
+
+        with httpx.Client(transport=httpx.WSGITransport(WSGIMiddleware(app)), base_url="http://here") as outer:
+            servers.behave(OK)
+            for server in servers.servers:
+                server.behave(FAILING, OK)
+            assert "grpc-retry-pushback-ms" not in outer.get("/").headers
+            assert len(servers.received) in (2, 3)
+
+
 @pytest.mark.parametrize("named", [True, "X-Request-Key"])
 @pytest.mark.parametrize("method", ["POST", "PATCH"])
 def test_a_key_makes_a_post_repeatable(driver: Any, fleet: Any, method: str, named: Any) -> None:

@@ -84,6 +84,14 @@ def test_when_all_fail_the_last_answer_is_returned_and_each_is_blamed(driver: An
         assert settled(client)
 
 
+def test_a_retry_goes_where_the_race_did_not(driver: Any, fleet: Any) -> None:
+    servers = fleet(3, FAILING)
+    with driver.client({"orders": servers.addresses}, policy=hedging(30)) as client:
+        response = client.get(URL)
+        assert len({attempt.instance for attempt in report(response).attempts}) == 3
+        assert settled(client)
+
+
 def test_the_budget_bounds_the_extra_load(driver: Any, fleet: Any) -> None:
     servers = fleet(2, Behaviour(delay=0.02))
     with driver.client({"orders": servers.addresses}, policy=hedging(0.001, budget=0.1)) as client:

@@ -20,7 +20,7 @@ LAYERS = [
     {"service"},
     {"effects"},
     {"flavour"},
-    {"flow", "hedging", "connections"},
+    {"flow", "hedging", "turns", "outgoing", "connections"},
     {"services"},
     {"transport"},
     {"client", "middleware"},
