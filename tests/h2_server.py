@@ -14,7 +14,10 @@ import h2.events
 
 
 class H2Server:
-    def __init__(self, context: ssl.SSLContext) -> None:
+    """goaway: each connection says GOAWAY after its first answer, and is closed soon after"""
+
+    def __init__(self, context: ssl.SSLContext, goaway: bool = False) -> None:
+        self._goaway = goaway
         context.set_alpn_protocols(["h2"])
         self._context = context
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -62,14 +65,21 @@ class H2Server:
                             self.requests += 1
                             state.send_headers(event.stream_id, [(":status", "200"), ("content-length", "2")])
                             state.send_data(event.stream_id, b"ok", end_stream=True)
+                            if self._goaway:
+                                state.close_connection(last_stream_id=event.stream_id)
                     sock.sendall(state.data_to_send())
+                    if self._goaway and state.state_machine.state is h2.connection.ConnectionState.CLOSED:
+                        sock.settimeout(0.3)
+                        while sock.recv(65536):  # else the kernel would say RST, and the answer be lost
+                            pass
+                        break
         except OSError:
             pass
 
 
 @contextmanager
-def h2_server(context: ssl.SSLContext) -> Iterator[H2Server]:
-    server = H2Server(context)
+def h2_server(context: ssl.SSLContext, goaway: bool = False) -> Iterator[H2Server]:
+    server = H2Server(context, goaway)
     try:
         yield server
     finally:
