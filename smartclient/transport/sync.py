@@ -40,6 +40,7 @@ class SyncTransport(TransportBase):
             for attempt, link in tuple(self._dialing.active.items()):
                 try:
                     if link is not None:
+                        link.backend.cut()  # closing alone would not wake a thread that reads from it
                         link.http.close()
                 finally:
                     attempt.finish()
