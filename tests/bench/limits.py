@@ -4,8 +4,8 @@
 
 A simulation on a virtual clock: a service with ten slots and a mean of 10 ms (1,000 calls a second at most),
 exponential service times and a first-in-first-out queue; open-loop load of 0.5, 0.9 and 1.5 times that; half-way one in
-two slots goes. A call that finds the limit reached is refused. Good: answered within 100 ms, as a share of what the service could
-have answered (or of what was asked, if that is less).
+two slots goes. A call that finds the limit reached is refused. Good: answered within 100 ms, as a share of what the
+service could have answered (or of what was asked, if that is less).
 """
 
 from __future__ import annotations
