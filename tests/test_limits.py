@@ -117,10 +117,10 @@ def test_who_finds_no_place_is_overloaded(driver: Any, fleet: Any) -> None:
 
 
 def test_a_deadline_ends_the_wait(driver: Any, fleet: Any) -> None:
-    servers = fleet(1, Behaviour(delay=0.5))
+    servers = fleet(1, Behaviour(delay=2))
     policy = Policy(limits=Limits(max_in_flight=1, queue_timeout=10))
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
-        results = at_once(driver, client, 2, extensions=call(deadline=0.1))
+        results = at_once(driver, client, 4, extensions=call(deadline=0.4))
         assert all(isinstance(result, driver.names.DeadlineExceeded) for result in results)
         assert "waiting for a place" in " ".join(map(str, results))
         assert left_clean(client)
