@@ -10,16 +10,26 @@ from __future__ import annotations
 import math
 import re
 import time
-from collections.abc import Iterable, Mapping
-from contextvars import ContextVar, Token
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any, NamedTuple
 
 GRPC_TIMEOUT = "grpc-timeout"
 DEADLINE_HEADERS = ("x-request-deadline-ms", GRPC_TIMEOUT, "x-envoy-expected-rq-timeout-ms")
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 MOST_MS = 99_999_999  # gRPC allows eight digits
 
-_deadline: ContextVar[tuple[float, float] | None] = ContextVar("smartclient_deadline", default=None)
+
+class _Entered(NamedTuple):
+    """A deadline that was entered: when it ends, the seconds it was given, and the one outside of it."""
+
+    ends_at: float
+    seconds: float
+    outer: Any
+
+
+_deadline: ContextVar[_Entered | None] = ContextVar("smartclient_deadline", default=None)
 
 
 class deadline:
@@ -29,10 +39,11 @@ class deadline:
             client.get("http://orders/…")
             client.get("http://stock/…")  # has what the first one left
 
-    Of nested ones the nearest end wins. seconds: from now; None: changes nothing.
+    Of nested ones the nearest end wins. seconds: from now; None: changes nothing. What goes on when the work at hand is
+    done (a background task) begins with `with smartclient.deadline.detached():`.
     """
 
-    __slots__ = ("_seconds", "_token")
+    __slots__ = ("_seconds",)
 
     def __init__(self, seconds: float | None) -> None:
         if seconds is not None:
@@ -41,33 +52,44 @@ class deadline:
             if not 0 <= seconds < math.inf:
                 raise ValueError(f"deadline: expected seconds from 0 up or None, got {seconds!r}")
         self._seconds = seconds
-        self._token: Token[Any] | None = None
+
+    # What to go back to is kept in the variable and not here: one object may be entered by several tasks.
 
     def __enter__(self) -> deadline:
         if self._seconds is not None:
-            ends_at = time.monotonic() + self._seconds
             outer = _deadline.get()
-            self._token = _deadline.set(
-                outer if outer is not None and outer[0] <= ends_at else (ends_at, self._seconds)
-            )
+            entered = _Entered(time.monotonic() + self._seconds, self._seconds, outer)
+            if outer is not None and outer.ends_at < entered.ends_at:
+                entered = _Entered(outer.ends_at, outer.seconds, outer)
+            _deadline.set(entered)
         return self
 
     def __exit__(self, *error: object) -> None:
-        if self._token is not None:
-            _deadline.reset(self._token)
-            self._token = None
+        if self._seconds is not None and (entered := _deadline.get()) is not None:
+            _deadline.set(entered.outer)
+
+    @staticmethod
+    @contextmanager
+    def detached() -> Iterator[None]:
+        """Without any deadline from outside: for what goes on after the work at hand."""
+        outer = _deadline.get()
+        _deadline.set(None)
+        try:
+            yield
+        finally:
+            _deadline.set(outer)
 
     @staticmethod
     def left() -> float | None:
         """Seconds until the nearest end, 0.0 if that has passed; None: there is no deadline."""
-        ambient = _deadline.get()
-        return None if ambient is None else max(0.0, ambient[0] - time.monotonic())
+        entered = _deadline.get()
+        return None if entered is None else max(0.0, entered.ends_at - time.monotonic())
 
     @staticmethod
     def given() -> float:
         """Seconds that the nearest deadline was made with, for messages."""
-        ambient = _deadline.get()
-        return 0.0 if ambient is None else ambient[1]
+        entered = _deadline.get()
+        return 0.0 if entered is None else entered.seconds
 
     @classmethod
     def from_headers(cls, headers: Any, name: str | None = None) -> deadline:

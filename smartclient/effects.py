@@ -55,7 +55,7 @@ class SendContext:
     ends_at:   fixed by the first hop that has a deadline
     transport: whose context it is: a call that another client's transport makes meanwhile has nothing to do with it
     call:      of the latest hop
-    key:       its idempotency key
+    key:       its body, and its idempotency key
     """
 
     options: CallOptions = NO_OPTIONS
@@ -66,7 +66,7 @@ class SendContext:
     body: Body | None = None
     transport: Any = None
     call: Call | None = None
-    key: str | None = None
+    key: tuple[Any, str] | None = None
 
     @property
     def body_ends_at(self) -> float | None:
@@ -108,8 +108,12 @@ class Race(NamedTuple):
     after: float
     more: Callable[[], Attempt | None]
     good: Callable[[Any], bool]
-    settled: Callable[[Attempt, Any, Exception | None], None]
+    settled: Callable[[Attempt, Any, BaseException | None], None]
     overtaken: Callable[[Attempt], None]
+
+
+Ended = tuple[Attempt, Any, "BaseException | None"]
+"""An attempt that is over, its response and its error (one of them is None)."""
 
 
 class Read(NamedTuple):

@@ -38,6 +38,9 @@ NEITHER = frozenset({408, 425})  # said of our connection, not of the server's h
 TRY_AGAIN = NOT_DONE | {408}
 
 
+LOOK_AGAIN = 0.01  # seconds
+
+
 class CallFlow:
     """One call to one service. `run` is the generator; what else is public is for `hedging`."""
 
@@ -100,6 +103,7 @@ class CallFlow:
         context = self.context
         observed = service.observed
         retrying: Retrying | None = None
+        attempt: Attempt | None = None
         last: Exception | None = None
         before: Exception | None = None
         response = None
@@ -181,6 +185,8 @@ class CallFlow:
         except Exception as error:
             if response is not None:  # a strategy of the user's raised
                 yield Discard(response)
+            if attempt is not None:
+                attempt.finish()
             call.finished = self.clock()
             call.attach_to(error)
             raise
@@ -225,11 +231,33 @@ class CallFlow:
             yield from queue(self, last)
             call.now = self.clock()
         try:
-            return self.begin()
-        except Full as error:
-            raise self.flavour.Overloaded.of(service.name, str(error)) from last
+            attempt = yield from self._room(last)
         except Unavailable as error:
             raise self.flavour.NoInstances.of(service.name, str(error)) from last
+        self.announce(attempt)
+        return attempt
+
+    def _room(self, last: Exception | None) -> Generator[Effect, Any, Attempt]:
+        """An attempt, once a node has room for it. The places see to that, but where only some of the nodes fit
+        (`require`): then it is looked for now and then.
+        """
+        guard, until = self.service.guard, 0.0
+        while True:
+            try:
+                return self.begin()
+            except Full as error:
+                assert guard is not None
+                assert guard.limits is not None
+                now = self.clock()
+                until = until or now + guard.limits.queue_timeout
+                if now >= until:
+                    raise self.flavour.Overloaded.of(self.service.name, str(error)) from last
+                if self.out_of_time():
+                    raise self.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last
+            yield Sleep(LOOK_AGAIN)
+            if not try_places(self.places):
+                yield from queue(self, last)
+            self.call.now = self.clock()
 
     def begin(self) -> Attempt:
         """An attempt on a node; the places are taken. Raises Unavailable."""
@@ -239,9 +267,12 @@ class CallFlow:
         except BaseException:
             leave_places(self.places)
             raise
+        return attempt
+
+    def announce(self, attempt: Attempt) -> None:
+        service = self.service
         if service.observed:
             service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
-        return attempt
 
     def send(self, attempt: Attempt) -> Generator[Send, Any, Any]:
         """Send, and once more if an idle connection turned out to be dead: the keep-alive race is nobody's failure."""
@@ -294,13 +325,16 @@ class CallFlow:
             blamed = self.flavour.fault(error).blamed and not stale
             attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
             attempt.finish()
+        self.announce_end(attempt)
+        return attempt.started + attempt.elapsed
+
+    def announce_end(self, attempt: Attempt) -> None:
         if self.service.observed:
             outcome = str(attempt.outcome)
             self.service.observers(
                 AttemptFinished(self.service.name, attempt.node.instance, attempt.number, outcome, attempt.status,
                                 attempt.error, attempt.elapsed)
             )  # fmt: skip
-        return attempt.started + attempt.elapsed
 
     def _pause(
         self, retrying: Retrying, response: Any, error: Exception | None, retry: Retry, now: float
@@ -331,8 +365,11 @@ class CallFlow:
         if ends_at is not None and now + pause + (self.service.measure().percentile(0.5, now) or 0.0) >= ends_at:
             return None
         guard = self.service.guard
-        if guard is not None and not guard.admits(len(self.service.nodes), now):
-            return None
+        if guard is not None:
+            if guard.places is not None and guard.places.waiting:
+                return None  # others wait for the place
+            if not guard.admits(len(self.service.nodes), now):
+                return None
         budget = self.service.budget
         # The budget last: asking is paying.
         return None if budget is not None and not budget.take(now) else pause

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from .call import Attempt
 from .choosing import Unavailable
 from .effects import Effect, Race
+from .errors import describe
 from .node import Node, Outcome
 from .retry.hedge import SOONEST, Hedge
 from .turns import leave_places, try_places
@@ -27,28 +28,33 @@ def hedged(flow: CallFlow, first: Attempt, hedge: Hedge) -> Generator[Effect, An
             return first, (yield from flow.send(first)), None
         except flow.flavour.TransportError as error:
             return first, None, error
-    result: Result = yield Race(first, flow.send, after, race.more, race.good, race.settled, race.overtaken)
-    race.over(result[0])
-    return result
+    attempt, response, problem = yield Race(first, flow.send, after, race.more, race.good, race.settled, race.overtaken)
+    race.over(attempt)
+    if problem is not None and not isinstance(problem, flow.flavour.TransportError):
+        try:
+            race.settled(attempt, None, problem)
+            raise problem
+        finally:
+            problem = None  # else it would be held by a frame of its own traceback
+    return attempt, response, problem
 
 
 class Hedging:
     """The race of one call."""
 
-    __slots__ = ("_flow", "_hedge", "_nodes")
+    __slots__ = ("_budget", "_flow", "_hedge", "_nodes")
 
     def __init__(self, flow: CallFlow, hedge: Hedge, first: Attempt) -> None:
         self._flow = flow
         self._hedge = hedge
+        self._budget = flow.service.hedge_budget(hedge)
         self._nodes: tuple[Node, ...] = (first.node,)  # of its attempts
 
     def after(self, first: Attempt) -> float | None:
         """Seconds until a second attempt may start; None: this call is not hedged."""
         flow, hedge = self._flow, self._hedge
         service = flow.service
-        if service.hedge_budget is None:
-            service.hedge_budget = hedge.account()
-        service.hedge_budget.deposit(first.started)
+        self._budget.deposit(first.started)
         if flow.body is not None or flow.request.method not in hedge.methods or flow.call.retried:
             return None
         if len(service.nodes) < 2:
@@ -68,10 +74,9 @@ class Hedging:
             return None
         if ends_at is not None and now + (service.measure().percentile(0.5, now) or 0.0) >= ends_at:
             return None
-        assert service.hedge_budget is not None
         if not try_places(flow.places):
             return None
-        if not service.hedge_budget.take(now):
+        if not self._budget.take(now):
             leave_places(flow.places)
             return None
         call.tried, call.attempt, call.now = self._nodes, call.attempt + 1, now
@@ -87,18 +92,19 @@ class Hedging:
             attempt.finish()
             return None
         self._nodes += (attempt.node,)
+        flow.announce(attempt)
         return attempt
 
     def good(self, response: Any) -> bool:
         return response.status_code not in self._hedge.statuses
 
-    def settled(self, attempt: Attempt, response: Any, error: Exception | None) -> None:
+    def settled(self, attempt: Attempt, response: Any, error: BaseException | None) -> None:
         """An attempt ended that does not count: the others know nothing of it."""
-        if error is not None and not isinstance(error, self._flow.flavour.TransportError):
-            attempt.judge(Outcome.ABANDONED, error=str(error))
+        if error is None or isinstance(error, Exception):
+            self._flow.judge(attempt, response, error)
+        attempt.judge(Outcome.ABANDONED, error=None if error is None else describe(error))
+        if response is None:
             attempt.finish()
-            return
-        self._flow.judge(attempt, response, error)
 
     def over(self, counting: Attempt) -> None:
         """A retry goes where none of them went. counting: the attempt whose outcome counts; the flow adds its node."""
@@ -106,3 +112,4 @@ class Hedging:
 
     def overtaken(self, attempt: Attempt) -> None:
         attempt.overtake()
+        self._flow.announce_end(attempt)

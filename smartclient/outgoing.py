@@ -50,7 +50,10 @@ def headers_of(request: Any, call: Call, policy: Policy, context: SendContext) -
 
 
 def _key_of(request: Any, policy: Policy, context: SendContext) -> tuple[str, str]:
-    """The same for all attempts and hops of a `client.send`; the user's own, if there is one."""
+    """The same for all attempts and hops of a `client.send`; the user's own, if there is one. A hop has the same body:
+    a request that an auth flow makes for itself is another one.
+    """
     name = policy.idempotency_key if isinstance(policy.idempotency_key, str) else IDEMPOTENCY_KEY
-    context.key = request.headers.get(name) or context.key or str(uuid4())
-    return name, context.key
+    if context.key is None or context.key[0] is not request.stream:
+        context.key = request.stream, str(uuid4())
+    return name, request.headers.get(name) or context.key[1]

@@ -23,6 +23,7 @@ from .membership import Change
 from .node import Node, Outcome
 from .policy import Policy
 from .retry.budget import BudgetAccount
+from .retry.hedge import Hedge
 from .roster import Roster
 from .waiting import Places, Signal
 
@@ -42,7 +43,6 @@ class Service:
     problem:  the source's last error, None once it answers again
     guard:    its limits, if it has any
     latencies: of late, once somebody has asked
-    hedge_budget: once a call may be hedged
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class Service:
         self.used_at = clock()
         budget = policy.retry.budget if policy.retry is not None else None
         self.budget = None if budget is None else BudgetAccount(budget)
-        self.hedge_budget: BudgetAccount | None = None
+        self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
         self.roster = Roster(name, policy, zone, clock, rng)
         self.load_header = self.roster.chooser.balancer.load_header
@@ -100,6 +100,11 @@ class Service:
         if self.latencies is None:
             self.latencies = Latencies()
         return self.latencies
+
+    def hedge_budget(self, hedge: Hedge) -> BudgetAccount:
+        """The account of hedges with that budget: a call's own `Hedge` may have another than the policy's."""
+        account = self._hedge_budgets.get(hedge.budget)
+        return account or self._hedge_budgets.setdefault(hedge.budget, hedge.account())
 
     def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
@@ -138,9 +143,7 @@ class Service:
             return
         spoilt = self.stalls.spoils(attempt.stalled, attempt.elapsed)
         if attempt.overtaken:
-            with self.roster.lock:  # so long at least it would have taken
-                if attempt.node.memory is not None and not spoilt:
-                    self._remember(attempt.node, Outcome.SUCCESS, attempt.elapsed, None, now)
+            self._overtaken(attempt, spoilt, now)
             return
         if spoilt and attempt.status is None:
             return  # it ran out of time because we did
@@ -166,6 +169,18 @@ class Service:
             in_flight, members = self._in_flight, len(self.nodes)
             self.guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, members, now)
         if events or paused:
+            self._apply(events, now)
+
+    def _overtaken(self, attempt: Attempt, spoilt: bool, now: float) -> None:
+        """So long at least it would have taken. For a node on probation that is too long."""
+        node, events = attempt.node, []
+        with self.roster.lock:
+            if node.memory is not None and not spoilt:
+                self._remember(node, Outcome.SUCCESS, attempt.elapsed, None, now)
+            if node.probe is attempt:
+                nodes, latency = self.roster.nodes, attempt.elapsed
+                events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, True, nodes, now)
+        if events:
             self._apply(events, now)
 
     def spoil(self, attempt: Attempt) -> None:
@@ -201,7 +216,10 @@ class Service:
                 self._in_flight -= 1
             if node.probe is attempt:
                 node.probe = None
+            astray = node.removed or node.excluded
             gone = node.removed and node.in_flight == 0
+        if self.guard is not None and astray:
+            self._count()
         if gone:
             self._let_go((node,))
 
@@ -249,7 +267,7 @@ class Service:
             self.ready.fire()
         if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
             self.budget = BudgetAccount(self.policy.retry.budget)
-        self.latencies = self.hedge_budget = None
+        self.latencies, self._hedge_budgets = None, {}
         if self.guard is not None:
             policy = self.policy
             self.guard = Guard(policy.limits, policy.throttle, policy.circuit, self._rng)
@@ -348,9 +366,14 @@ class Service:
             breathe()
 
     def _count(self) -> None:
+        if self.guard is not None:
+            self.guard.count(self._in_use)
+
+    def _in_use(self) -> tuple[int, int]:
+        """How many nodes take calls, and how many attempts are in flight on others."""
         choice = self.roster.choice
-        if self.guard is not None and choice is not None:
-            self.guard.in_use(len(choice.nodes))
+        nodes = () if choice is None else choice.nodes
+        return len(nodes), max(0, self._in_flight - sum(node.in_flight for node in nodes))
 
     def _let_go(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -9,6 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field, is_dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -342,6 +343,24 @@ class TestAdaptive:
 
 
 class TestLoadAware:
+    @pytest.mark.parametrize(
+        "report",
+        [
+            "TEXT cpu_utilization=1e-300,rps_fractional=1e300",
+            "TEXT cpu_utilization=1e200,rps_fractional=1e-200",
+            "TEXT cpu_utilization=0.5,rps_fractional=1e-300,eps=1e300",
+        ],
+    )
+    def test_nonsense_is_passed_over(self, report: str) -> None:
+        """One response header must not stop all calls."""
+        balancer = LoadAware(blackout=0)
+        nodes = [Node(Instance("10.0.0.1", port), balancer.memory()) for port in (1, 2)]
+        for node in nodes:
+            node.memory.reported(report, 0.0)
+        pick = balancer.picker(nodes, random.Random(1))
+        call: Any = SimpleNamespace(now=1.0)
+        assert {pick(call).instance.port for _ in range(4)} == {1, 2}
+
     def test_reports(self) -> None:
         assert parse_report("TEXT cpu_utilization=0.5, rps_fractional=100,eps=2") == {
             "cpu_utilization": 0.5, "rps_fractional": 100, "eps": 2,

@@ -207,3 +207,19 @@ def test_a_redirect_keeps_the_key(driver: Any, fleet: Any) -> None:
         client.post(URL, content=b"x", follow_redirects=True)
         first, second = servers.received
         assert first.headers["idempotency-key"] == second.headers["idempotency-key"]
+
+
+def test_a_request_of_the_auth_flows_own_has_a_key_of_its_own(driver: Any, fleet: Any) -> None:
+    servers = fleet(1)
+    httpx_ = driver.httpx
+
+    class TokenFirst(httpx_.Auth):  # type: ignore[misc, name-defined]
+        def auth_flow(self, request: Any) -> Any:
+            yield httpx_.Request("POST", "http://orders/oauth/token", content=b"id")
+            yield request
+
+    with driver.client({"orders": servers.addresses}, policy=Policy(idempotency_key=True)) as client:
+        client.post("http://orders/pay", content=b"x", auth=TokenFirst())
+        token, pay = servers.received
+        assert (token.target, pay.target) == ("/oauth/token", "/pay")
+        assert token.headers["idempotency-key"] != pay.headers["idempotency-key"]

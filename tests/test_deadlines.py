@@ -276,3 +276,93 @@ def test_a_slow_loris_is_ended_even_where_httpx_would_wait(driver: Any, fleet: A
             within(driver, 0.3, client.client.get, URL)
         assert elapsed.seconds < 0.6
     assert smartclient.deadline.left() is None
+
+
+def test_one_object_may_be_entered_more_than_once() -> None:
+    one = deadline(10)
+    with one, one:
+        assert 9 < (deadline.left() or 0) <= 10
+    assert deadline.left() is None
+
+    async def main() -> None:
+        async def child(seconds: float) -> None:
+            with one:
+                await anyio.sleep(seconds)
+            assert deadline.left() is None
+
+        async with anyio.create_task_group() as group:
+            group.start_soon(child, 0.02)
+            group.start_soon(child, 0.01)
+
+    anyio.run(main)
+
+
+def test_background_work_is_detached() -> None:
+    with deadline(10):
+        with deadline.detached():
+            assert deadline.left() is None
+            with deadline(20):
+                assert 19 < (deadline.left() or 0) <= 20
+        assert 9 < (deadline.left() or 0) <= 10
+
+
+def test_it_holds_for_transports_of_the_users(driver: Any) -> None:
+    """Async: whatever they do. (A blocking one is timed by its own timeouts alone.)"""
+    if not driver.asynchronous:
+        return
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await anyio.sleep(2)
+
+    def connect(instance: Any) -> Any:
+        return driver.httpx.ASGITransport(app)
+
+    with driver.client({"orders": ["10.0.0.1:80"]}, policy=Policy(deadline=GIVEN), connect=connect) as client:
+        with Elapsed() as elapsed, pytest.raises(driver.names.DeadlineExceeded):
+            client.get(URL)
+        assert elapsed.seconds < 1
+
+
+def test_it_holds_for_a_body_that_takes_its_time(driver: Any, fleet: Any) -> None:
+    if not driver.asynchronous:
+        return
+    servers = fleet(1)
+
+    async def body() -> Any:
+        yield b"a"
+        await anyio.sleep(2)
+        yield b"b"
+
+    with driver.client({"orders": servers.addresses}, policy=Policy(deadline=GIVEN)) as client:
+        with Elapsed() as elapsed, pytest.raises(driver.names.DeadlineExceeded):
+            client.post(URL, content=body())
+        assert elapsed.seconds < 1
+
+
+def test_it_holds_for_a_name_with_several_dead_addresses(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    if driver.asynchronous:
+        return  # anyio tries them side by side
+    with socket.socket() as listener:
+        listener.bind(("0.0.0.0", 0))
+        listener.listen(0)
+        port = listener.getsockname()[1]
+        waiting = []
+        for _ in range(8):
+            waiting.append(socket.socket())
+            waiting[-1].setblocking(False)
+            waiting[-1].connect_ex(("127.0.0.1", port))
+        known = socket.getaddrinfo
+
+        def four(host: Any, port: Any, *rest: Any, **more: Any) -> Any:
+            if host != "a.example":
+                return known(host, port, *rest, **more)
+            return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{n}", port)) for n in range(1, 5)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", four)
+        policy = Policy(deadline=GIVEN, retry=None)
+        with driver.client({"orders": [f"a.example:{port}"]}, policy=policy) as client:
+            with Elapsed() as elapsed, pytest.raises(driver.httpx.TransportError):
+                client.get(URL)
+            assert elapsed.seconds < 2 * GIVEN
+        for one in waiting:
+            one.close()

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartclient import AdaptiveLimit, Circuit, Limits, Policy, Retry, Throttle, call
+from smartclient import AdaptiveLimit, Circuit, Instance, Limits, Policy, Retry, Throttle, call
 from smartclient.limits.circuit import Breaker
 from smartclient.limits.limits import Gradient
 from smartclient.limits.throttle import Throttling
-from smartclient.testing import FAILING, OK, Behaviour
+from smartclient.testing import FAILING, OK, Behaviour, ScriptedDiscovery
 from smartclient.waiting import Places, Waiter
 from smartclient.window import Window
 
@@ -117,12 +117,13 @@ def test_who_finds_no_place_is_overloaded(driver: Any, fleet: Any) -> None:
 
 
 def test_a_deadline_ends_the_wait(driver: Any, fleet: Any) -> None:
-    servers = fleet(1, Behaviour(delay=2))
+    servers = fleet(1, Behaviour(body=b"y" * 300_000))
     policy = Policy(limits=Limits(max_in_flight=1, queue_timeout=10))
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
-        results = at_once(driver, client, 4, extensions=call(deadline=0.4))
-        assert all(isinstance(result, driver.names.DeadlineExceeded) for result in results)
-        assert "waiting for a place" in " ".join(map(str, results))
+        held = client.open("GET", URL)
+        with pytest.raises(driver.names.DeadlineExceeded, match=r"waiting for a place \(Policy.limits\)"):
+            client.get(URL, extensions=call(deadline=0.1))
+        client.finish(held)
         assert left_clean(client)
 
 
@@ -170,7 +171,10 @@ def test_throttling_by_the_book() -> None:
     throttling = Throttling(Throttle(), Random(1))
     refused = 0
     for second in range(2000):
-        refused += throttling.refuses(second / 100) is not None  # nothing is ever accepted
+        if throttling.refuses(second / 100) is not None:
+            refused += 1
+        else:
+            throttling.observe(None, second / 100)  # nothing is ever accepted
     assert 0.85 < refused / 2000 <= 0.9
     healthy = Throttling(Throttle(), Random(1))
     for second in range(2000):
@@ -178,17 +182,20 @@ def test_throttling_by_the_book() -> None:
         healthy.observe(200, second / 100)
     # It accepts half of what comes: with K = 2 nothing is refused yet.
     half = Throttling(Throttle(), Random(1))
-    refused = 0
+    refused = served = 0
     for second in range(2000):
-        refused += half.refuses(second / 100) is not None
-        half.observe(200 if second % 2 else 503, second / 100)
+        if half.refuses(second / 100) is not None:
+            refused += 1
+        else:
+            served += 1
+            half.observe(200 if served % 2 else 503, second / 100)
     assert refused < 60
 
 
 def test_throttling_forgets() -> None:
     throttling = Throttling(Throttle(window=10), Random(1))
     for second in range(1000):
-        throttling.refuses(second / 100)
+        throttling.observe(503, second / 100)
     assert throttling.refuses(25.0) is None
 
 
@@ -367,3 +374,65 @@ def test_threads_do_not_overfill(fleet: Any) -> None:
             thread.join()
         assert not failed
     assert all(server.peak <= 3 for server in servers.servers)
+
+
+# ---- what a review found ----
+
+
+def test_streams_on_instances_that_are_gone_take_no_room_from_new_ones(driver: Any, fleet: Any) -> None:
+    servers = fleet(4, Behaviour(body=b"y" * 300_000))
+    source = ScriptedDiscovery({"orders": servers.addresses[:2]})
+    policy = Policy(limits=Limits(per_node=2, queue_timeout=0.2))
+    with driver.client(source, policy=policy) as client:
+        held = [client.open("GET", URL) for _ in range(4)]
+        source.publish("orders", servers.addresses[2:])
+        until = time.monotonic() + 5
+        while client.nodes()[0].instance.port not in (servers[2].port, servers[3].port) and time.monotonic() < until:
+            time.sleep(0.01)
+        more = [client.open("GET", URL) for _ in range(4)]
+        with pytest.raises(driver.names.Overloaded):
+            client.get(URL)
+        for response in held:
+            client.finish(response)
+        with pytest.raises(driver.names.Overloaded):
+            client.get(URL)
+        for response in more:
+            client.finish(response)
+        assert client.get(URL).status_code == 200
+        assert client.service().guard.places.limit == 4
+        assert left_clean(client)
+
+
+def test_a_healthy_service_is_not_throttled(driver: Any, fleet: Any) -> None:
+    servers = fleet(2, Behaviour(delay=0.05))
+    with driver.client({"orders": servers.addresses}, policy=Policy(throttle=Throttle())) as client:
+        assert {result.status_code for result in at_once(driver, client, 30)} == {200}
+
+
+def test_calls_queue_for_the_instances_that_they_require(driver: Any, fleet: Any) -> None:
+    servers = fleet(3, Behaviour(delay=0.1))
+    version = [{"version": "v2"}, {}, {}]
+    listed = [Instance("127.0.0.1", server.port, metadata=metadata)
+              for server, metadata in zip(servers.servers, version, strict=True)]  # fmt: skip
+    policy = Policy(limits=Limits(per_node=1, queue_timeout=5))
+    with driver.client({"orders": listed}, policy=policy) as client:
+        results = at_once(driver, client, 3, extensions=call(require={"version": "v2"}))
+        assert {result.status_code for result in results} == {200}
+        assert len(servers[0].received) == 3
+        assert servers[0].peak == 1
+
+
+def test_no_retry_takes_the_place_of_those_who_wait(driver: Any, fleet: Any) -> None:
+    servers = fleet(2, Behaviour(status=503, delay=0.1))
+    policy = Policy(limits=Limits(max_in_flight=1, queue=10, queue_timeout=10), outlier=None)
+    with driver.client({"orders": servers.addresses}, policy=policy) as client:
+        results = at_once(driver, client, 4)
+        assert {result.status_code for result in results} == {503}
+        assert len(servers.received) < 4 * 3
+
+
+def test_a_latency_of_nothing() -> None:
+    gradient = Gradient(AdaptiveLimit())
+    for _ in range(10):
+        gradient.observe(0.0, gradient.limit, False)
+    assert gradient.limit > 20

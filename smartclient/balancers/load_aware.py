@@ -25,6 +25,7 @@ from ..settings import check_number
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"
+LEAST, GREATEST = 1e-9, 1e15  # weights that a report may come to; others are nonsense
 LIGHTEST, HEAVIEST = 0.1, 10.0  # times the mean weight
 ROUNDS = 100  # the first one is drawn among so many: clients do not walk in step
 
@@ -52,10 +53,12 @@ class LoadMemory:
         used = metrics.get("application_utilization") or metrics.get("cpu_utilization") or 0.0
         if qps <= 0.0 or used <= 0.0:
             return
+        weight = qps / (used + max(0.0, metrics.get("eps", 0.0)) / qps * self._settings.error_penalty)
+        if not LEAST < weight < GREATEST:
+            return
         if now - self.at > self._settings.expiry:
             self.since = now
-        self.weight = qps / (used + max(0.0, metrics.get("eps", 0.0)) / qps * self._settings.error_penalty)
-        self.at = now
+        self.weight, self.at = weight, now
 
     def usable(self, now: float) -> bool:
         return now - self.at <= self._settings.expiry and now - self.since >= self._settings.blackout

@@ -26,6 +26,8 @@ from .base import Body, Dialing, Link, NodeConnections, inherited, translated
 from .timed import async_backend
 from .wire import Address, instance_request
 
+AFTERWARDS = 0.005  # seconds
+
 
 class AsyncBody(Body):
     async def __aiter__(self) -> AsyncIterator[bytes]:
@@ -35,12 +37,14 @@ class AsyncBody(Body):
             return
         limited = self._ends_at is not None
         chunks = self._raw.__aiter__()
+        if limited and self._link is None:
+            chunks = Timed(chunks, self)
         try:
             async for chunk in chunks:
                 yield chunk
                 if limited and self._too_late():
                     await self._cut_short(chunks)
-                    raise self._late()
+                    raise self.late()
         except BaseException as error:
             # An async generator left in the middle is finished by the garbage collector, too late and in no task.
             if hasattr(chunks, "aclose"):
@@ -92,6 +96,26 @@ class AsyncBody(Body):
             self.attempt.finish()
 
 
+class Timed:
+    """A body that httpcore does not time: of a transport of the user's, or of one stream of many (HTTP/2)."""
+
+    def __init__(self, chunks: AsyncIterator[bytes], body: AsyncBody) -> None:
+        self._chunks = chunks
+        self._body = body
+
+    def __aiter__(self) -> Timed:
+        return self
+
+    async def __anext__(self) -> bytes:
+        with anyio.move_on_after(self._body.left()):
+            return await self._chunks.__anext__()
+        raise self._body.late()
+
+    async def aclose(self) -> None:
+        if hasattr(self._chunks, "aclose"):
+            await self._chunks.aclose()
+
+
 class InMemory:
     """A request body in memory. httpx's own is an async generator, which httpcore leaves in the middle when it cannot
     send all of it: trio has a warning for that.
@@ -129,6 +153,20 @@ class AsyncConnections(NodeConnections):
 
     async def send(self, request: Any, effect: Send) -> Any:
         """Send on an idle connection, else a new one; the response, its body unread."""
+        times = effect.timeouts
+        if times is None or times.ends_at is None:
+            return await self._send(request, effect, [])
+        # For what httpcore does not time: transports of the user's, HTTP/2's streams that wait for each other, a body
+        # that takes its time. The phases' own timeouts come first, since they say more.
+        made: list[Link] = []
+        with anyio.move_on_after(times.cut(None) + AFTERWARDS):  # type: ignore[operator]
+            return await self._send(request, effect, made)
+        httpx = self.dialing.flavour.httpx
+        if made and made[0].backend.stream is None:
+            raise httpx.ConnectTimeout("out of time while connecting")
+        raise httpx.ReadTimeout("out of time")
+
+    async def _send(self, request: Any, effect: Send, made: list[Link]) -> Any:
         attempt, dialing = effect.attempt, self.dialing
         flavour = dialing.flavour
         address = self.address(request)
@@ -151,6 +189,7 @@ class AsyncConnections(NodeConnections):
                 attempt.reused = link is not None
                 if link is None:
                     link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, self._backend_class())
+                    made.append(link)
                 link.attempt, link.backend.times = attempt, effect.timeouts
                 dialing.active[attempt] = link
                 raw = await link.http.handle_async_request(wire)

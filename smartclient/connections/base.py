@@ -239,6 +239,10 @@ class Body:
         """Asked between chunks: a server that sends a byte now and then is never timed out by httpx."""
         return self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at
 
+    def left(self) -> float:
+        """Seconds until it must have been read, where there is such a moment."""
+        return max(0.0, (self._ends_at or 0.0) - float(self._connections.dialing.clock()))
+
     def _broken(self, error: Exception) -> BaseException:
         """The body failed: blame the node. What to raise: httpx's exception for httpcore's."""
         flavour = self._connections.dialing.flavour
@@ -250,7 +254,7 @@ class Body:
             and issubclass(mapped, flavour.httpx.TimeoutException)
             and not isinstance(error, flavour.DeadlineExceeded)
         ):
-            late = self._late()
+            late = self.late()
             late.__cause__ = error
             return late
         made = translated(error, flavour)
@@ -259,7 +263,7 @@ class Body:
             call.attach_to(made)
         return made
 
-    def _late(self) -> Exception:
+    def late(self) -> Exception:
         error: Exception = self._connections.dialing.flavour.DeadlineExceeded.of(
             self.attempt.service.name, self._context.deadline, "while reading the body"
         )

@@ -27,7 +27,7 @@ class SyncBody(Body):
             for chunk in self._raw:
                 yield chunk
                 if limited and self._too_late():
-                    raise self._late()
+                    raise self.late()
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
 

@@ -34,6 +34,8 @@ class SyncTimed(Timed):
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         times = self._backend.times
+        if self._backend.was_cut:  # while it was still connecting
+            raise self._backend.errors.WriteError("nobody waits for the answer any more")
         if times is None:
             self._stream.write(buffer, timeout)
             return
@@ -43,8 +45,16 @@ class SyncTimed(Timed):
     def close(self) -> None:
         self._stream.close()
 
-    def start_tls(self, *args: Any, **keywords: Any) -> Any:
-        self._backend.stream = made = SyncTimed(self._stream.start_tls(*args, **keywords), self._backend)
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
+        backend = self._backend
+        # `wrap_socket` takes the socket away: to cut the connection meanwhile there is another handle on it.
+        backend.handle = self.get_extra_info("socket").dup()
+        try:
+            stream = self._stream.start_tls(ssl_context, server_hostname, backend.cut_short(timeout))
+        finally:
+            handle, backend.handle = backend.handle, None
+            handle.close()
+        backend.stream = made = SyncTimed(stream, backend)
         return made
 
 
@@ -60,36 +70,66 @@ class AsyncTimed(Timed):
     async def aclose(self) -> None:
         await self._stream.aclose()
 
-    async def start_tls(self, *args: Any, **keywords: Any) -> Any:
-        return AsyncTimed(await self._stream.start_tls(*args, **keywords), self._backend)
+    async def start_tls(
+        self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
+    ) -> Any:
+        stream = await self._stream.start_tls(ssl_context, server_hostname, self._backend.cut_short(timeout))
+        return AsyncTimed(stream, self._backend)
 
 
 class Backend:
     """What the backends of both kinds remember of their link.
 
-    times:   of the present request; None: httpx's alone
-    stream:  the connection
-    loop:    async only: the loop it belongs to
+    times:    of the present request; None: httpx's alone
+    stream:   the connection
+    handle:   on the socket, while TLS is agreed
+    loop:     async only: the loop it belongs to
+    was_cut:  nobody waits for it any more
+    errors:   httpcore's module
     """
 
     times: TimeLeft | None = None
     stream: Any = None
+    handle: Any = None
     loop: Any = None
+    was_cut = False
+    errors: Any = None
+
+    def cut_short(self, timeout: float | None) -> float | None:
+        return timeout if self.times is None else self.times.cut(timeout)
 
     def cut(self) -> None:
         """Make whoever waits for that connection find it ended, from any thread."""
+        self.was_cut = True
         try:
-            self.stream.get_extra_info("socket").shutdown(socket.SHUT_RDWR)
-        except (OSError, AttributeError):
+            # Not SSLSocket's own: that goes on in clear text from then on, should another thread be about to send.
+            socket.socket.shutdown(self.handle or self.stream.get_extra_info("socket"), socket.SHUT_RDWR)
+        except (OSError, AttributeError, TypeError):
             pass
 
 
 class SyncBackend(Backend):
     """Over httpcore's `SyncBackend`."""
 
-    def connect_tcp(self, *args: Any, **keywords: Any) -> Any:
-        self.stream = made = SyncTimed(super().connect_tcp(*args, **keywords), self)  # type: ignore[misc]
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **keywords: Any) -> Any:
+        addresses = [host] if self.times is None else _addresses(host, port)
+        for number, address in enumerate(addresses, 1):  # `create_connection` would give each of them all of the time
+            try:
+                stream = super().connect_tcp(address, port, self.cut_short(timeout), **keywords)  # type: ignore[misc]
+                break
+            except self.errors.ConnectError:
+                if number == len(addresses):
+                    raise
+        self.stream = made = SyncTimed(stream, self)
         return made
+
+
+def _addresses(host: str, port: int) -> list[str]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return [host]  # who connects will say what is wrong with it
+    return list(dict.fromkeys(str(address[0]) for *_, address in found))
 
 
 class AsyncBackend(Backend):
@@ -107,9 +147,9 @@ class AsyncBackend(Backend):
 
 @cache
 def sync_backend(flavour: Flavour) -> Any:
-    return type("SyncBackend", (SyncBackend, flavour.httpcore.SyncBackend), {})
+    return type("SyncBackend", (SyncBackend, flavour.httpcore.SyncBackend), {"errors": flavour.httpcore})
 
 
 @cache
 def async_backend(flavour: Flavour) -> Any:
-    return type("AsyncBackend", (AsyncBackend, flavour.httpcore.AnyIOBackend), {})
+    return type("AsyncBackend", (AsyncBackend, flavour.httpcore.AnyIOBackend), {"errors": flavour.httpcore})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -41,7 +42,7 @@ class Guard:
         self._gradient: Gradient | None = None
         self._most = UNLIMITED
         self.places: Places | None = None
-        self._nodes = 0
+        self._room = UNLIMITED
         if limits is not None:
             if isinstance(limits.max_in_flight, AdaptiveLimit):
                 self._gradient = Gradient(limits.max_in_flight)
@@ -82,11 +83,12 @@ class Guard:
                 self._most = self._gradient.limit
                 self._resize()
 
-    def in_use(self, nodes: int) -> None:
-        """So many nodes take calls now."""
+    def count(self, in_use: Callable[[], tuple[int, int]]) -> None:
+        """Another number of nodes takes calls. in_use: how many, and how many attempts are in flight on others."""
         if self.limits is not None and self.limits.per_node is not None:
-            with self._lock:
-                self._nodes = nodes
+            with self._lock:  # asked under the lock: else two threads may tell in the wrong order
+                nodes, astray = in_use()
+                self._room = self.limits.per_node * nodes + astray if nodes else UNLIMITED
                 self._resize()
 
     def room(self, node: Node) -> bool:
@@ -94,9 +96,6 @@ class Guard:
         return self.limits is None or self.limits.per_node is None or node.in_flight < self.limits.per_node
 
     def _resize(self) -> None:
-        assert self.limits is not None
-        limit = self._most
-        if self.limits.per_node is not None:
-            limit = min(limit, self.limits.per_node * self._nodes)
+        limit = min(self._most, self._room)
         if self.places is not None and limit != self.places.limit:
             self.places.resize(limit)

@@ -88,6 +88,7 @@ class Gradient:
         if failed:  # what it does not answer it cannot bear
             self._limit = max(float(settings.least), self._limit * 0.9)
             return
+        latency = max(latency, 1e-6)  # coarse clocks say 0
         self._short = self._short + SHORT * (latency - self._short) if self._short else latency
         self._long = self._long + LONG * (latency - self._long) if self._long else latency
         if self._long > 2 * self._short:

@@ -16,6 +16,7 @@ from ..settings import check_number
 from ..window import Window
 
 REQUESTS, ACCEPTS = 0, 1
+ENOUGH = 10  # requests: of fewer nothing can be said
 REFUSALS = frozenset({429, 503})
 
 
@@ -47,17 +48,20 @@ class Throttling:
         self._window = Window(settings.window)
 
     def refuses(self, now: float) -> str | None:
-        """Count a request; why it is refused."""
+        """Why a request is refused. It counts then; one that is let through counts when its answer is known."""
         requests, accepts = self._window.sums(now)
-        self._window.add(now, REQUESTS)
+        if requests < ENOUGH:
+            return None
         share = min(self._settings.at_most, (requests - self._settings.k * accepts) / (requests + 1))
         if share <= 0 or self._rng.random() >= share:
             return None
+        self._window.add(now, REQUESTS)
         return (
             f"it accepted {accepts} of {requests} requests in {self._settings.window:g} s; throttled (Policy.throttle)"
         )
 
     def observe(self, status: int | None, now: float) -> None:
         """An attempt ended. status: of its answer, None: there was none."""
+        self._window.add(now, REQUESTS)
         if status is not None and status not in REFUSALS:
             self._window.add(now, ACCEPTS)

@@ -87,15 +87,16 @@ class AsyncTransport(TransportBase):
                         attempt = effect.attempt
                         node = attempt.node
                         connections = node.connections or self._connections_of(node, attempt.service)
-                        result = await connections.send(request, effect)
+                        result = [await connections.send(request, effect)]
                     elif type(effect) is Race:
-                        result = await race(effect, partial(self._run, request, effect))
+                        result = [await race(effect, partial(self._run, request, effect))]
                     else:
-                        result = await self._perform(effect)
+                        result = [await self._perform(effect)]
                 except BaseException as error:
                     effect = flow.throw(error)
                 else:
-                    effect = flow.send(result)
+                    # Taken out: a race's may be an error, whose traceback this frame will be in.
+                    effect = flow.send(result.pop())
         except StopIteration as done:
             return done.value
 

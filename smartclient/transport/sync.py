@@ -59,11 +59,12 @@ class SyncTransport(TransportBase):
             effect = next(flow)
             while True:
                 try:
-                    result = self._perform(request, effect)
+                    result = [self._perform(request, effect)]
                 except BaseException as error:
                     effect = flow.throw(error)
                 else:
-                    effect = flow.send(result)
+                    # Taken out: a race's may be an error, whose traceback this frame will be in.
+                    effect = flow.send(result.pop())
         except StopIteration as done:
             return done.value
 
