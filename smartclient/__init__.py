@@ -22,7 +22,23 @@ from .balancers import (
 )
 from .call import call
 from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
-from .discovery import Consul, Discovery, Function, PollingDiscovery, Static
+from .discovery import (
+    Cached,
+    Consul,
+    Discovery,
+    Dns,
+    Environment,
+    Etcd,
+    Fallback,
+    File,
+    Filter,
+    Function,
+    Map,
+    Merge,
+    PollingDiscovery,
+    Routed,
+    Static,
+)
 from .errors import DeadlineExceeded, NoInstances, Overloaded
 from .events import (
     AttemptFinished,
@@ -61,6 +77,7 @@ __all__ = [
     "AttemptStarted",
     "BalancedTransport",
     "Balancer",
+    "Cached",
     "CallFinished",
     "CallReport",
     "Circuit",
@@ -69,7 +86,13 @@ __all__ = [
     "DeadlineExceeded",
     "Discovery",
     "DiscoveryFailed",
+    "Dns",
+    "Environment",
+    "Etcd",
     "Event",
+    "Fallback",
+    "File",
+    "Filter",
     "Function",
     "HealthCheck",
     "Hedge",
@@ -78,6 +101,8 @@ __all__ = [
     "Limits",
     "LoadAware",
     "Maglev",
+    "Map",
+    "Merge",
     "InstancesChanged",
     "LeastRequest",
     "Memory",
@@ -100,6 +125,7 @@ __all__ = [
     "RetryScheduled",
     "RingHash",
     "RoundRobin",
+    "Routed",
     "SlowStart",
     "Sticky",
     "Subset",

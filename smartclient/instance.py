@@ -75,13 +75,16 @@ class Instance:
         return f"{scheme}{host}" if self.port is None else f"{scheme}{host}:{self.port}"
 
     @classmethod
-    def parse(cls, address: Instance | str) -> Instance:
-        """Read "10.0.0.1:8080", "http://10.0.0.1", "https://a.example:8443" or "[::1]:80".
+    def parse(cls, address: Instance | str | Mapping[str, Any]) -> Instance:
+        """Read "10.0.0.1:8080", "http://10.0.0.1", "https://a.example:8443" or "[::1]:80", or a mapping of an
+        instance's fields ({"host": …, "port": …}, or {"address": "10.0.0.1:8080", …}).
 
         An Instance is returned as it is.
         """
         if isinstance(address, Instance):
             return address
+        if isinstance(address, Mapping):
+            return _of_fields(cls, address)
         if not isinstance(address, str):
             raise TypeError(f"address: expected a string like '10.0.0.1:8080' or an Instance, got {address!r}")
         scheme, separator, rest = address.strip().rpartition("://")
@@ -89,6 +92,32 @@ class Instance:
             scheme = "http"
         host, port = _split_port(rest.rstrip("/"), address)
         return cls(host=host, port=port, scheme=scheme.lower())
+
+
+def _of_fields(cls: type[Instance], given: Mapping[str, Any]) -> Instance:
+    fields = {str(name): value for name, value in given.items() if value is not None}
+    if "address" in fields:
+        parsed = cls.parse(fields.pop("address"))
+        fields = {"host": parsed.host, "port": parsed.port, "scheme": parsed.scheme, **fields}
+    unknown = fields.keys() - cls.__dataclass_fields__.keys()
+    if unknown or "host" not in fields:
+        problem = f"unknown fields {sorted(unknown)}" if unknown else "no host"
+        raise ValueError(f"address: {problem} in {dict(given)!r}")
+    metadata = fields.get("metadata")
+    if isinstance(metadata, Mapping):
+        fields["metadata"] = {str(key): str(value) for key, value in metadata.items()}
+    for name, kind in (("zone", str), ("id", str), ("priority", int)):
+        if name in fields and (not isinstance(fields[name], kind) or isinstance(fields[name], bool)):
+            raise TypeError(f"{name}: expected {kind.__name__}, got {fields[name]!r} (host {fields['host']})")
+    return cls(**fields)
+
+
+def is_link_local(host: str) -> bool:
+    """Addresses that only mean something on one machine's own link: 169.254.169.254 tells a cloud's secrets."""
+    try:
+        return ipaddress.ip_address(host.partition("%")[0]).is_link_local
+    except ValueError:
+        return False
 
 
 def _split_port(text: str, address: str) -> tuple[str, int | None]:

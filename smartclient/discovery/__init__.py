@@ -7,8 +7,15 @@ from typing import Any
 
 from ..instance import Instance
 from .base import Addresses, Discovery, PollingDiscovery
+from .cached import Cached
+from .combined import Fallback, Merge
 from .consul import Consul
+from .dns import Dns
+from .environment import Environment
+from .etcd import Etcd
+from .file import File
 from .function import Function
+from .shaped import Filter, Map, Routed
 from .static import Static
 from .url import discovery_from_url
 
@@ -39,11 +46,21 @@ def discovery_of(source: DiscoveryLike) -> Discovery | None:
 
 __all__ = [
     "Addresses",
+    "Cached",
     "Consul",
     "Discovery",
     "DiscoveryLike",
+    "Dns",
+    "Environment",
+    "Etcd",
+    "Fallback",
+    "File",
+    "Filter",
     "Function",
+    "Map",
+    "Merge",
     "PollingDiscovery",
+    "Routed",
     "Static",
     "discovery_from_url",
     "discovery_of",

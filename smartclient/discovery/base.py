@@ -23,10 +23,14 @@ class Discovery(ABC):
     grace:  seconds for which an empty list after a non-empty one is held back, since a registry that was just restarted
             is legitimately empty
 
+    link_local: whether instances may have link-local addresses (169.254.169.254 tells a cloud's secrets: an entry of a
+            registry that anybody may write to should not lead there)
+
     services:  the only names it covers, where a URL said `?services=orders,users`
     """
 
     grace: float = 10.0
+    link_local: bool = False
     services: frozenset[str] | None = None
 
     def covers(self, host: str) -> bool:

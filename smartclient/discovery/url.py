@@ -7,10 +7,15 @@ covers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from .base import Discovery
 from .consul import Consul
+from .dns import Dns
+from .environment import Environment
+from .etcd import Etcd
+from .file import File
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
 
@@ -18,7 +23,14 @@ SCHEMES: dict[str, Opener] = {
     "consul": Consul.from_url,
     "consul+http": Consul.from_url,
     "consul+https": Consul.from_url,
+    "dns": Dns.from_url,
+    "dns+srv": Dns.from_url,
+    "env": Environment.from_url,
+    "etcd": Etcd.from_url,
+    "etcd+https": Etcd.from_url,
+    "file": File.from_url,
 }
+ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above
 
 
 def discovery_from_url(url: str) -> Discovery:
@@ -27,7 +39,7 @@ def discovery_from_url(url: str) -> Discovery:
     shown = url.partition("?")[0]  # the options may hold a token
     if parts.scheme in ("http", "https"):
         raise ValueError(f"discovery: {shown!r} is not the URL of a registry. Did you mean base_url={shown!r}?")
-    opener = SCHEMES.get(parts.scheme)
+    opener = SCHEMES.get(parts.scheme) or _of_package(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}")
@@ -39,3 +51,11 @@ def discovery_from_url(url: str) -> Discovery:
     if names:
         source.services = frozenset(name.lower().rstrip(".") for name in names if name)
     return source
+
+
+def _of_package(scheme: str) -> Opener | None:
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == scheme:
+            opener: Opener = point.load()
+            return opener
+    return None

@@ -16,12 +16,13 @@ from typing import Any
 
 from ..errors import describe
 from ..events import DiscoveryFailed, Observers, logger
-from ..instance import Instance
+from ..instance import Instance, is_link_local
 from .base import Discovery
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 3.0
 IDLE_AFTER = 600.0
+AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
 
 
@@ -120,9 +121,16 @@ class Watcher:
             raise TypeError(f"{self._discovery}: expected a list of addresses, got {addresses!r}")
         instances = []
         problem = None
-        for address in addresses:
+        for number, address in enumerate(addresses):
+            if number >= AT_MOST:
+                logger.warning("%s: %s lists more than %d instances; the rest is refused", self._service,
+                               self._discovery, AT_MOST)  # fmt: skip
+                break
             try:
-                instances.append(Instance.parse(address))
+                instance = Instance.parse(address)
+                if is_link_local(instance.host) and not self._discovery.link_local:
+                    raise ValueError(f"{instance} is link-local (allow it with the source's link_local)")
+                instances.append(instance)
             except (ValueError, TypeError) as error:
                 problem = str(error)
                 if str(error) not in self._refused and len(self._refused) < 1000:

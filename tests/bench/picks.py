@@ -64,7 +64,7 @@ def main() -> None:
         service.update([Instance("10.0.0.1", n % 65535 + 1, id=str(n)) for n in range(size)])
 
         def attempt(service: Service = service) -> None:
-            made = service.start(Call(None, "orders", NO_OPTIONS, time.monotonic()), None)
+            made = service.start(Call(None, "orders", NO_OPTIONS, time.monotonic()))
             made.judge(Outcome.SUCCESS, 200)
             made.finish()
 

@@ -1,0 +1,161 @@
+"""Sources made of others: `Merge` and `Fallback`. Each inner source has a thread, its pauses and its last good list, as
+if it stood alone.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Any
+
+from ..events import Observers
+from ..instance import Instance, parse_all
+from .base import Discovery
+from .watcher import Watcher
+
+Lists = dict[int, tuple[Instance, ...]]
+
+
+class Combined(Discovery):
+    """Several sources, and a rule that makes one list of theirs."""
+
+    def __init__(self, *sources: Any) -> None:
+        from . import discovery_of
+
+        self.sources: list[Discovery] = []
+        for source in sources:
+            made = discovery_of(source)
+            if made is None:
+                raise TypeError(f"{type(self).__name__}: expected sources, got None")
+            self.sources.append(made)
+        if not self.sources:
+            raise TypeError(f"{type(self).__name__}: expected at least one source")
+        self.grace = max(source.grace for source in self.sources)
+        self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
+
+    @abstractmethod
+    def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
+        """The list of them all; None: nothing to say yet.
+
+        lists:   the latest of each source, by its number
+        failed:  sources that are in trouble now
+        waited:  seconds since the watch began
+        """
+
+    def covers(self, host: str) -> bool:
+        if self.services is not None:
+            return host in self.services
+        return any(source.covers(host) for source in self.sources)
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+        queue = self._queues[stop] = SimpleQueue()
+        lists: Lists = {}
+        failed: set[int] = set()
+        watchers: list[Watcher] = []
+        began = time.monotonic()
+        shown: Sequence[Instance] | None = None
+        try:
+            for number, source in enumerate(self.sources):
+                if not source.covers(service):
+                    lists[number] = ()
+                    continue
+                known = source.known(service)
+                if known is not None:
+                    lists[number] = parse_all(known, f"service {service!r}")
+                else:
+                    watchers.append(_watcher(service, number, source, queue))
+            for watcher in watchers:
+                watcher.start()
+            while not stop.is_set():
+                found = self.combined(lists, failed, time.monotonic() - began)
+                if found is not None and found != shown:
+                    shown = found
+                    yield found
+                try:
+                    number, said = queue.get(timeout=0.5 if shown is None else None)
+                except Empty:
+                    continue
+                if isinstance(said, str):
+                    failed.add(number)
+                    nothing_more = all(other in failed or other in lists for other in range(len(self.sources)))
+                    if shown is None and nothing_more and self.combined(lists, failed, 0.0) is None:
+                        raise ConnectionError(said)
+                elif number >= 0:
+                    failed.discard(number)
+                    lists[number] = said
+        finally:
+            self._queues.pop(stop, None)
+            for watcher in watchers:
+                watcher.stop()
+
+    def interrupt(self, stop: threading.Event) -> None:
+        queue = self._queues.get(stop)
+        if queue is not None:
+            queue.put((-1, ()))
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__.lower()} of {', '.join(map(str, self.sources))}"
+
+
+def _watcher(service: str, number: int, source: Discovery, queue: SimpleQueue[Any]) -> Watcher:
+    return Watcher(
+        service,
+        source,
+        publish=lambda instances: queue.put((number, instances)),
+        failed=lambda problem: queue.put((number, problem)),
+        used_at=time.monotonic,
+        observers=Observers(),
+        clock=time.monotonic,
+        rng=Random(),
+    )
+
+
+class Merge(Combined):
+    """The instances of all sources: several registries, or several regions.
+
+    priorities: added to the priority of each source's instances: `Merge(here, there, priorities=(0, 1))` goes there
+                only as far as here cannot bear it
+    """
+
+    def __init__(self, *sources: Any, priorities: Sequence[int] | None = None) -> None:
+        super().__init__(*sources)
+        if priorities is not None and len(priorities) != len(self.sources):
+            raise ValueError(f"Merge.priorities: expected {len(self.sources)} numbers, got {priorities!r}")
+        self._priorities = tuple(priorities or (0,) * len(self.sources))
+
+    def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
+        if not lists:
+            return None
+        return tuple(
+            replace(instance, priority=instance.priority + self._priorities[number])
+            if self._priorities[number]
+            else instance
+            for number in sorted(lists)
+            for instance in lists[number]
+        )
+
+
+class Fallback(Combined):
+    """The first source that has instances.
+
+    after: seconds that a source may be silent, at the beginning, before the next one is used
+    """
+
+    def __init__(self, *sources: Any, after: float = 2.0) -> None:
+        super().__init__(*sources)
+        if not isinstance(after, (int, float)) or not 0 <= after < float("inf"):
+            raise ValueError(f"Fallback.after: expected seconds from 0 up, got {after!r}")
+        self._after = after
+
+    def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
+        for number in range(len(self.sources)):
+            if lists.get(number):
+                return lists[number]
+            if number not in lists and number not in failed and waited < self._after:
+                return None  # it may still answer
+        return () if len(lists) == len(self.sources) else None

@@ -1,0 +1,136 @@
+"""Dns: addresses (A, AAAA) or SRV records, asked again when their time to live is over. Needs the extra
+`smartclient[dns]` (dnspython).
+
+RFC 2782 for SRV: priority is the instance's priority, weight its weight; its target is looked up by the same server.
+NXDOMAIN is an empty list, and held back like any other; SERVFAIL, a refusal and silence are trouble: the last good list
+stays. A truncated answer is asked for again over TCP (dnspython does).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import SplitResult
+
+from ..instance import Instance, is_ip
+from .base import Addresses, PollingDiscovery
+from .options import number, read_options, seconds, text
+
+SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
+
+
+class Dns(PollingDiscovery):
+    """The addresses of a name.
+
+    server:    the resolver's address; None: those of the machine (/etc/resolv.conf)
+    server_port: of that server
+    port:      of the instances; None: the URL's, or SRV's
+    srv:       ask for `_http._tcp.SERVICE.DOMAIN`
+    domain:    appended to the service's name ("shop.example", "shop.svc.cluster.local"); None: the machine's search
+               list
+    protocol:  in the name of SRV records
+    timeout:   seconds for an answer
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        server_port: int = 53,
+        port: int | None = None,
+        srv: bool = False,
+        domain: str | None = None,
+        protocol: str = "_http._tcp",
+        timeout: float = 2.0,
+    ) -> None:
+        try:
+            import dns.resolver
+        except ImportError:
+            raise ImportError("Dns needs dnspython: pip install 'smartclient[dns]'") from None
+        if server is not None and not is_ip(server):
+            raise ValueError(f"Dns.server: expected an IP address, got {server!r}")
+        if port is not None and not 1 <= port <= 65535:
+            raise ValueError(f"Dns.port: expected 1 to 65535, got {port!r}")
+        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
+            raise ValueError(f"Dns.timeout: expected seconds from 0 to 60, got {timeout!r}")
+        self._server = server
+        self._dns: Any = dns.resolver
+        self._resolver = dns.resolver.Resolver(configure=server is None)
+        if server is not None:
+            self._resolver.nameservers = [server]
+            self._resolver.port = server_port
+        self._resolver.lifetime = timeout
+        self._resolver.cache = None
+        self._port = port
+        self._srv = srv
+        self._domain = None if domain is None else domain.strip(".").lower()
+        self._protocol = protocol
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Dns:
+        """`dns://127.0.0.1:53?port=8080`, `dns+srv://127.0.0.1?domain=shop.example`; no server: the machine's."""
+        keywords = read_options(
+            parts.scheme, options, {"port": number, "domain": text, "protocol": text, "timeout": seconds}
+        )
+        if parts.port is not None:
+            keywords["server_port"] = parts.port
+        return cls(parts.hostname, srv=parts.scheme == "dns+srv", **keywords)
+
+    def covers(self, host: str) -> bool:
+        if super().covers(host):
+            return True
+        own = f".{self._domain}" if self._domain else None
+        return self.services is None and own is not None and host.endswith(own) and "." not in host[: -len(own)]
+
+    def resolve(self, service: str) -> Addresses | tuple[Addresses, float]:
+        name = f"{service}.{self._domain}." if self._domain and not service.endswith(f".{self._domain}") else service
+        if self._srv:
+            return self._services(f"{self._protocol}.{name}")
+        addresses, ttl = self._addresses(name)
+        return [Instance(address, self._port) for address in addresses], ttl
+
+    def __str__(self) -> str:
+        return f"dns at {self._server}" if self._server else "dns"
+
+    def _services(self, name: str) -> tuple[list[Instance], float]:
+        records, ttl = self._ask(name, "SRV")
+        found: list[Instance] = []
+        for record in records:
+            target = str(record.target)
+            if target == ".":  # RFC 2782: decidedly not available
+                continue
+            addresses, its_ttl = self._addresses(target)
+            ttl = min(ttl, its_ttl)
+            # Weight 0 has "a very small chance" of being chosen.
+            weight = float(record.weight) or 0.01
+            metadata = {"target": target.rstrip(".")}
+            found += [
+                Instance(address, self._port or record.port, weight=weight, priority=record.priority, metadata=metadata)
+                for address in addresses
+            ]
+        return found, ttl
+
+    def _addresses(self, name: str) -> tuple[list[str], float]:
+        """Of both families, and the shortest time to live."""
+        four, ttl = self._ask(name, "A")
+        six, other = self._ask(name, "AAAA")
+        return sorted({record.address for record in (*four, *six)}), min(ttl, other)
+
+    def _ask(self, name: str, kind: str) -> tuple[list[Any], float]:
+        try:
+            answer = self._resolver.resolve(name, kind, search=not name.endswith("."))
+        except self._dns.NXDOMAIN:
+            return [], self.interval
+        except self._dns.NoAnswer:
+            return [], self.interval
+        except self._dns.NoNameservers as error:
+            raise ConnectionError(f"{kind} {name}: {_reason(error)}") from None
+        except self._dns.LifetimeTimeout:
+            raise TimeoutError(f"{kind} {name}: no answer within {self._resolver.lifetime:g} s") from None
+        return list(answer), max(SHORTEST, float(answer.rrset.ttl if answer.rrset is not None else 0))
+
+
+def _reason(error: Any) -> str:
+    """What the servers said (SERVFAIL, REFUSED, …)."""
+    said = [str(entry[-2]) for entry in error.kwargs.get("errors", ())]
+    return said[-1] if said else str(error)

@@ -1,0 +1,294 @@
+"""Etcd: keys under a prefix, watched over etcd's JSON gateway (v3). And `register`, for services that serve.
+
+    /services/orders/i-1   10.0.0.1:8080                                     PREFIX/SERVICE/INSTANCE-ID: an address,
+    /services/orders/i-2   {"host": "10.0.0.2", "port": 8080, "weight": 2}   or an instance's fields
+
+What the gateway does that its documentation does not tell (seen on 3.4 and 3.5): int64s are strings; fields that are
+zero are left out (a PUT has no type); the token goes bare into the header, without "Bearer"; a watch of a revision that
+was compacted is cancelled in an answer 200; then all is read anew.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+from urllib.parse import SplitResult
+
+import httpx
+
+from ..events import logger
+from .base import Addresses, Discovery
+from .options import read_options, seconds, text
+
+PORT = 2379
+SHOWN = 200
+
+
+class Etcd(Discovery):
+    """The instances registered under a prefix.
+
+    address:   "127.0.0.1:2379", "https://…"
+    prefix:    of the keys
+    user, password: where etcd asks for them; the password also from ETCD_PASSWORD
+    timeout:   seconds to connect, and for answers that do not stream
+    verify, cert: as in httpx
+    """
+
+    def __init__(
+        self,
+        address: str = f"127.0.0.1:{PORT}",
+        *,
+        prefix: str = "/services",
+        user: str | None = None,
+        password: str | None = None,
+        timeout: float = 5.0,
+        verify: Any = True,
+        cert: Any = None,
+        grace: float = 10.0,
+    ) -> None:
+        self.url = _url(address)
+        self.prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
+        self.grace = grace
+        self._user = user
+        self._password = password or os.environ.get("ETCD_PASSWORD")
+        self._timeout = timeout
+        self._verify, self._cert = verify, cert
+        self._watches: dict[threading.Event, _Watch] = {}
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Etcd:
+        """`etcd://host:port/prefix?user=…`; `etcd+https://` for TLS."""
+        if parts.username or parts.password:
+            raise ValueError("etcd:// takes no user before the host; write ?user=…, and the password in ETCD_PASSWORD")
+        keywords = read_options("etcd", options, {"user": text, "timeout": seconds, "grace": seconds})
+        scheme = "https" if parts.scheme.endswith("https") else "http"
+        if parts.path.strip("/"):
+            keywords["prefix"] = parts.path
+        return cls(f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}", **keywords)
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        with self.client() as client:
+            watch = self._watches[stop] = _Watch(client)
+            try:
+                yield from self._watch(client, watch, f"{self.prefix}/{service}/", stop)
+            finally:
+                self._watches.pop(stop, None)
+                watch.close()
+
+    def interrupt(self, stop: threading.Event) -> None:
+        watch = self._watches.get(stop)
+        if watch is not None:
+            watch.interrupt()
+
+    def __str__(self) -> str:
+        return f"etcd at {self.url.host}:{self.url.port or PORT}"
+
+    def client(self) -> httpx.Client:
+        """A client of the gateway, logged in."""
+        client = httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, cert=self._cert,
+                              trust_env=False)  # fmt: skip
+        if self._user is not None:
+            try:
+                said = _post(client, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
+            except BaseException:
+                client.close()
+                raise
+            client.headers["Authorization"] = said["token"]
+        return client
+
+    def _watch(self, client: httpx.Client, watch: _Watch, prefix: str, stop: threading.Event) -> Iterator[Addresses]:
+        while not stop.is_set():
+            entries, revision = read_all(client, prefix)
+            yield list(entries.values())
+            for event in watch.events(prefix, revision + 1):
+                if event is None:  # compacted: all is read anew
+                    break
+                if stop.is_set():
+                    return
+                if event:
+                    for key, value in event.items():
+                        if value is None:
+                            entries.pop(key, None)
+                        else:
+                            entries[key] = value
+                    yield list(entries.values())
+
+    @contextmanager
+    def register(self, service: str, instance: Any, *, id: str | None = None, ttl: int = 10) -> Iterator[None]:
+        """Have an instance listed while the block runs, on a lease that is kept alive from a thread.
+
+            with Etcd("127.0.0.1:2379").register("orders", "10.0.0.1:8080"): serve()
+
+        ttl: seconds (etcd: at least 2) after which it is gone if this process dies
+        """
+        value = instance if isinstance(instance, str) else json.dumps(instance)
+        key = f"{self.prefix}/{service}/{id or f'{socket.gethostname()}-{os.getpid()}'}"
+        over = threading.Event()
+        lease = self._grant(key, value, ttl)
+
+        def keep() -> None:
+            nonlocal lease
+            while not over.wait(ttl / 3):
+                try:
+                    with self.client() as client:
+                        said = _post(client, "/v3/lease/keepalive", {"ID": lease})
+                    if not int((said.get("result") or {}).get("TTL", 0)):
+                        lease = self._grant(key, value, ttl)  # it had run out
+                except (httpx.HTTPError, EtcdAnswer, ValueError) as error:
+                    logger.warning("%s: its lease at %s was not kept alive: %s", service, self, error)
+
+        thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join(self._timeout)
+            try:
+                with self.client() as client:
+                    _post(client, "/v3/lease/revoke", {"ID": lease})
+            except (httpx.HTTPError, EtcdAnswer) as error:
+                logger.warning("%s: it was not deregistered at %s, and runs out in %d s: %s", service, self, ttl, error)
+
+    def _grant(self, key: str, value: str, ttl: int) -> str:
+        with self.client() as client:
+            lease = str(_post(client, "/v3/lease/grant", {"TTL": ttl})["ID"])
+            _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
+        return lease
+
+
+class EtcdAnswer(Exception):
+    """An answer other than 200, in words that help."""
+
+    def __init__(self, status: int, text: str) -> None:
+        try:
+            said = json.loads(text)
+            message = str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
+        except ValueError:
+            message = text
+        hint = " (user and password?)" if (status in (400, 401, 403) and "auth" in message) or "user" in message else ""
+        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{hint}")
+
+
+class _Watch:
+    """One streaming watch, which another thread can interrupt."""
+
+    def __init__(self, client: httpx.Client) -> None:
+        self._client = client
+        self._socket: socket.socket | None = None
+        self._interrupted = False
+
+    def events(self, prefix: str, revision: int) -> Iterator[dict[str, Any] | None]:
+        """What changes from that revision on: values by key, None where one is gone; None in place of it all: the
+        revision was compacted. An empty one now and then.
+        """
+        wanted = {"key": _coded(prefix), "range_end": _coded_end(prefix), "start_revision": str(revision)}
+        timeout = httpx.Timeout(self._client.timeout.connect, read=None)
+        request = {"create_request": {**wanted, "progress_notify": True}}
+        with self._client.stream("POST", "/v3/watch", json=request, timeout=timeout) as answer:
+            if answer.status_code != 200:
+                raise EtcdAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
+            self._socket = answer.extensions["network_stream"].get_extra_info("socket").dup()
+            if self._interrupted:
+                self.interrupt()
+            _keep_alive(self._socket)
+            for line in answer.iter_lines():
+                said = json.loads(line)
+                if "error" in said:
+                    raise EtcdAnswer(200, json.dumps(said["error"]))
+                result = said.get("result") or {}
+                if result.get("canceled"):
+                    if "compact_revision" in result:
+                        yield None
+                        return
+                    raise ConnectionError(f"the watch was cancelled: {result.get('cancel_reason', 'no reason given')}")
+                yield changes(result.get("events") or ())
+        raise ConnectionError("the watch ended")
+
+    def interrupt(self) -> None:
+        self._interrupted = True
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)  # a blocked recv wakes on that, not on close
+            except OSError:
+                pass
+
+    def close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+
+
+def read_all(client: httpx.Client, prefix: str) -> tuple[dict[str, Any], int]:
+    """All under a prefix: values by key, and the revision they are of."""
+    said = _post(client, "/v3/kv/range", {"key": _coded(prefix), "range_end": _coded_end(prefix)})
+    entries = {_decoded(pair["key"]): value_of(pair) for pair in said.get("kvs") or ()}
+    return entries, int(said["header"]["revision"])
+
+
+def changes(events: Any) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for event in events:
+        pair = event["kv"]
+        found[_decoded(pair["key"])] = None if event.get("type") == "DELETE" else value_of(pair)
+    return found
+
+
+def value_of(pair: Mapping[str, Any]) -> Any:
+    """An address, or an instance's fields with the key's last part as its id. What is neither is refused later on."""
+    value = _decoded(pair.get("value", "")).strip()
+    if value.startswith("{"):
+        try:
+            fields = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+        return {"id": _decoded(pair["key"]).rpartition("/")[2], **fields} if isinstance(fields, dict) else value
+    return value
+
+
+def _post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
+    answer = client.post(path, json=body)
+    if answer.status_code != 200:
+        raise EtcdAnswer(answer.status_code, answer.text)
+    return answer.json()
+
+
+def _keep_alive(sock: socket.socket) -> None:
+    """A server that is silent for good is found out by its kernel's silence."""
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
+        if hasattr(socket, name):
+            try:
+                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+            except OSError:
+                pass
+
+
+def _coded(value: str) -> str:
+    return base64.b64encode(value.encode()).decode()
+
+
+def _coded_end(prefix: str) -> str:
+    """The end of the range of all keys with a prefix: its last byte, plus one."""
+    raw = prefix.encode()
+    return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()
+
+
+def _decoded(value: str) -> str:
+    return base64.b64decode(value).decode("utf-8", "replace")
+
+
+def _url(address: str) -> httpx.URL:
+    written = address if "://" in address else f"http://{address}"
+    try:
+        url = httpx.URL(written)
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"Etcd: {address!r} is not an address: {error}") from None
+    if url.scheme not in ("http", "https") or not url.host or "@" in written:
+        raise ValueError(f"Etcd: expected an address like '127.0.0.1:{PORT}', got {address!r}")
+    return url

@@ -1,0 +1,153 @@
+"""File: lists of instances in a file, watched. JSON, YAML, TOML, or what Prometheus calls file_sd.
+
+    {"orders": ["10.0.0.1:8080", {"host": "10.0.0.2", "port": 8080, "weight": 2}], "users": [...]}
+    [{"targets": ["10.0.0.1:8080"], "labels": {"job": "orders", "zone": "eu-1a"}}]           (file_sd)
+
+A change is seen by the file's time, size and inode, through symlinks: editors that write anew, atomic renames and
+Kubernetes' swaps of a ConfigMap all change one of them. A file that cannot be read, or is broken, leaves the last good
+lists in use, and the error says the line.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, unquote
+
+from .base import Addresses, Discovery
+from .options import read_options, seconds, text
+
+LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
+JOB_LABELS = ("service", "job", "__meta_service")
+
+
+class File(Discovery):
+    """The services of one file; it covers those it names.
+
+    path:      of the file
+    format:    "json", "yaml", "toml"; None: by its name
+    interval:  seconds between two looks at the file
+    """
+
+    def __init__(self, path: str | os.PathLike[str], *, format: str | None = None, interval: float = 0.25) -> None:
+        self.path = Path(path)
+        suffix = self.path.suffix.lower().lstrip(".")
+        self.format = format or {"yml": "yaml"}.get(suffix, suffix)
+        if self.format not in PARSERS:
+            raise ValueError(f"File.format: expected json, yaml or toml, got {self.format!r} ({self.path})")
+        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
+            raise ValueError(f"File.interval: expected seconds > 0, got {interval!r}")
+        self.interval = interval
+        self.grace = 0.0  # a file that lists none means it
+        self._lock = threading.Lock()
+        self._read: tuple[object, Mapping[str, Addresses]] = (None, {})
+        self._looked_at = float("-inf")
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> File:
+        """`file:///etc/services.yaml?interval=1`."""
+        if parts.netloc not in ("", "localhost"):
+            raise ValueError(f"file://{parts.netloc}…: a file has three slashes: file:///etc/services.yaml")
+        return cls(unquote(parts.path), **read_options("file", options, {"format": text, "interval": seconds}))
+
+    def covers(self, host: str) -> bool:
+        if self.services is not None:
+            return host in self.services
+        if host not in self._read[1] and time.monotonic() - self._looked_at > LOOK_AGAIN:
+            self._looked_at = time.monotonic()
+            try:
+                self._current()
+            except (OSError, ValueError):
+                pass  # a watch will say so
+        return host in self._read[1]
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        shown: object = None
+        while not stop.is_set():
+            signature, services = self._current()
+            if signature != shown:
+                shown = signature
+                yield services.get(service, ())
+            stop.wait(self.interval)
+
+    def __str__(self) -> str:
+        return f"file {self.path}"
+
+    def _current(self) -> tuple[object, Mapping[str, Addresses]]:
+        """What the file says now. All watches of a file share one reading of it."""
+        with self._lock:
+            stat = os.stat(self.path)
+            signature = (stat.st_mtime_ns, stat.st_ino, stat.st_size)
+            if signature != self._read[0]:
+                self._read = (signature, parsed(self.path.read_text("utf-8"), self.format))
+            return self._read
+
+
+def parsed(content: str, format: str) -> dict[str, Addresses]:
+    """The services of a file's text. Raises ValueError that says where it is broken."""
+    said = PARSERS[format](content)
+    if isinstance(said, list):
+        return _from_prometheus(said)
+    if not isinstance(said, dict):
+        raise ValueError(f"expected services with their addresses, got {type(said).__name__}")
+    services: dict[str, Addresses] = {}
+    for name, addresses in said.get("services", said).items():
+        if not isinstance(addresses, list):
+            raise ValueError(f"service {name!r}: expected a list of addresses, got {addresses!r}")
+        services[str(name).lower().rstrip(".")] = addresses
+    return services
+
+
+def _from_prometheus(groups: list[Any]) -> dict[str, Addresses]:
+    """file_sd: the service is the label "service", else "job"; the other labels are metadata, "zone" the zone."""
+    services: dict[str, list[Any]] = {}
+    for group in groups:
+        if not isinstance(group, dict) or not isinstance(group.get("targets"), list):
+            raise ValueError(f"file_sd: expected {{'targets': […], 'labels': {{…}}}}, got {group!r}")
+        labels = {str(key): str(value) for key, value in (group.get("labels") or {}).items()}
+        name = next((labels[label] for label in JOB_LABELS if label in labels), None)
+        if name is None:
+            raise ValueError(f"file_sd: a group without the label 'service' or 'job': {group!r}")
+        known = services.setdefault(name.lower(), [])
+        known += [{"address": target, "zone": labels.get("zone"), "metadata": labels} for target in group["targets"]]
+    return dict(services)
+
+
+def _json(content: str) -> Any:
+    try:
+        return json.loads(content)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {error.lineno}: {error.msg}") from None
+
+
+def _yaml(content: str) -> Any:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError("YAML files need the package PyYAML: pip install 'smartclient[yaml]'") from None
+    try:
+        return yaml.safe_load(content)
+    except yaml.MarkedYAMLError as error:
+        line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
+        raise ValueError(f"{line}{error.problem or error}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(str(error).partition("\n")[0]) from None
+
+
+def _toml(content: str) -> Any:
+    try:
+        import tomllib
+    except ImportError:
+        raise ImportError("TOML files need Python 3.11") from None
+    try:
+        return tomllib.loads(content)
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(str(error)) from None
+
+
+PARSERS: dict[str, Callable[[str], Any]] = {"json": _json, "yaml": _yaml, "toml": _toml}

@@ -1,0 +1,47 @@
+"""The options of a discovery URL: query parameters with the names of a constructor's keywords."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Reader = Callable[[str], Any]
+
+
+def text(value: str) -> str:
+    return value
+
+
+def flag(value: str) -> bool:
+    """`?stale`, `?stale=true`; everything but 0, false and no is yes."""
+    return value.lower() not in ("0", "false", "no")
+
+
+def seconds(value: str) -> float:
+    try:
+        return float(value)
+    except ValueError:
+        raise ValueError(f"expected seconds, got {value!r}") from None
+
+
+def number(value: str) -> int:
+    try:
+        return int(value)
+    except ValueError:
+        raise ValueError(f"expected a whole number, got {value!r}") from None
+
+
+def read_options(
+    scheme: str, options: Mapping[str, list[str]], known: Mapping[str, Reader], several: frozenset[str] = frozenset()
+) -> dict[str, Any]:
+    """Keywords of the constructor. several: options that may be repeated, and are lists."""
+    keywords: dict[str, Any] = {}
+    for name, values in options.items():
+        reader = known.get(name)
+        if reader is None:
+            raise ValueError(f"{scheme}:// has no option {name!r}; it has {', '.join(known)}")
+        try:
+            keywords[name] = [reader(value) for value in values] if name in several else reader(values[-1])
+        except ValueError as error:
+            raise ValueError(f"{scheme}:// option {name}: {error}") from None
+    return keywords
