@@ -40,6 +40,7 @@ MAY_KNOW_HTTP = {
     "demo",
     "testing",
     "discovery/consul",
+    "discovery/etcd",
 }
 
 
@@ -98,7 +99,10 @@ def test_time_and_chance_are_arguments() -> None:
         "transport/racers",
         "transport/tasks",
         "transport/sync",
+        "discovery/combined",
         "discovery/consul",
+        "discovery/etcd",
+        "discovery/file",
         "discovery/watcher",
         "testing",
         "demo",

@@ -16,7 +16,7 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -73,7 +73,7 @@ class Etcd(Discovery):
         return cls(f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}", **keywords)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
-        with self.client() as client:
+        with closing(self.client()) as client:
             watch = self._watches[stop] = _Watch(client)
             try:
                 yield from self._watch(client, watch, f"{self.prefix}/{service}/", stop)
@@ -136,7 +136,7 @@ class Etcd(Discovery):
             nonlocal lease
             while not over.wait(ttl / 3):
                 try:
-                    with self.client() as client:
+                    with closing(self.client()) as client:
                         said = _post(client, "/v3/lease/keepalive", {"ID": lease})
                     if not int((said.get("result") or {}).get("TTL", 0)):
                         lease = self._grant(key, value, ttl)  # it had run out
@@ -151,13 +151,13 @@ class Etcd(Discovery):
             over.set()
             thread.join(self._timeout)
             try:
-                with self.client() as client:
+                with closing(self.client()) as client:
                     _post(client, "/v3/lease/revoke", {"ID": lease})
             except (httpx.HTTPError, EtcdAnswer) as error:
                 logger.warning("%s: it was not deregistered at %s, and runs out in %d s: %s", service, self, ttl, error)
 
     def _grant(self, key: str, value: str, ttl: int) -> str:
-        with self.client() as client:
+        with closing(self.client()) as client:
             lease = str(_post(client, "/v3/lease/grant", {"TTL": ttl})["ID"])
             _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
         return lease

