@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 
 from . import __version__
@@ -34,7 +35,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     simulation.add_argument("--no-ejection", action="store_true", help="no outlier detection")
     simulation.add_argument("--no-retry", action="store_true", help="no retries")
     simulation.add_argument("--plot", metavar="FILE", help="draw it into an .svg or .png (needs 'smartclient[plot]')")
+    resolve = commands.add_parser(
+        "resolve",
+        help="what a client sees: the instances of a service",
+        description="The instances of a service as its clients see them. Exit status 0 if there are any.",
+    )
+    resolve.add_argument("service", metavar="SERVICE")
+    resolve.add_argument("--watch", action="store_true", help="go on, and print each change")
+    resolve.add_argument("--json", action="store_true", help="a JSON object for each list")
+    call = commands.add_parser(
+        "call",
+        help="make calls, and show what became of each attempt",
+        description="Calls a URL and shows each attempt's story. Exit status 0 if no call failed.",
+    )
+    call.add_argument("url", metavar="URL")
+    call.add_argument("-n", type=int, default=1, metavar="N", help="how many calls (default 1)")
+    call.add_argument("--method", default="GET")
+    for command in (resolve, call):
+        command.add_argument("--discovery", metavar="URL", default=os.environ.get("SMARTCLIENT_DISCOVERY"),
+                             required="SMARTCLIENT_DISCOVERY" not in os.environ,
+                             help="consul://…, dns://…, file:///… (default: SMARTCLIENT_DISCOVERY)")  # fmt: skip
+        command.add_argument("--timeout", type=_positive, default=10.0, help="seconds to wait (default 10)")
     options = parser.parse_args(arguments)
+    if options.command in ("resolve", "call"):
+        from .look import run_call, run_resolve
+
+        return run_resolve(parser, options) if options.command == "resolve" else run_call(parser, options)
     if options.command == "simulate":
         from .simulate import run_simulation
 

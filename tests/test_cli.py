@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
 from smartclient import cli
+from smartclient.testing import FAILING, Fleet
 
 
 def test_demo_as_json(capsys: pytest.CaptureFixture[str]) -> None:
@@ -36,3 +38,43 @@ def test_mistakes(capsys: pytest.CaptureFixture[str]) -> None:
         assert "hidden" not in capsys.readouterr().err
     with pytest.raises(SystemExit):
         cli.main(["demo", "--seconds", "-1"])
+
+
+def test_resolve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "services.json"
+    second = {"host": "10.0.0.2", "port": 81, "weight": 2, "zone": "a", "id": "b"}
+    path.write_text(json.dumps({"orders": ["10.0.0.1:80", second], "none": []}))
+    url = f"file://{path}"
+    assert cli.main(["resolve", "orders", "--discovery", url]) == 0
+    said = capsys.readouterr().out
+    assert f"orders: 2 instances from file {path}" in said
+    assert "10.0.0.2:81  2       0         a     b" in said
+    assert cli.main(["resolve", "orders", "--discovery", url, "--json"]) == 0
+    assert [one["port"] for one in json.loads(capsys.readouterr().out)["instances"]] == [80, 81]
+    assert cli.main(["resolve", "none", "--discovery", url]) == 1
+    assert cli.main(["resolve", "elsewhere", "--discovery", url]) == 1
+    assert "does not cover 'elsewhere'" in capsys.readouterr().err
+
+
+def test_resolve_says_why_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["resolve", "orders", "--discovery", "etcd://127.0.0.1:1", "--timeout", "0.5"]) == 1
+    said = capsys.readouterr().err
+    assert "etcd at 127.0.0.1:1: ConnectError" in said
+    assert "has not answered within 0.5 s" in said
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["resolve", "orders", "--discovery", "nonsense://x"])
+    assert ended.value.code == 2
+
+
+def test_call(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with Fleet(2) as fleet:
+        fleet[0].behave(FAILING)
+        path = tmp_path / "services.json"
+        path.write_text(json.dumps({"orders": fleet.addresses}))
+        assert cli.main(["call", "http://orders/", "--discovery", f"file://{path}", "-n", "6"]) == 0
+        said = capsys.readouterr().out
+        assert said.count(" ms  200\n") == 6
+        assert f"{fleet[1].address}  success" in said
+        fleet[1].behave(FAILING)
+        assert cli.main(["call", "http://orders/", "--discovery", f"file://{path}"]) == 1
+        assert f"{fleet[0].address}  failure" in capsys.readouterr().out

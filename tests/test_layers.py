@@ -25,7 +25,7 @@ LAYERS = [
     {"transport"},
     {"client", "middleware"},
     {"httpx2"},
-    {"testing", "demo_server", "demo", "simulate", "cli", "__main__", "__init__"},
+    {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
 ]
 # Beside the layers: knows only instances, errors, events.
 DISCOVERY = {"instance", "errors", "events"}
@@ -41,6 +41,7 @@ MAY_KNOW_HTTP = {
     "testing",
     "discovery/consul",
     "discovery/etcd",
+    "look",
 }
 
 
@@ -107,6 +108,7 @@ def test_time_and_chance_are_arguments() -> None:
         "testing",
         "demo",
         "demo_server",
+        "look",
         "retry/retry_after",
     }
     for module in modules():

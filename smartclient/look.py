@@ -1,0 +1,117 @@
+"""`smartclient resolve` and `smartclient call`: what a client sees, and what becomes of its calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from queue import Empty, SimpleQueue
+from random import Random
+from typing import Any
+
+import httpx
+
+from .client import Client
+from .discovery import discovery_of
+from .discovery.watcher import Watcher
+from .events import Observers
+from .instance import Instance, parse_all
+from .report import report
+
+COLUMNS = ("address", "weight", "priority", "zone", "id", "metadata")
+
+
+def run_resolve(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Print the instances of a service; 1: there are none, or nobody answers."""
+    try:
+        source = discovery_of(options.discovery)
+    except (ValueError, TypeError, ImportError) as error:
+        parser.exit(2, f"smartclient resolve: {error}\n")
+    service = options.service.lower().rstrip(".")
+    if source is None or not source.covers(service):
+        print(f"{source} does not cover {service!r}", file=sys.stderr)
+        return 1
+    known = source.known(service)
+    if known is not None:
+        instances = parse_all(known, f"service {service!r}")
+        _show(service, str(source), instances, options.json)
+        return 0 if instances else 1
+    return _resolve_watched(source, service, options)
+
+
+def _resolve_watched(source: Any, service: str, options: argparse.Namespace) -> int:
+    said: SimpleQueue[Any] = SimpleQueue()
+    watcher = Watcher(
+        service, source, publish=said.put, failed=said.put, used_at=time.monotonic, observers=Observers(),
+        clock=time.monotonic, rng=Random(),
+    )  # fmt: skip
+    watcher.start()
+    status, until = 1, time.monotonic() + options.timeout
+    try:
+        while True:
+            try:
+                one = said.get(timeout=None if options.watch else max(0.0, until - time.monotonic()))
+            except Empty:
+                print(f"{source} has not answered within {options.timeout:g} s", file=sys.stderr)
+                return 1
+            if isinstance(one, str):
+                print(f"{source}: {one}", file=sys.stderr)
+                continue
+            status = 0 if one else 1
+            _show(service, str(source), one, options.json)
+            if not options.watch:
+                return status
+    except KeyboardInterrupt:
+        return status
+    finally:
+        watcher.stop()
+        watcher.join()
+
+
+def _show(service: str, source: str, instances: Sequence[Instance], as_json: bool) -> None:
+    if as_json:
+        entries = [{**asdict(one), "metadata": dict(one.metadata)} for one in instances]
+        print(json.dumps({"service": service, "source": source, "instances": entries}), flush=True)
+        return
+    rows = [COLUMNS, *(
+        (str(one), f"{one.weight:g}", str(one.priority), one.zone or "", one.id or "",
+         " ".join(f"{key}={value}" for key, value in sorted(one.metadata.items()) if value))
+        for one in sorted(instances, key=lambda one: (one.priority, str(one)))
+    )]  # fmt: skip
+    widths = [max(len(row[column]) for row in rows) for column in range(len(COLUMNS))]
+    print(f"{time.strftime('%H:%M:%S')}  {service}: {len(instances)} instances from {source}")
+    for row in rows:
+        print("  " + "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    sys.stdout.flush()
+
+
+def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """Make calls and print the story of each; 1: one failed."""
+    failed = 0
+    try:
+        client = Client(options.discovery, timeout=options.timeout)
+    except (ValueError, TypeError, ImportError) as error:
+        parser.exit(2, f"smartclient call: {error}\n")
+    with client:
+        for number in range(1, options.n + 1):
+            began = time.monotonic()
+            story: Any
+            try:
+                response = client.request(options.method, options.url)
+                what, story = str(response.status_code), report(response)
+                failed += response.status_code >= 500
+            except httpx.HTTPError as error:
+                what, story = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", report(error)
+                failed += 1
+            except (httpx.InvalidURL, ValueError) as error:
+                parser.exit(2, f"smartclient call: {error}\n")
+            print(f"{number:4}  {(time.monotonic() - began) * 1000:7.1f} ms  {what}")
+            for attempt in story.attempts if story is not None else ():
+                said = attempt.error or (f"status {attempt.status}" if attempt.status else "")
+                print(f"        {attempt.instance}  {attempt.outcome}  {attempt.elapsed * 1000:.1f} ms  {said}")
+            if story is None and number == 1:
+                print(f"      {options.url} is not a service of {options.discovery}: plain httpx", file=sys.stderr)
+    return 1 if failed else 0
