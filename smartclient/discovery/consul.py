@@ -18,9 +18,11 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from typing import Any
 from urllib.parse import SplitResult, quote, urlsplit
 
@@ -29,6 +31,10 @@ import httpx
 from ..events import logger
 from ..instance import Instance
 from .base import Discovery
+from .combined import Fallback
+from .registration import register
+
+__all__ = ["Consul", "register"]
 
 PORT = 8500
 SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent agent is given up
@@ -40,17 +46,24 @@ SHOWN = 200  # characters of somebody else's text in a message of ours
 class Consul(Discovery):
     """The passing instances of a service, from a Consul agent.
 
-    address:     "127.0.0.1:8500", "http://…" or "https://…"; None: CONSUL_HTTP_ADDR, else the local agent
+    address:     "127.0.0.1:8500", "http://…", "https://…" or "unix:///run/consul.sock"; None: CONSUL_HTTP_ADDR (with
+                 TLS if CONSUL_HTTP_SSL says so), else the local agent
     token:       ACL token, sent in a header, never in a URL; None: CONSUL_HTTP_TOKEN
-    dc:          datacenter; None: the agent's own
+    token_file:  a file that holds it, read again when it changes; None: CONSUL_HTTP_TOKEN_FILE
+    dc:          datacenter; None: the agent's own. Several: the first that has instances (failover)
     tag:         a tag, or several: instances that have all of them
     near:        a node's name (or "_agent"): the agent sorts by distance to it
     stale:       let any server answer, also without a leader
+    max_stale:   seconds that such an answer may be behind the leader; else the leader is asked
+    cached:      let the agent answer from its cache (many clients on one machine)
     filter:      a filter expression ('Service.Meta.version == "v2"')
-    passing:     only instances whose checks all pass
+    passing:     only instances whose checks all pass; else those with warnings, too, by Consul's weight for that, and
+                 critical ones with weight 0: they are called only if there are no others
+    prepared:    service names are those of prepared queries; these cannot block: they are asked every `interval`
+                 seconds
     wait:        seconds that a query blocks for at most
     timeout:     seconds to connect, and to wait for an answer that does not block
-    verify, cert: as in httpx
+    verify, cert: as in httpx; else CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY
     grace:       seconds for which an empty list after a non-empty one is held back
 
     An instance has the service's address, else the node's; its tags, its `Meta`, the node's name and the datacenter are
@@ -62,10 +75,15 @@ class Consul(Discovery):
         address: str | None = None,
         *,
         token: str | None = None,
-        dc: str | None = None,
+        token_file: str | None = None,
+        dc: str | Sequence[str] | None = None,
         tag: str | Sequence[str] | None = None,
         near: str | None = None,
         stale: bool = False,
+        max_stale: float | None = None,
+        cached: bool = False,
+        prepared: bool = False,
+        interval: float = 5.0,
         filter: str | None = None,
         passing: bool = True,
         wait: float = 55.0,
@@ -79,13 +97,34 @@ class Consul(Discovery):
                 raise ValueError(f"Consul.{name}: expected seconds from 0 to 600, got {value!r}")
         if not isinstance(grace, (int, float)) or not grace >= 0:
             raise ValueError(f"Consul.grace: expected seconds, got {grace!r}")
-        self.url = _agent_url(address or os.environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}")
+        for name, value in (("interval", interval), ("max_stale", 1.0 if max_stale is None else max_stale)):
+            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+                raise ValueError(f"Consul.{name}: expected seconds > 0, got {value!r}")
+        environ = os.environ
+        if address is None:
+            address = environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}"
+            if "://" not in address and environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true"):
+                address = f"https://{address}"
+        self.socket = address.removeprefix("unix://") if address.startswith("unix://") else None
+        self.url = _agent_url("http://localhost:8500" if self.socket else address)
         self.grace = grace
-        self._token = _checked_token(token if token is not None else os.environ.get("CONSUL_HTTP_TOKEN"))
-        self._dc = dc
+        self._token = _checked_token(token if token is not None else environ.get("CONSUL_HTTP_TOKEN"))
+        self._token_file = token_file or (environ.get("CONSUL_HTTP_TOKEN_FILE") if not self._token else None)
+        if self._token_file is not None and self._token is None:
+            self._token = _token_in(self._token_file)
+        if verify is True and "CONSUL_CACERT" in environ:
+            verify = ssl.create_default_context(cafile=environ["CONSUL_CACERT"])
+        if cert is None and "CONSUL_CLIENT_CERT" in environ:
+            cert = (environ["CONSUL_CLIENT_CERT"], environ.get("CONSUL_CLIENT_KEY") or environ["CONSUL_CLIENT_CERT"])
+        several = [dc] if isinstance(dc, str) else list(dc or ())
+        self._dc = several[0] if several else None
         self._tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
         self._near = near
         self._stale = stale
+        self._max_stale = max_stale
+        self._cached = cached
+        self._prepared = prepared
+        self._interval = interval
         self._filter = filter
         self._passing = passing
         self._wait = wait
@@ -93,6 +132,12 @@ class Consul(Discovery):
         self._verify = verify
         self._cert = cert
         self._agents: dict[threading.Event, Agent] = {}
+        self._elsewhere: Fallback | None = None
+        if len(several) > 1:
+            alone = [copy(self) for _ in several]
+            for one, name in zip(alone, several, strict=True):
+                one._dc = name
+            self._elsewhere = Fallback(*alone)
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Consul:
@@ -100,21 +145,21 @@ class Consul(Discovery):
         keywords: dict[str, Any] = {}
         for name, values in options.items():
             value = values[-1]
-            if name == "tag":
+            if name in ("tag", "dc"):
                 keywords[name] = values
-            elif name in ("token", "dc", "near", "filter"):
+            elif name in ("token", "token_file", "near", "filter"):
                 keywords[name] = value
-            elif name in ("stale", "passing"):
+            elif name in ("stale", "passing", "cached", "prepared"):
                 keywords[name] = value.lower() not in ("", "0", "false", "no") or value == ""
-            elif name in ("wait", "timeout", "grace"):
+            elif name in ("wait", "timeout", "grace", "max_stale", "interval"):
                 try:
                     keywords[name] = float(value)
                 except ValueError:
                     raise ValueError(f"consul:// option {name}: expected seconds, got {value!r}") from None
             else:
                 raise ValueError(
-                    f"consul:// has no option {name!r}; it has tag, token, dc, near, filter, stale, passing, wait, "
-                    "timeout, grace"
+                    f"consul:// has no option {name!r}; it has tag, token, token_file, dc, near, filter, stale, "
+                    "max_stale, cached, prepared, interval, passing, wait, timeout, grace"
                 )
         if parts.username or parts.password:
             raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")
@@ -128,26 +173,38 @@ class Consul(Discovery):
         return super().covers(host) or (self.services is None and _service_of(host) is not None)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+        if self._elsewhere is not None:
+            yield from self._elsewhere.watch(service, stop)
+            return
         agent = Agent(self.agent())
         self._agents[stop] = agent
         try:
-            yield from self._watch(agent, _service_of(service) or service, stop)
+            watch = self._poll if self._prepared else self._watch
+            yield from watch(agent, _service_of(service) or service, stop)
         finally:
             self._agents.pop(stop, None)
             agent.close()
 
     def interrupt(self, stop: threading.Event) -> None:
+        if self._elsewhere is not None:
+            self._elsewhere.interrupt(stop)
         agent = self._agents.get(stop)
         if agent is not None:
             agent.interrupt()
 
     def __str__(self) -> str:
+        if self.socket is not None:
+            return f"consul at {self.socket}"
         return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
 
     def agent(self) -> httpx.Client:
         """A client for requests to the agent: paths are relative to it, and the token goes along."""
         # No environment: a registry is not reached through the proxy of somebody's shell.
-        headers = {} if self._token is None else {"X-Consul-Token": self._token}
+        token = self._present_token()
+        headers = {} if token is None else {"X-Consul-Token": token}
+        if self.socket is not None:
+            transport = httpx.HTTPTransport(uds=self.socket)
+            return httpx.Client(base_url=self.url, headers=headers, timeout=self._timeout, transport=transport)
         return httpx.Client(
             base_url=self.url,
             headers=headers,
@@ -157,11 +214,21 @@ class Consul(Discovery):
             trust_env=False,
         )
 
+    def _present_token(self) -> str | None:
+        return self._token if self._token_file is None else _token_in(self._token_file)
+
+    def _poll(self, agent: Agent, query: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+        """A prepared query cannot block."""
+        entry_of = Entries(query, self._passing)
+        while not stop.is_set():
+            yield entry_of.instances(agent.http.prepared(query, self._dc))
+            stop.wait(self._interval)
+
     def _watch(self, agent: Agent, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         index = 0
         pause = SOON
         shown: list[Instance] | None = None
-        entry_of = Entries(service)
+        entry_of = Entries(service, self._passing)
         while not stop.is_set():
             began = time.monotonic()
             answered, entries = self._ask(agent, service, index)
@@ -180,13 +247,26 @@ class Consul(Discovery):
 
     def _ask(self, agent: Agent, service: str, index: int) -> tuple[int, list[Any]]:
         """One query; it blocks while nothing has changed since `index` (0: it does not)."""
+        if self._token_file is not None:
+            agent.http.use_token(self._present_token())
+        answer = self._asked(agent, service, index, self._stale)
+        if self._stale and self._max_stale is not None and agent.http.behind > self._max_stale:
+            answer = self._asked(agent, service, 0, False)
+        answered, entries = int(answer[0]), answer[1]
+        if not isinstance(entries, list):
+            raise ValueError(f"expected a list of instances, got {type(entries).__name__}")
+        return answered, entries
+
+    def _asked(self, agent: Agent, service: str, index: int, stale: bool) -> Any:
         extra: list[tuple[str, str]] = [("tag", tag) for tag in self._tags]
-        if self._stale:
+        if stale:
             extra.append(("stale", "1"))
+        if self._cached:
+            extra.append(("cached", "1"))
         if self._filter is not None:
             extra.append(("filter", self._filter))
         agent.http.prepare(extra, self._timeout + (self._wait * 17 / 16 + SLACK if index else 0.0))
-        answer = agent.health.service(
+        return agent.health.service(
             quote(service, safe=""),
             index=index or None,
             wait=f"{self._wait * 1000:.0f}ms",
@@ -194,10 +274,6 @@ class Consul(Discovery):
             dc=self._dc,
             near=self._near,
         )
-        answered, entries = int(answer[0]), answer[1]
-        if not isinstance(entries, list):
-            raise ValueError(f"expected a list of instances, got {type(entries).__name__}")
-        return answered, entries
 
 
 class Agent:
@@ -235,6 +311,7 @@ def _http_layer(base: Any) -> Any:
             self._client = client
             self._read_timeout = client.timeout.read
             self._extra: list[tuple[str, str]] = []
+            self.behind = 0.0  # seconds that the last answer was behind the leader
             self._socket: socket.socket | None = None
             self._interrupted = False
 
@@ -242,12 +319,30 @@ def _http_layer(base: Any) -> Any:
             """What the next query has that python-consul's signature does not."""
             self._extra, self._read_timeout = extra, read_timeout
 
+        def use_token(self, token: str | None) -> None:
+            if token is not None:
+                self._client.headers["X-Consul-Token"] = token
+
+        def prepared(self, query: str, dc: str | None) -> list[Any]:
+            """The entries of a prepared query."""
+            path = f"/v1/query/{quote(query, safe='')}/execute"
+            params = {} if dc is None else {"dc": dc}
+            response = self._client.get(path, params=params, extensions={"trace": self._trace})
+            if response.status_code == 404:
+                return []
+            if response.status_code != 200:
+                raise ConsulAnswer(response.status_code, response.text)
+            nodes = response.json()["Nodes"]
+            return list(nodes or ())
+
         def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
             timeout = httpx.Timeout(self._client.timeout.connect, read=self._read_timeout)
             query = [*_pairs(params), *self._extra]
             response = self._client.get(path, params=query, timeout=timeout, extensions={"trace": self._trace})
             if response.status_code != 200:
                 raise ConsulAnswer(response.status_code, response.text)
+            behind = response.headers.get("X-Consul-LastContact", "0")
+            self.behind = int(behind) / 1000 if behind.isdigit() else 0.0
             if "X-Consul-Index" not in response.headers:
                 raise ValueError("the answer has no X-Consul-Index: is that a Consul agent?")
             try:
@@ -300,8 +395,9 @@ class ConsulAnswer(Exception):
 class Entries:
     """Reads the entries of /v1/health/service. One that is not understood is left out, and said once."""
 
-    def __init__(self, service: str) -> None:
+    def __init__(self, service: str, passing: bool) -> None:
         self._service = service
+        self._passing = passing
         self._refused: set[str] = set()
 
     def instances(self, entries: Sequence[Any]) -> list[Instance]:
@@ -310,7 +406,7 @@ class Entries:
         problem = ""
         for entry in entries:
             try:
-                found.append(_instance_of(entry))
+                found.append(_instance_of(entry, self._passing))
             except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 problem = f"{type(error).__name__}: {str(error)[:SHOWN]}"
                 if problem not in self._refused and len(self._refused) < 1000:
@@ -355,10 +451,22 @@ def _service_of(host: str) -> str | None:
     return name if dot and host == f"{name}.service.consul" and name and "." not in name else None
 
 
-def _instance_of(entry: Any) -> Instance:
-    """The instance of one entry of /v1/health/service."""
+def _token_in(path: str) -> str | None:
+    with open(path, encoding="utf-8") as file:
+        return _checked_token(file.read(10_000))
+
+
+def _instance_of(entry: Any, passing: bool) -> Instance:
+    """The instance of one entry of /v1/health/service. passing: the list has only those that pass."""
     node, details = entry["Node"], entry["Service"]
     weights = details.get("Weights") or {}
+    weight = weights.get("Passing", 1)
+    if not passing:
+        states = {check.get("Status") for check in entry.get("Checks") or ()}
+        if states & {"critical", "maintenance"}:
+            weight = 0
+        elif "warning" in states:
+            weight = weights.get("Warning", 1)
     metadata = {str(key): str(value) for key, value in (details.get("Meta") or {}).items()}
     metadata.setdefault("tags", ",".join(details.get("Tags") or ()))
     metadata.setdefault("node", str(node.get("Node", "")))
@@ -367,7 +475,7 @@ def _instance_of(entry: Any) -> Instance:
         host=details.get("Address") or node["Address"],
         port=details.get("Port") or None,
         scheme=metadata.get("scheme", "http") if metadata.get("scheme") in ("http", "https") else "http",
-        weight=float(weights.get("Passing", 1)),
+        weight=float(weight),
         zone=metadata.get("zone"),
         metadata=metadata,
         id=details.get("ID"),

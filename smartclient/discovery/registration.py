@@ -1,0 +1,109 @@
+"""Registration with Consul, for services that serve: their users mostly own both sides.
+
+A TTL check, kept passing from a thread; an agent that has been restarted and knows nothing of the service any more is
+told again; at the end of the block the service is deregistered. Should the process die, Consul takes the instance out
+of the lists after `ttl`, and forgets it after a minute (its shortest).
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import httpx
+
+from ..events import logger
+from ..instance import Instance
+
+if TYPE_CHECKING:
+    from .consul import Consul
+
+FORGET_AFTER = "1m"
+
+
+@contextmanager
+def register(
+    service: str,
+    address: str | Instance,
+    *,
+    consul: Consul | str | None = None,
+    id: str | None = None,
+    tags: Sequence[str] = (),
+    meta: Mapping[str, str] | None = None,
+    weight: int = 1,
+    ttl: float = 10.0,
+) -> Iterator[str]:
+    """Have an instance listed while the block runs; its id.
+
+        with register("orders", "10.0.0.1:8080", tags=["prod"]):
+            serve()
+
+    address: where it serves
+    consul:  a `Consul`, or the agent's address; None: as `Consul()`
+    id:      its own among the instances; None: made of the service, this host and this process
+    weight:  Consul's weight while its check passes
+    ttl:     seconds after which it is taken out of the lists if this process dies
+    """
+    from .consul import Consul
+
+    instance = Instance.parse(address)
+    if instance.port is None:
+        raise ValueError(f"register: expected an address with a port, got {address!r}")
+    if not isinstance(ttl, (int, float)) or not 1 <= ttl <= 86_400:
+        raise ValueError(f"register: ttl: expected seconds from 1 up, got {ttl!r}")
+    source = consul if isinstance(consul, Consul) else Consul(consul)
+    name = id or f"{service}-{socket.gethostname()}-{os.getpid()}"
+    entry = {
+        "ID": name,
+        "Name": service,
+        "Address": instance.host,
+        "Port": instance.port,
+        "Tags": list(tags),
+        "Meta": {"scheme": instance.scheme, **(meta or {})},
+        "Weights": {"Passing": weight, "Warning": 1},
+        "Check": {"TTL": f"{ttl:g}s", "Status": "passing", "DeregisterCriticalServiceAfter": FORGET_AFTER},
+    }
+    over = threading.Event()
+
+    def keep() -> None:
+        problem = None
+        while not over.wait(ttl / 3):
+            try:
+                with source.agent() as agent:
+                    if agent.put(f"v1/agent/check/pass/service:{quote(name, safe='')}").status_code != 200:
+                        _put(agent, "v1/agent/service/register", entry)  # restarted, it knows nothing of us
+                if problem is not None:
+                    logger.info("%s: %s answers again", service, source)
+                problem = None
+            except (httpx.HTTPError, RuntimeError) as error:
+                if problem is None:
+                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
+                problem = error
+
+    with source.agent() as agent:
+        _put(agent, "v1/agent/service/register", entry)
+    thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
+    thread.start()
+    try:
+        yield name
+    finally:
+        over.set()
+        thread.join(5)
+        try:
+            with source.agent() as agent:
+                _put(agent, f"v1/agent/service/deregister/{quote(name, safe='')}", None)
+        except (httpx.HTTPError, RuntimeError) as error:
+            logger.warning("%s: it was not deregistered with %s, and goes in %g s: %s", service, source, ttl, error)
+
+
+def _put(agent: httpx.Client, path: str, body: Any) -> None:
+    from .consul import ConsulAnswer
+
+    answer = agent.put(path, json=body)
+    if answer.status_code != 200:
+        raise RuntimeError(str(ConsulAnswer(answer.status_code, answer.text)))
