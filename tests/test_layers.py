@@ -43,6 +43,7 @@ MAY_KNOW_HTTP = {
     "testing",
     "discovery/consul",
     "discovery/etcd",
+    "discovery/kubernetes",
     "discovery/registration",
     "look",
 }

@@ -15,6 +15,7 @@ from .environment import Environment
 from .etcd import Etcd
 from .file import File
 from .function import Function
+from .kubernetes import Kubernetes
 from .shaped import Filter, Map, Routed
 from .static import Static
 from .url import discovery_from_url
@@ -57,6 +58,7 @@ __all__ = [
     "File",
     "Filter",
     "Function",
+    "Kubernetes",
     "Map",
     "Merge",
     "PollingDiscovery",

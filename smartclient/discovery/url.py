@@ -16,6 +16,7 @@ from .dns import Dns
 from .environment import Environment
 from .etcd import Etcd
 from .file import File
+from .kubernetes import Kubernetes
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
 
@@ -29,6 +30,8 @@ SCHEMES: dict[str, Opener] = {
     "etcd": Etcd.from_url,
     "etcd+https": Etcd.from_url,
     "file": File.from_url,
+    "kubernetes": Kubernetes.from_url,
+    "kubernetes+http": Kubernetes.from_url,
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above
 

@@ -1,0 +1,308 @@
+"""Kubernetes: a service's EndpointSlices, listed and then watched. Over httpx; no Kubernetes client is needed.
+
+Rules of the API ("Efficient detection of changes"; what was seen on real servers is in the tests' stand-in):
+
+1. list, then watch from the list's resourceVersion; bookmarks move that on;
+2. a watch that has expired is an answer 200 with an ERROR event of code 410, a list that has, HTTP 410: all anew;
+3. the token is read again for each request: it is exchanged about every hour; 401 means that it was too old;
+4. an endpoint is used if it is ready; if none is, those that are still serving while they terminate
+   (kube-proxy: ProxyTerminatingEndpoints).
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+import ssl
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+from urllib.parse import SplitResult, quote
+
+import httpx
+
+from ..instance import Instance
+from .base import Addresses, Discovery
+from .options import read_options, seconds, text
+
+MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
+LABEL = "kubernetes.io/service-name"
+WATCH_FOR = 300  # seconds after which the server ends a watch, and it begins anew
+SHOWN = 200
+
+
+class Kubernetes(Discovery):
+    """The endpoints of services, as kube-proxy sees them: `orders` (in our namespace), `orders.shop.svc`,
+    `orders.shop.svc.cluster.local`, and `orders.shop` for our own namespace and those of `namespaces` (any other name
+    of two parts may well be a host of the internet's).
+
+    server:      of the API; None: in the cluster as every pod knows it, else the context of KUBECONFIG
+    namespace:   of names without one; None: our own
+    namespaces:  others that are called by `service.namespace`
+    port:        name of the port, where a service has several ("http"); None: the first
+    token_file, ca_file: in place of the pod's
+    timeout:     seconds to connect, and for answers that do not stream
+    zone, and hints for topology-aware routing, become the instance's zone and its metadata ({"for_zones": "a,b"}).
+    """
+
+    def __init__(
+        self,
+        server: str | None = None,
+        *,
+        namespace: str | None = None,
+        namespaces: Sequence[str] = (),
+        port: str | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        ca_file: str | os.PathLike[str] | None = None,
+        timeout: float = 5.0,
+        grace: float = 10.0,
+    ) -> None:
+        access = _access(server, token_file, ca_file)
+        self.url: str = access["server"]
+        self.namespace = namespace or access.get("namespace") or "default"
+        self.grace = grace
+        self._namespaces = frozenset({self.namespace, *namespaces})
+        self._port = port
+        self._token_file: Any = access.get("token_file")
+        self._token: str | None = access.get("token")
+        self._verify: Any = access.get("verify", True)
+        self._timeout = timeout
+        self._sockets: dict[threading.Event, socket.socket] = {}
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
+        """`kubernetes://` in the cluster, `kubernetes://host:port?namespace=shop&port=http` from outside."""
+        known = {
+            "namespace": text,
+            "namespaces": text,
+            "port": text,
+            "token_file": text,
+            "ca_file": text,
+            "timeout": seconds,
+        }
+        keywords = read_options("kubernetes", options, {**known, "grace": seconds}, frozenset({"namespaces"}))
+        scheme = "http" if parts.scheme.endswith("+http") else "https"
+        return cls(f"{scheme}://{parts.netloc}" if parts.netloc else None, **keywords)
+
+    def covers(self, host: str) -> bool:
+        return host in self.services if self.services is not None else self._name_of(host) is not None
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        found = self._name_of(service)
+        if found is None:
+            raise LookupError(f"{service!r} is not the name of a service")
+        name, namespace = found
+        path = SLICES.format(namespace=quote(namespace, safe=""))
+        selector = {"labelSelector": f"{LABEL}={name}"}
+        with closing(self.client()) as client:
+            while not stop.is_set():
+                slices, version = self._list(client, path, selector)
+                yield self._instances(slices)
+                for changed in self._changes(client, path, selector, slices, version, stop):
+                    if changed:
+                        yield self._instances(slices)
+
+    def interrupt(self, stop: threading.Event) -> None:
+        sock = self._sockets.get(stop)
+        if sock is not None:
+            try:
+                sock.shutdown(socket.SHUT_RDWR)  # a blocked recv wakes on that, not on close
+            except OSError:
+                pass
+
+    def __str__(self) -> str:
+        return f"kubernetes at {self.url.partition('://')[2]}"
+
+    def client(self) -> httpx.Client:
+        return httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False)
+
+    def _name_of(self, host: str) -> tuple[str, str] | None:
+        """(service, namespace) of a host; None: it is none."""
+        if super().covers(host):
+            return host, self.namespace
+        short = host.removesuffix(".svc.cluster.local").removesuffix(".svc")
+        name, _, namespace = short.partition(".")
+        if name and namespace and "." not in namespace and (short != host or namespace in self._namespaces):
+            return name, namespace
+        return None
+
+    def _headers(self) -> dict[str, str]:
+        token = Path(self._token_file).read_text("utf-8").strip() if self._token_file else self._token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _list(self, client: httpx.Client, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Any], str]:
+        answer = client.get(path, params=selector, headers=self._headers())
+        if answer.status_code != 200:
+            raise KubernetesAnswer(answer.status_code, answer.text)
+        said = answer.json()
+        return {one["metadata"]["name"]: one for one in said.get("items") or ()}, said["metadata"]["resourceVersion"]
+
+    def _changes(
+        self,
+        client: httpx.Client,
+        path: str,
+        selector: Mapping[str, str],
+        slices: dict[str, Any],
+        version: str,
+        stop: threading.Event,
+    ) -> Iterator[bool]:
+        """Keep `slices` up to date until all must be read anew; whether an event changed them."""
+        while not stop.is_set():
+            query = {**selector, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
+                     "timeoutSeconds": str(WATCH_FOR)}  # fmt: skip
+            timeout = httpx.Timeout(self._timeout, read=WATCH_FOR + 10.0)
+            with client.stream("GET", path, params=query, headers=self._headers(), timeout=timeout) as answer:
+                if answer.status_code == 410:
+                    return
+                if answer.status_code != 200:
+                    raise KubernetesAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
+                own = self._sockets[stop] = answer.extensions["network_stream"].get_extra_info("socket").dup()
+                try:
+                    if stop.is_set():
+                        return
+                    for line in answer.iter_lines():
+                        event = json.loads(line)
+                        kind, thing = event["type"], event["object"]
+                        if kind == "ERROR":
+                            if thing.get("code") == 410:
+                                return
+                            raise KubernetesAnswer(int(thing.get("code") or 0), json.dumps(thing))
+                        version = thing["metadata"]["resourceVersion"]
+                        if kind == "DELETED":
+                            slices.pop(thing["metadata"]["name"], None)
+                        elif kind in ("ADDED", "MODIFIED"):
+                            slices[thing["metadata"]["name"]] = thing
+                        yield kind != "BOOKMARK"
+                finally:
+                    self._sockets.pop(stop, None)
+                    own.close()
+
+    def _instances(self, slices: Mapping[str, Any]) -> list[Any]:
+        ready: list[Any] = []
+        serving: list[Any] = []
+        for one in slices.values():
+            port = port_of(one, self._port)
+            for endpoint in one.get("endpoints") or ():
+                conditions = endpoint.get("conditions") or {}
+                # No condition at all counts as ready.
+                if conditions.get("ready") is not False:
+                    ready += entries_of(endpoint, port)
+                elif conditions.get("serving") and conditions.get("terminating"):
+                    serving += entries_of(endpoint, port)
+        return ready or serving
+
+
+class KubernetesAnswer(Exception):
+    """An answer that is no list, in words that help."""
+
+    def __init__(self, status: int, text: str) -> None:
+        try:
+            said = json.loads(text)
+            message = str(said.get("message") or text) if isinstance(said, dict) else text
+        except ValueError:
+            message = text
+        hint = {401: " (is the token still good?)", 403: " (may this account list endpointslices?)"}.get(status, "")
+        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{hint}")
+
+
+def port_of(one: Mapping[str, Any], name: str | None) -> int | None:
+    """The port of a slice by its name, else its first; None: the URL's."""
+    ports = one.get("ports") or ()
+    for port in ports:
+        if name is None or port.get("name") == name:
+            number = port.get("port")
+            return number if isinstance(number, int) else None
+    return None
+
+
+def entries_of(endpoint: Mapping[str, Any], port: int | None) -> list[Any]:
+    """An endpoint's addresses as instances; what is none is refused later on, by itself."""
+    target = endpoint.get("targetRef") or {}
+    zones = [zone.get("name") for zone in (endpoint.get("hints") or {}).get("forZones") or ()]
+    metadata = {"node": endpoint.get("nodeName"), "pod": target.get("name"), "for_zones": ",".join(filter(None, zones))}
+    found: list[Any] = []
+    for address in endpoint.get("addresses") or ():
+        fields = {"host": address, "port": port, "zone": endpoint.get("zone"),
+                  "metadata": {key: value for key, value in metadata.items() if value}}  # fmt: skip
+        try:
+            found.append(Instance.parse(fields))
+        except (ValueError, TypeError):
+            found.append(fields)
+    return found
+
+
+def _access(server: str | None, token_file: Any, ca_file: Any) -> dict[str, Any]:
+    """How the API is reached: as said, as a pod, or as KUBECONFIG's current context says."""
+    inside = os.environ.get("KUBERNETES_SERVICE_HOST")
+    if server is None and not inside:
+        path = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+        if not path.exists():
+            raise ValueError(f"Kubernetes: neither in a cluster nor with a kubeconfig ({path}); give its server=")
+        return _from_kubeconfig(path)
+    if server is None:
+        host = f"[{inside}]" if ":" in str(inside) else inside
+        server = f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
+    found: dict[str, Any] = {"server": server}
+    token_file = token_file or MOUNTED / "token"
+    ca_file = ca_file or MOUNTED / "ca.crt"
+    if Path(token_file).exists():
+        found["token_file"] = token_file
+    if Path(ca_file).exists():
+        found["verify"] = str(ca_file)
+    if (MOUNTED / "namespace").exists():
+        found["namespace"] = (MOUNTED / "namespace").read_text("utf-8").strip()
+    return found
+
+
+def _from_kubeconfig(path: Path) -> dict[str, Any]:
+    try:
+        import yaml
+    except ImportError:
+        raise ImportError("a kubeconfig needs the package PyYAML: pip install 'smartclient[yaml]'") from None
+    said = yaml.safe_load(path.read_text("utf-8")) or {}
+
+    def named(kind: str, name: Any) -> dict[str, Any]:
+        for one in said.get(f"{kind}s") or ():
+            if one.get("name") == name:
+                return dict(one.get(kind) or {})
+        raise ValueError(f"Kubernetes: {path} has no {kind} {name!r}")
+
+    context = named("context", said.get("current-context"))
+    cluster, user = named("cluster", context.get("cluster")), named("user", context.get("user"))
+    found: dict[str, Any] = {"server": cluster["server"], "namespace": context.get("namespace")}
+    if any(name in user for name in ("exec", "auth-provider")):
+        raise ValueError(f"Kubernetes: the user of {path} logs in by a program; give token_file= or token")
+    found["verify"] = _tls(path.parent, cluster, user)
+    if user.get("tokenFile"):
+        found["token_file"] = path.parent / user["tokenFile"]
+    found["token"] = user.get("token")
+    return found
+
+
+def _tls(home: Path, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> Any:
+    """Certificates come as files, or as their content."""
+    if cluster.get("insecure-skip-tls-verify"):
+        return False
+    if not str(cluster["server"]).startswith("https"):
+        return True
+    data = cluster.get("certificate-authority-data")
+    file = cluster.get("certificate-authority")
+    context = ssl.create_default_context(
+        cafile=str(home / file) if file else None, cadata=base64.b64decode(data).decode() if data else None
+    )
+    if user.get("client-certificate") and user.get("client-key"):
+        context.load_cert_chain(home / user["client-certificate"], home / user["client-key"])
+    elif user.get("client-certificate-data") and user.get("client-key-data"):
+        with tempfile.TemporaryDirectory() as folder:  # OpenSSL takes files only
+            paths = [Path(folder) / "certificate", Path(folder) / "key"]
+            for path, name in zip(paths, ("client-certificate-data", "client-key-data"), strict=True):
+                path.touch(0o600)
+                path.write_bytes(base64.b64decode(user[name]))
+            context.load_cert_chain(str(paths[0]), str(paths[1]))
+    return context

@@ -1,0 +1,269 @@
+"""The Kubernetes source against a stand-in: no API server can be had here. It replays documented watch sequences, and
+what was seen on real servers: an expired watch is an answer 200 with an ERROR event of code 410.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from driving import until
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smartclient import Client, Instance, Kubernetes
+from smartclient.discovery import discovery_of
+from smartclient.discovery.kubernetes import entries_of, port_of
+from smartclient.testing import Fleet
+
+URL = "http://orders/"
+
+
+def piece(name: str, *endpoints: Any, port: int = 80, version: str = "1") -> dict[str, Any]:
+    return {"metadata": {"name": name, "resourceVersion": version}, "addressType": "IPv4",
+            "ports": [{"name": "metrics", "port": 9}, {"name": "http", "port": port}],
+            "endpoints": list(endpoints)}  # fmt: skip
+
+
+def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [address], "conditions": conditions, "zone": "eu-1a", "nodeName": "node-1",
+            "targetRef": {"kind": "Pod", "name": "orders-abc"}, "hints": {"forZones": [{"name": "eu-1a"}]}}  # fmt: skip
+
+
+class StandIn:
+    """An API server: a list, and a watch that says what it is told to.
+
+    status: of all answers; token: that it asks for; asked: queries it was sent
+    """
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.version = 10
+        self.status, self.token = 200, "right"
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self._events: list[Any] = []
+        self._changed = threading.Condition()
+        self._over = False
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+                stand_in.asked.append((parts.path, query))
+                wrong = self.headers.get("Authorization") != f"Bearer {stand_in.token}"
+                status = 401 if wrong else stand_in.status
+                if status != 200:
+                    said = {"kind": "Status", "code": status, "message": "Unauthorized" if wrong else "Expired"}
+                    self._answer(status, json.dumps(said).encode())
+                elif "watch" in query:
+                    self._watch(int(query["resourceVersion"]))
+                else:
+                    listed = {"metadata": {"resourceVersion": str(stand_in.version)}, "items": stand_in.items}
+                    self._answer(200, json.dumps(listed).encode())
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _watch(self, since: int) -> None:
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                shown = 0
+                while True:
+                    with stand_in._changed:
+                        stand_in._changed.wait_for(lambda seen=shown: stand_in.more(seen), 10)
+                        events = stand_in._events[shown:]
+                        shown = len(stand_in._events)
+                        if stand_in._over:
+                            return
+                    for version, event in events:
+                        if version > since:
+                            line = json.dumps(event).encode() + b"\n"
+                            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+                            if event["type"] == "ERROR":
+                                self.wfile.write(b"0\r\n\r\n")
+                                return
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def more(self, seen: int) -> bool:
+        return self._over or len(self._events) > seen
+
+    def say(self, kind: str, thing: Any, forget: bool = False) -> None:
+        """An event of the watch. forget: those before, too (as after a compaction)."""
+        with self._changed:
+            self.version += 1
+            if "metadata" in thing:
+                thing["metadata"]["resourceVersion"] = str(self.version)
+            if forget:
+                self._events.clear()
+            self._events.append((self.version, {"type": kind, "object": thing}))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def api() -> Iterator[StandIn]:
+    server = StandIn()
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def token(tmp_path: Path) -> Path:
+    path = tmp_path / "token"
+    path.write_text("right\n")
+    return path
+
+
+def listed(client: Client, service: str = "orders") -> set[str]:
+    balanced: Any = next(iter(client._mounts.values()))
+    return {str(node.instance) for node in balanced._services.get(service).nodes}
+
+
+def test_slices_come_and_go(api: StandIn, token: Path) -> None:
+    with Fleet(1) as fleet:
+        port = fleet[0].port
+        api.items = [piece("orders-1", endpoint("127.0.0.1", ready=True), port=port)]
+        source = f"kubernetes+http://{api.address}?namespace=shop&port=http&token_file={token}"
+        with Client(source) as client:
+            assert client.get(URL).status_code == 200
+            assert client.get("http://orders.shop.svc.cluster.local/").status_code == 200
+            assert client.get("http://orders.shop/").status_code == 200
+            assert api.asked[0] == (
+                "/apis/discovery.k8s.io/v1/namespaces/shop/endpointslices",
+                {"labelSelector": "kubernetes.io/service-name=orders"},
+            )
+            began = time.monotonic()
+            api.say("ADDED", piece("orders-2", endpoint("127.0.0.2"), endpoint("127.0.0.3", ready=False), port=port))
+            until(lambda: listed(client) == {f"127.0.0.1:{port}", f"127.0.0.2:{port}"})
+            assert time.monotonic() - began < 1
+            api.say("MODIFIED", piece("orders-2", endpoint("127.0.0.4", ready=True), port=port))
+            until(lambda: listed(client) == {f"127.0.0.1:{port}", f"127.0.0.4:{port}"})
+            api.say("BOOKMARK", {"metadata": {}})
+            api.say("DELETED", piece("orders-2"))
+            until(lambda: listed(client) == {f"127.0.0.1:{port}"})
+            balanced: Any = next(iter(client._mounts.values()))
+            [node] = balanced._services.get("orders").nodes
+            assert (node.instance.zone, node.instance.metadata["pod"], node.instance.metadata["for_zones"]) == (
+                "eu-1a", "orders-abc", "eu-1a")  # fmt: skip
+
+
+def test_an_expired_watch_lists_anew(api: StandIn, token: Path) -> None:
+    api.items = [piece("orders-1", endpoint("10.0.0.1"))]
+    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+        balanced: Any = next(iter(client._mounts.values()))
+        balanced._services.get("orders")
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+        api.items = [piece("orders-1", endpoint("10.0.0.2"))]
+        api.say("ERROR", {"kind": "Status", "code": 410, "reason": "Expired"}, forget=True)
+        until(lambda: listed(client) == {"10.0.0.2:80"})
+        service = balanced._services.get("orders")
+        assert service.problem is None
+
+
+def test_terminating_endpoints_serve_if_no_others_do(api: StandIn, token: Path) -> None:
+    leaving = {"ready": False, "serving": True, "terminating": True}
+    api.items = [piece("orders-1", endpoint("10.0.0.1", ready=True), endpoint("10.0.0.2", **leaving))]
+    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+        balanced: Any = next(iter(client._mounts.values()))
+        balanced._services.get("orders")
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+        api.say("MODIFIED", piece("orders-1", endpoint("10.0.0.2", **leaving), endpoint("10.0.0.3", ready=False)))
+        until(lambda: listed(client) == {"10.0.0.2:80"})
+
+
+def test_a_token_that_was_exchanged_is_read_again(api: StandIn, token: Path) -> None:
+    api.items = [piece("orders-1", endpoint("10.0.0.1"))]
+    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+        balanced: Any = next(iter(client._mounts.values()))
+        service = balanced._services.get("orders")
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+        api.token = "another"
+        api.say("ERROR", {"kind": "Status", "code": 410}, forget=True)
+        until(lambda: "answered 401: Unauthorized (is the token still good?)" in (service.problem or ""))
+        assert listed(client) == {"10.0.0.1:80"}
+        token.write_text("another")
+        until(lambda: service.problem is None, 15)
+
+
+def test_closing_does_not_wait_for_the_watch(api: StandIn, token: Path) -> None:
+    api.items = [piece("orders-1", endpoint("10.0.0.1"))]
+    client = Client(Kubernetes(f"http://{api.address}", token_file=token, port="http"))
+    balanced: Any = next(iter(client._mounts.values()))
+    balanced._services.get("orders")
+    until(lambda: listed(client) == {"10.0.0.1:80"})
+    until(lambda: any("watch" in query for _, query in api.asked))
+    began = time.monotonic()
+    client.close()
+    assert time.monotonic() - began < 1
+
+
+def test_names(token: Path) -> None:
+    source = Kubernetes("https://10.0.0.1:6443", namespace="shop", namespaces=["bank"])
+    for name in ("orders", "orders.shop", "orders.bank", "orders.x.svc", "orders.x.svc.cluster.local"):
+        assert source.covers(name), name
+    for name in ("localhost", "10.0.0.1", "example.com", "api.example.com", "a.b.shop", "orders.shop.cluster.local"):
+        assert not source.covers(name), name
+
+
+def test_a_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "config"
+    path.write_text(
+        "current-context: dev\n"
+        "contexts: [{name: dev, context: {cluster: here, user: me, namespace: shop}}]\n"
+        "clusters: [{name: here, cluster: {server: 'http://127.0.0.1:8001'}}]\n"
+        "users: [{name: me, user: {token: secret}}]\n"
+    )
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    source = discovery_of("kubernetes://")
+    assert isinstance(source, Kubernetes)
+    assert (source.url, source.namespace, source._token) == ("http://127.0.0.1:8001", "shop", "secret")
+    assert "secret" not in str(source)
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(ValueError, match="neither in a cluster nor with a kubeconfig"):
+        discovery_of("kubernetes://")
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=10),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=6), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(JSON), JSON)
+def test_no_address_of_an_endpoint_breaks_anything(addresses: list[Any], port: Any) -> None:
+    found = entries_of({"addresses": addresses}, port_of({"ports": [{"port": port}]}, None))
+    assert len(found) == len(addresses)
+    for one in found:
+        if isinstance(one, Instance):
+            assert not set(one.host) & set(" /\r\n")
