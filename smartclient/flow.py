@@ -95,7 +95,7 @@ class CallFlow:
             service.measure()
         current = work.get()
         self.call.retried = current is not None and current.retried
-        self._headers = headers_of(request, self.call, service.policy, context)
+        self._headers = headers_of(request, self.call, service.policy, context) if service.policy.says else None
 
     def run(self) -> Generator[Effect, Any, Any]:
         """The call, from the wait for its first node to the response that is returned or the error that is raised."""
@@ -231,33 +231,36 @@ class CallFlow:
             yield from queue(self, last)
             call.now = self.clock()
         try:
-            attempt = yield from self._room(last)
+            try:
+                attempt = self.begin()
+            except Full as full:
+                attempt = yield from self._room(full, last)
         except Unavailable as error:
             raise self.flavour.NoInstances.of(service.name, str(error)) from last
-        self.announce(attempt)
+        if service.observed:
+            self.announce(attempt)
         return attempt
 
-    def _room(self, last: Exception | None) -> Generator[Effect, Any, Attempt]:
+    def _room(self, full: Full, last: Exception | None) -> Generator[Effect, Any, Attempt]:
         """An attempt, once a node has room for it. The places see to that, but where only some of the nodes fit
         (`require`): then it is looked for now and then.
         """
-        guard, until = self.service.guard, 0.0
-        while True:
-            try:
-                return self.begin()
-            except Full as error:
-                assert guard is not None
-                assert guard.limits is not None
-                now = self.clock()
-                until = until or now + guard.limits.queue_timeout
-                if now >= until:
-                    raise self.flavour.Overloaded.of(self.service.name, str(error)) from last
-                if self.out_of_time():
-                    raise self.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last
+        guard = self.service.guard
+        assert guard is not None
+        assert guard.limits is not None
+        until = self.clock() + guard.limits.queue_timeout
+        while self.clock() < until:
+            if self.out_of_time():
+                raise self.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last
             yield Sleep(LOOK_AGAIN)
             if not try_places(self.places):
                 yield from queue(self, last)
             self.call.now = self.clock()
+            try:
+                return self.begin()
+            except Full:
+                pass
+        raise self.flavour.Overloaded.of(self.service.name, str(full)) from last
 
     def begin(self) -> Attempt:
         """An attempt on a node; the places are taken. Raises Unavailable."""
@@ -325,7 +328,8 @@ class CallFlow:
             blamed = self.flavour.fault(error).blamed and not stale
             attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
             attempt.finish()
-        self.announce_end(attempt)
+        if self.service.observed:
+            self.announce_end(attempt)
         return attempt.started + attempt.elapsed
 
     def announce_end(self, attempt: Attempt) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from .balancers import Adaptive, Balancer, balancer_named
@@ -78,6 +79,11 @@ class Policy:
     subset: Subset | None = None
     slow_start: SlowStart | None = None
     health_check: HealthCheck | None = None
+
+    @cached_property
+    def says(self) -> bool:
+        """Attempts have headers of ours."""
+        return bool(self.deadline_header or self.attempt_header or self.idempotency_key)
 
     def __post_init__(self) -> None:
         if isinstance(self.balancer, str):

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 def try_places(all_places: Sequence[Places]) -> bool:
     """Take a place of each, if they are free."""
+    if len(all_places) == 1:
+        return all_places[0].try_take()
     for number, places in enumerate(all_places):
         if not places.try_take():
             leave_places(all_places[:number])
