@@ -80,11 +80,17 @@ class NodeReturned(Event):
 
 @dataclass(frozen=True)
 class InstancesChanged(Event):
-    """Discovery published a list that differs from the one before."""
+    """Discovery published a list that differs from the one before.
+
+    source:  who says so
+    age:     seconds since it last said something
+    """
 
     instances: tuple[Instance, ...]
     added: tuple[Instance, ...]
     removed: tuple[Instance, ...]
+    source: str = ""
+    age: float = 0.0
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Service:
         self.stalls = stalls or Stalls()
         self.ready = Signal()
         self.problem: str | None = None
-        self.used_at = clock()
+        self.used_at = self._listed_at = clock()
         budget = policy.retry.budget if policy.retry is not None else None
         self.budget = None if budget is None else BudgetAccount(budget)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
@@ -87,6 +87,11 @@ class Service:
     def nodes(self) -> tuple[Node, ...]:
         """All members, ejected ones included."""
         return self.roster.nodes
+
+    @property
+    def age(self) -> float:
+        """Seconds since the source last said who its instances are."""
+        return self.clock() - self._listed_at
 
     @property
     def in_flight(self) -> int:
@@ -232,7 +237,8 @@ class Service:
                is legitimately empty
         """
         self.problem = None
-        self._tell(self.roster.update(tuple(instances), grace))
+        age, self._listed_at = self.age, self.clock()
+        self._tell(self.roster.update(tuple(instances), grace), age)
         self.ready.fire()
 
     def failed(self, problem: str) -> None:
@@ -318,9 +324,9 @@ class Service:
         if not self.ready.fired:
             why = f"{self.source} has not answered yet"
         elif not known:
-            why = f"{self.source} lists none"
+            why = f"{self.source} lists none (said {self.age:.0f} s ago)"
         else:
-            why = f"none of {known} can be used"
+            why = f"none of the {known} that {self.source} listed {self.age:.0f} s ago can be used"
         return f"{why}; last error: {self.problem}" if self.problem else why
 
     def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
@@ -345,7 +351,7 @@ class Service:
             if self.observed:
                 self.observers(event)
 
-    def _tell(self, told: tuple[Change, list[Node]] | None) -> None:
+    def _tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
         """Calls see the new members by now; their old ones' connections are closed, and observers hear of it."""
         self._count()
         if told is None or not told[0]:
@@ -358,7 +364,7 @@ class Service:
         self._let_go(idle)
         if self.observed:
             listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
-            self.observers(InstancesChanged(self.name, listed, added, removed))
+            self.observers(InstancesChanged(self.name, listed, added, removed, self.source, age))
         idle.clear()
         breathe = Breath()
         while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds

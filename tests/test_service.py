@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from smartclient import (
     Balancer,
     Instance,
+    InstancesChanged,
     NodeEjected,
     NodeReturned,
     Outcome,
@@ -590,6 +591,20 @@ class Interrupted(Balancer):
 
 
 updates: list[Any] = []
+
+
+def test_lists_say_their_source_and_their_age() -> None:
+    world = World(2)
+    world.clock.advance(7)
+    world.service.update(instances(1, 2, 3))
+    change = world.events[-1]
+    assert isinstance(change, InstancesChanged)
+    assert (change.source, change.age) == ("the test", 7.0)
+    world.clock.advance(5)
+    world.service.update([], grace=0)
+    world.clock.advance(2)
+    with pytest.raises(Unavailable, match=r"the test lists none \(said 2 s ago\)"):
+        world.start()
 
 
 def test_a_pick_that_is_overtaken_by_a_new_list_goes_by_that() -> None:
