@@ -17,7 +17,7 @@ KEYED = frozenset({"POST", "PATCH"})
 class Outgoing:
     """What the attempts of one call say of themselves.
 
-    key: the header of the idempotency key, and its value
+    key: the header of the idempotency key, and its value; "": the request has one of its user's
     """
 
     __slots__ = ("_policy", "_retried", "key")
@@ -35,7 +35,7 @@ class Outgoing:
         if policy.attempt_header is not None:
             # Work that is itself a retry says so in its first attempts, too.
             headers.append((policy.attempt_header.encode(), b"%d" % (attempt.number + self._retried)))
-        if self.key is not None:
+        if self.key is not None and self.key[1]:
             name, value = self.key
             headers.append((name.encode(), value.encode("latin-1")))
         return tuple(headers)
@@ -56,4 +56,5 @@ def _key_of(request: Any, policy: Policy, context: SendContext) -> tuple[str, st
     name = policy.idempotency_key if isinstance(policy.idempotency_key, str) else IDEMPOTENCY_KEY
     if context.key is None or context.key[0] is not request.stream:
         context.key = request.stream, str(uuid4())
-    return name, request.headers.get(name) or context.key[1]
+    # The user's own goes out as it stands.
+    return name, "" if name in request.headers else context.key[1]

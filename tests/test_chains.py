@@ -192,6 +192,16 @@ def test_a_key_makes_a_post_repeatable(driver: Any, fleet: Any, method: str, nam
         assert sum(name not in request.headers for request in servers.received) == 1
 
 
+def test_a_key_of_the_users_own_goes_out_as_it_stands(driver: Any, fleet: Any) -> None:
+    servers = fleet(2, FAILING)
+    with driver.client({"orders": servers.addresses}, policy=Policy(idempotency_key=True)) as client:
+        response = client.post(URL, content=b"x", headers={"Idempotency-Key": "clé-✓".encode()})
+        assert len(report(response).attempts) == 3
+        assert {request.headers["idempotency-key"].encode("latin-1") for request in servers.received} == {
+            "clé-✓".encode()
+        }
+
+
 def test_without_a_key_a_post_is_sent_once(driver: Any, fleet: Any) -> None:
     servers = fleet(3, FAILING)
     with driver.client({"orders": servers.addresses}) as client:
