@@ -27,6 +27,7 @@ from .base import Addresses, Discovery
 from .options import read_options, seconds, text
 
 PORT = 2379
+QUIET = 60.0  # seconds without news, then all is read anew
 SHOWN = 200
 
 
@@ -107,7 +108,7 @@ class Etcd(Discovery):
             entries, revision = read_all(client, prefix)
             yield list(entries.values())
             for event in watch.events(prefix, revision + 1):
-                if event is None:  # compacted: all is read anew
+                if event is None:  # all is read anew
                     break
                 if stop.is_set():
                     return
@@ -185,21 +186,28 @@ class _Watch:
         self._interrupted = False
 
     def events(self, prefix: str, revision: int) -> Iterator[dict[str, Any] | None]:
-        """What changes from that revision on: values by key, None where one is gone; None in place of it all: the
-        revision was compacted. An empty one now and then.
+        """What changes from that revision on: values by key, None where one is gone; None in place of it all: read
+        anew, since the revision was compacted or there has been no news for long.
         """
         wanted = {"key": _coded(prefix), "range_end": _coded_end(prefix), "start_revision": str(revision)}
-        timeout = httpx.Timeout(self._client.timeout.connect, read=None)
+        timeout = httpx.Timeout(self._client.timeout.connect, read=QUIET)
         request = {"create_request": {**wanted, "progress_notify": True}}
         with self._client.stream("POST", "/v3/watch", json=request, timeout=timeout) as answer:
             if answer.status_code != 200:
                 raise EtcdAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
+            self.close()
             self._socket = answer.extensions["network_stream"].get_extra_info("socket").dup()
             if self._interrupted:
                 self.interrupt()
-            _keep_alive(self._socket)
-            for line in answer.iter_lines():
-                said = json.loads(line)
+            lines = answer.iter_lines()
+            while True:
+                try:
+                    said = json.loads(next(lines))
+                except StopIteration:
+                    break
+                except httpx.ReadTimeout:  # nothing has changed, or the server is silent: reading anew will tell
+                    yield None
+                    return
                 if "error" in said:
                     raise EtcdAnswer(200, json.dumps(said["error"]))
                 result = said.get("result") or {}
@@ -222,6 +230,7 @@ class _Watch:
     def close(self) -> None:
         if self._socket is not None:
             self._socket.close()
+            self._socket = None
 
 
 def read_all(client: httpx.Client, prefix: str) -> tuple[dict[str, Any], int]:
@@ -256,17 +265,6 @@ def _post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
     if answer.status_code != 200:
         raise EtcdAnswer(answer.status_code, answer.text)
     return answer.json()
-
-
-def _keep_alive(sock: socket.socket) -> None:
-    """A server that is silent for good is found out by its kernel's silence."""
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 3)):
-        if hasattr(socket, name):
-            try:
-                sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
-            except OSError:
-                pass
 
 
 def _coded(value: str) -> str:

@@ -33,7 +33,7 @@ from .options import read_options, seconds, text
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 LABEL = "kubernetes.io/service-name"
-WATCH_FOR = 300  # seconds after which the server ends a watch, and it begins anew
+WATCH_FOR = 60  # seconds after which the server ends a watch, and it begins anew; a silent one is given up soon after
 SHOWN = 200
 
 

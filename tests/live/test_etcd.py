@@ -101,6 +101,24 @@ def test_etcd_is_silent_for_a_while(etcd: EtcdServer) -> None:
             until(lambda: len(listed(client)) == 2)
 
 
+def test_a_quiet_watch_reads_anew(etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartclient.discovery.etcd.QUIET", 0.2)
+    with Fleet(2) as fleet:
+        put(etcd, "/services/orders/a", fleet.addresses[0])
+        with Client(Etcd(etcd.address)) as client:
+            assert client.get(URL).status_code == 200
+            time.sleep(0.7)
+            put(etcd, "/services/orders/b", fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+            balanced: Any = next(iter(client._mounts.values()))
+            service = balanced._services.get("orders")
+            etcd.signal(signal.SIGSTOP)
+            until(lambda: service.problem is not None, 15)
+            assert client.get(URL).status_code == 200
+            etcd.signal(signal.SIGCONT)
+            until(lambda: service.problem is None, 15)
+
+
 def test_a_watch_that_was_compacted_reads_anew(etcd: EtcdServer) -> None:
     source = Etcd(etcd.address)
     with Fleet(2) as fleet:
