@@ -13,8 +13,13 @@ sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "live")]
 
 from agent import Agent, consul_program  # noqa: E402
 from driving import Driver, all_drivers, driver_of  # noqa: E402
+from hypothesis import settings  # noqa: E402
 
 from smartclient.testing import Fleet  # noqa: E402
+
+# The machine is shared: an example that takes long says nothing.
+settings.register_profile("shared", deadline=None)
+settings.load_profile("shared")
 
 
 @pytest.fixture(params=all_drivers())

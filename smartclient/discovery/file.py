@@ -142,8 +142,11 @@ def _yaml(content: str) -> Any:
 def _toml(content: str) -> Any:
     try:
         import tomllib
-    except ImportError:
-        raise ImportError("TOML files need Python 3.11") from None
+    except ImportError:  # Python 3.10
+        try:
+            import tomli as tomllib
+        except ImportError:
+            raise ImportError("TOML files need Python 3.11, or tomli: pip install 'smartclient[toml]'") from None
     try:
         return tomllib.loads(content)
     except tomllib.TOMLDecodeError as error:
