@@ -9,15 +9,13 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from queue import Empty, SimpleQueue
-from random import Random
 from typing import Any
 
 import httpx
 
 from .client import Client
 from .discovery import discovery_of
-from .discovery.watcher import Watcher
-from .events import Observers
+from .discovery.watcher import standing_alone
 from .instance import Instance, parse_all
 from .report import report
 
@@ -44,10 +42,7 @@ def run_resolve(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
 
 def _resolve_watched(source: Any, service: str, options: argparse.Namespace) -> int:
     said: SimpleQueue[Any] = SimpleQueue()
-    watcher = Watcher(
-        service, source, publish=said.put, failed=said.put, used_at=time.monotonic, observers=Observers(),
-        clock=time.monotonic, rng=Random(),
-    )  # fmt: skip
+    watcher = standing_alone(service, source, said.put, said.put)
     watcher.start()
     status, until = 1, time.monotonic() + options.timeout
     try:

@@ -9,14 +9,13 @@ import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from queue import Empty, SimpleQueue
-from random import Random
 from typing import Any
 
-from ..events import Observers
 from ..instance import Instance, parse_all
 from .base import Discovery
-from .watcher import Watcher
+from .watcher import Watcher, standing_alone
 
 Lists = dict[int, tuple[Instance, ...]]
 
@@ -68,7 +67,8 @@ class Combined(Discovery):
                 if known is not None:
                     lists[number] = parse_all(known, f"service {service!r}")
                 else:
-                    watchers.append(_watcher(service, number, source, queue))
+                    say = partial(_say, queue, number)
+                    watchers.append(standing_alone(service, source, say, say))
             for watcher in watchers:
                 watcher.start()
             while not stop.is_set():
@@ -102,17 +102,8 @@ class Combined(Discovery):
         return f"{type(self).__name__.lower()} of {', '.join(map(str, self.sources))}"
 
 
-def _watcher(service: str, number: int, source: Discovery, queue: SimpleQueue[Any]) -> Watcher:
-    return Watcher(
-        service,
-        source,
-        publish=lambda instances: queue.put((number, instances)),
-        failed=lambda problem: queue.put((number, problem)),
-        used_at=time.monotonic,
-        observers=Observers(),
-        clock=time.monotonic,
-        rng=Random(),
-    )
+def _say(queue: SimpleQueue[Any], number: int, said: tuple[Instance, ...] | str) -> None:
+    queue.put((number, said))
 
 
 class Merge(Combined):

@@ -32,6 +32,7 @@ from ..events import logger
 from ..instance import Instance
 from .base import Discovery
 from .combined import Fallback
+from .options import Reader, flag, read_options, seconds, text
 from .registration import register
 
 __all__ = ["Consul", "register"]
@@ -41,6 +42,13 @@ SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent a
 SOON = 0.1  # an answer within that many seconds was no wait
 LONGEST_PAUSE = 1.0
 SHOWN = 200  # characters of somebody else's text in a message of ours
+
+
+OPTIONS: dict[str, Reader] = {
+    **dict.fromkeys(("tag", "token", "token_file", "dc", "near", "filter"), text),
+    **dict.fromkeys(("stale", "cached", "prepared", "passing"), flag),
+    **dict.fromkeys(("max_stale", "interval", "wait", "timeout", "grace"), seconds),
+}
 
 
 class Consul(Discovery):
@@ -142,25 +150,7 @@ class Consul(Discovery):
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Consul:
         """`consul://host:port?dc=eu&tag=a&tag=b&stale=true`; `consul+https://` for TLS; the token as `?token=`."""
-        keywords: dict[str, Any] = {}
-        for name, values in options.items():
-            value = values[-1]
-            if name in ("tag", "dc"):
-                keywords[name] = values
-            elif name in ("token", "token_file", "near", "filter"):
-                keywords[name] = value
-            elif name in ("stale", "passing", "cached", "prepared"):
-                keywords[name] = value.lower() not in ("", "0", "false", "no") or value == ""
-            elif name in ("wait", "timeout", "grace", "max_stale", "interval"):
-                try:
-                    keywords[name] = float(value)
-                except ValueError:
-                    raise ValueError(f"consul:// option {name}: expected seconds, got {value!r}") from None
-            else:
-                raise ValueError(
-                    f"consul:// has no option {name!r}; it has tag, token, token_file, dc, near, filter, stale, "
-                    "max_stale, cached, prepared, interval, passing, wait, timeout, grace"
-                )
+        keywords = read_options("consul", options, OPTIONS, frozenset({"tag", "dc"}))
         if parts.username or parts.password:
             raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")
         if parts.path and not parts.netloc:

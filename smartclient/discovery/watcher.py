@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
@@ -24,6 +25,25 @@ LONGEST_PAUSE = 3.0
 IDLE_AFTER = 600.0
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
+
+
+def standing_alone(
+    service: str,
+    discovery: Discovery,
+    publish: Callable[[tuple[Instance, ...]], None],
+    failed: Callable[[str], None],
+) -> Watcher:
+    """A watcher that belongs to no client: it is never idle, and nobody observes it."""
+    return Watcher(
+        service,
+        discovery,
+        publish=publish,
+        failed=failed,
+        used_at=time.monotonic,
+        observers=Observers(),
+        clock=time.monotonic,
+        rng=Random(),
+    )
 
 
 class StopSignal(threading.Event):
