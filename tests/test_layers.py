@@ -42,6 +42,7 @@ MAY_KNOW_HTTP = {
     "demo",
     "testing",
     "discovery/consul",
+    "discovery/consul_agent",
     "discovery/etcd",
     "discovery/kubernetes",
     "discovery/registration",

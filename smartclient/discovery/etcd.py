@@ -22,13 +22,12 @@ from urllib.parse import SplitResult
 
 import httpx
 
-from ..events import logger
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
+from .registry import Handle, RegistryAnswer, kept_alive
 
 PORT = 2379
 QUIET = 60.0  # seconds without news, then all is read anew
-SHOWN = 200
 
 
 class Etcd(Discovery):
@@ -130,32 +129,21 @@ class Etcd(Discovery):
         """
         value = instance if isinstance(instance, str) else json.dumps(instance)
         key = f"{self.prefix}/{service}/{id or f'{socket.gethostname()}-{os.getpid()}'}"
-        over = threading.Event()
         lease = self._grant(key, value, ttl)
 
-        def keep() -> None:
+        def beat() -> None:
             nonlocal lease
-            while not over.wait(ttl / 3):
-                try:
-                    with closing(self.client()) as client:
-                        said = _post(client, "/v3/lease/keepalive", {"ID": lease})
-                    if not int((said.get("result") or {}).get("TTL", 0)):
-                        lease = self._grant(key, value, ttl)  # it had run out
-                except (httpx.HTTPError, EtcdAnswer, ValueError) as error:
-                    logger.warning("%s: its lease at %s was not kept alive: %s", service, self, error)
+            with closing(self.client()) as client:
+                said = _post(client, "/v3/lease/keepalive", {"ID": lease})
+            if not int((said.get("result") or {}).get("TTL", 0)):
+                lease = self._grant(key, value, ttl)  # it had run out
 
-        thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
-        thread.start()
-        try:
+        def end() -> None:
+            with closing(self.client()) as client:
+                _post(client, "/v3/lease/revoke", {"ID": lease})
+
+        with kept_alive(service, self, ttl / 3, beat, end, (httpx.HTTPError, EtcdAnswer, ValueError)):
             yield
-        finally:
-            over.set()
-            thread.join(self._timeout)
-            try:
-                with closing(self.client()) as client:
-                    _post(client, "/v3/lease/revoke", {"ID": lease})
-            except (httpx.HTTPError, EtcdAnswer) as error:
-                logger.warning("%s: it was not deregistered at %s, and runs out in %d s: %s", service, self, ttl, error)
 
     def _grant(self, key: str, value: str, ttl: int) -> str:
         with closing(self.client()) as client:
@@ -164,17 +152,12 @@ class Etcd(Discovery):
         return lease
 
 
-class EtcdAnswer(Exception):
+class EtcdAnswer(RegistryAnswer):
     """An answer other than 200, in words that help."""
 
-    def __init__(self, status: int, text: str) -> None:
-        try:
-            said = json.loads(text)
-            message = str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
-        except ValueError:
-            message = text
-        hint = " (user and password?)" if (status in (400, 401, 403) and "auth" in message) or "user" in message else ""
-        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{hint}")
+    def hint(self, status: int, message: str) -> str:
+        named = (status in (400, 401, 403) and "auth" in message) or "user" in message
+        return " (user and password?)" if named else ""
 
 
 class _Watch:
@@ -182,8 +165,8 @@ class _Watch:
 
     def __init__(self, client: httpx.Client) -> None:
         self._client = client
-        self._socket: socket.socket | None = None
-        self._interrupted = False
+        self._handle = Handle()
+        self.interrupt, self.close = self._handle.cut, self._handle.release
 
     def events(self, prefix: str, revision: int) -> Iterator[dict[str, Any] | None]:
         """What changes from that revision on: values by key, None where one is gone; None in place of it all: read
@@ -195,10 +178,7 @@ class _Watch:
         with self._client.stream("POST", "/v3/watch", json=request, timeout=timeout) as answer:
             if answer.status_code != 200:
                 raise EtcdAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
-            self.close()
-            self._socket = answer.extensions["network_stream"].get_extra_info("socket").dup()
-            if self._interrupted:
-                self.interrupt()
+            self._handle.hold(answer.extensions["network_stream"])
             lines = answer.iter_lines()
             while True:
                 try:
@@ -218,19 +198,6 @@ class _Watch:
                     raise ConnectionError(f"the watch was cancelled: {result.get('cancel_reason', 'no reason given')}")
                 yield changes(result.get("events") or ())
         raise ConnectionError("the watch ended")
-
-    def interrupt(self) -> None:
-        self._interrupted = True
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_RDWR)  # a blocked recv wakes on that, not on close
-            except OSError:
-                pass
-
-    def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
 
 def read_all(client: httpx.Client, prefix: str) -> tuple[dict[str, Any], int]:

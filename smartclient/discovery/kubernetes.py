@@ -14,14 +14,13 @@ from __future__ import annotations
 import base64
 import json
 import os
-import socket
 import ssl
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import SplitResult, quote
 
 import httpx
@@ -29,12 +28,12 @@ import httpx
 from ..instance import Instance
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
+from .registry import Handle, RegistryAnswer
 
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 LABEL = "kubernetes.io/service-name"
 WATCH_FOR = 60  # seconds after which the server ends a watch, and it begins anew; a silent one is given up soon after
-SHOWN = 200
 
 
 class Kubernetes(Discovery):
@@ -73,7 +72,7 @@ class Kubernetes(Discovery):
         self._token: str | None = access.get("token")
         self._verify: Any = access.get("verify", True)
         self._timeout = timeout
-        self._sockets: dict[threading.Event, socket.socket] = {}
+        self._handles: dict[threading.Event, Handle] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
@@ -109,12 +108,9 @@ class Kubernetes(Discovery):
                         yield self._instances(slices)
 
     def interrupt(self, stop: threading.Event) -> None:
-        sock = self._sockets.get(stop)
-        if sock is not None:
-            try:
-                sock.shutdown(socket.SHUT_RDWR)  # a blocked recv wakes on that, not on close
-            except OSError:
-                pass
+        handle = self._handles.get(stop)
+        if handle is not None:
+            handle.cut()
 
     def __str__(self) -> str:
         return f"kubernetes at {self.url.partition('://')[2]}"
@@ -162,7 +158,8 @@ class Kubernetes(Discovery):
                     return
                 if answer.status_code != 200:
                     raise KubernetesAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
-                own = self._sockets[stop] = answer.extensions["network_stream"].get_extra_info("socket").dup()
+                handle = self._handles[stop] = Handle()
+                handle.hold(answer.extensions["network_stream"])
                 try:
                     if stop.is_set():
                         return
@@ -180,8 +177,8 @@ class Kubernetes(Discovery):
                             slices[thing["metadata"]["name"]] = thing
                         yield kind != "BOOKMARK"
                 finally:
-                    self._sockets.pop(stop, None)
-                    own.close()
+                    self._handles.pop(stop, None)
+                    handle.release()
 
     def _instances(self, slices: Mapping[str, Any]) -> list[Any]:
         ready: list[Any] = []
@@ -198,17 +195,10 @@ class Kubernetes(Discovery):
         return ready or serving
 
 
-class KubernetesAnswer(Exception):
+class KubernetesAnswer(RegistryAnswer):
     """An answer that is no list, in words that help."""
 
-    def __init__(self, status: int, text: str) -> None:
-        try:
-            said = json.loads(text)
-            message = str(said.get("message") or text) if isinstance(said, dict) else text
-        except ValueError:
-            message = text
-        hint = {401: " (is the token still good?)", 403: " (may this account list endpointslices?)"}.get(status, "")
-        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{hint}")
+    hints: ClassVar = {401: " (is the token still good?)", 403: " (may this account list endpointslices?)"}
 
 
 def port_of(one: Mapping[str, Any], name: str | None) -> int | None:

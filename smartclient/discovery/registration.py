@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,8 +16,9 @@ from urllib.parse import quote
 
 import httpx
 
-from ..events import logger
 from ..instance import Instance
+from .consul_agent import ConsulAnswer
+from .registry import kept_alive
 
 if TYPE_CHECKING:
     from .consul import Consul
@@ -68,42 +68,23 @@ def register(
         "Weights": {"Passing": weight, "Warning": 1},
         "Check": {"TTL": f"{ttl:g}s", "Status": "passing", "DeregisterCriticalServiceAfter": FORGET_AFTER},
     }
-    over = threading.Event()
 
-    def keep() -> None:
-        problem = None
-        while not over.wait(ttl / 3):
-            try:
-                with source.agent() as agent:
-                    if agent.put(f"v1/agent/check/pass/service:{quote(name, safe='')}").status_code != 200:
-                        _put(agent, "v1/agent/service/register", entry)  # restarted, it knows nothing of us
-                if problem is not None:
-                    logger.info("%s: %s answers again", service, source)
-                problem = None
-            except (httpx.HTTPError, RuntimeError) as error:
-                if problem is None:
-                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
-                problem = error
+    def beat() -> None:
+        with source.agent() as agent:
+            if agent.put(f"v1/agent/check/pass/service:{quote(name, safe='')}").status_code != 200:
+                _put(agent, "v1/agent/service/register", entry)  # restarted, it knows nothing of us
+
+    def end() -> None:
+        with source.agent() as agent:
+            _put(agent, f"v1/agent/service/deregister/{quote(name, safe='')}", None)
 
     with source.agent() as agent:
         _put(agent, "v1/agent/service/register", entry)
-    thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
-    thread.start()
-    try:
+    with kept_alive(service, source, ttl / 3, beat, end, (httpx.HTTPError, ConsulAnswer)):
         yield name
-    finally:
-        over.set()
-        thread.join(5)
-        try:
-            with source.agent() as agent:
-                _put(agent, f"v1/agent/service/deregister/{quote(name, safe='')}", None)
-        except (httpx.HTTPError, RuntimeError) as error:
-            logger.warning("%s: it was not deregistered with %s, and goes in %g s: %s", service, source, ttl, error)
 
 
 def _put(agent: httpx.Client, path: str, body: Any) -> None:
-    from .consul import ConsulAnswer
-
     answer = agent.put(path, json=body)
     if answer.status_code != 200:
-        raise RuntimeError(str(ConsulAnswer(answer.status_code, answer.text)))
+        raise ConsulAnswer(answer.status_code, answer.text)

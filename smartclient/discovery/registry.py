@@ -1,0 +1,110 @@
+"""What the sources that speak HTTP to a registry have in common: waits that another thread can end, refusals in words
+that help, and registrations that are kept alive.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, ClassVar
+
+from ..events import logger
+from .base import Discovery
+
+SHOWN = 200  # characters of somebody else's text in a message of ours
+
+
+class Handle:
+    """A second handle on the socket that a watch waits on: another thread can end the wait with it.
+
+    A blocked recv wakes on shutdown, not on close. A copy, since TLS takes the original's descriptor away.
+    """
+
+    def __init__(self) -> None:
+        self._socket: socket.socket | None = None
+        self._cut = False
+
+    def hold(self, network_stream: Any) -> None:
+        """The connection is this one now."""
+        self.release()
+        self._socket = network_stream.get_extra_info("socket").dup()
+        if self._cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """End the wait, and those to come."""
+        self._cut = True
+        if self._socket is not None:
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+
+    def release(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class RegistryAnswer(RuntimeError):
+    """An answer that is none. hints: what a status may mean"""
+
+    hints: ClassVar[Mapping[int, str]] = {}
+
+    def __init__(self, status: int, text: str) -> None:
+        message = _message(text)
+        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{self.hint(status, message)}")
+
+    def hint(self, status: int, message: str) -> str:
+        return self.hints.get(status, "")
+
+
+def _message(text: str) -> str:
+    """Most registries say what is wrong in a JSON object."""
+    try:
+        said = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    return str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
+
+
+@contextmanager
+def kept_alive(
+    service: str,
+    source: Discovery,
+    every: float,
+    beat: Callable[[], None],
+    end: Callable[[], None],
+    trouble: tuple[type[Exception], ...],
+) -> Iterator[None]:
+    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged."""
+    over = threading.Event()
+
+    def keep() -> None:
+        failing = False
+        while not over.wait(every):
+            try:
+                beat()
+            except trouble as error:
+                if not failing:
+                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
+                failing = True
+            else:
+                if failing:
+                    logger.info("%s: %s answers again", service, source)
+                failing = False
+
+    thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join(5)
+        try:
+            end()
+        except trouble as error:
+            logger.warning("%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error)
