@@ -39,6 +39,7 @@ from .discovery import (
     PollingDiscovery,
     Routed,
     Static,
+    ZooKeeper,
 )
 from .errors import DeadlineExceeded, NoInstances, Overloaded
 from .events import (
@@ -138,4 +139,5 @@ __all__ = [
     "call",
     "deadline",
     "report",
+    "ZooKeeper",
 ]

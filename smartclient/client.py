@@ -105,6 +105,14 @@ class ClientMixin:
         mine: Any = self  # `_mounts` is private, and of another type in each flavour
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
 
+    def refresh(self, service: str | None = None) -> None:
+        """Have discovery asked anew, at once, for a service in use; None: for all. Nothing waits: what comes, comes.
+
+        Done by itself when most instances of a service fail (with outlier detection, every 10 s at most).
+        """
+        if self._balanced is not None:
+            self._balanced.refresh(service)
+
 
 class SyncClientMixin(ClientMixin):
     def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:

@@ -28,6 +28,8 @@ from .roster import Roster
 from .waiting import Places, Signal
 
 TURNS = 8  # picks that other threads may spoil
+LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
+REFRESH_EVERY = 10.0  # seconds
 
 
 class Service:
@@ -38,6 +40,7 @@ class Service:
     retire:   called with each node that is gone and has no call left: close its connections
     zone:     where this client runs, unless the policy says
     stalls:   of the client
+    refresh:  has the source asked anew; called when most nodes fail: they may have been replaced without our knowledge
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
@@ -57,6 +60,7 @@ class Service:
         retire: Callable[[Node], None],
         zone: str | None = None,
         stalls: Stalls | None = None,
+        refresh: Callable[[str], None] | None = None,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -80,6 +84,8 @@ class Service:
             self.roster.chooser.room = self.guard.room
         self._retire = retire
         self._rng = rng
+        self._refresh = refresh
+        self._look_at = 0.0  # when it is next looked whether most nodes fail
         self._complained = False
         self._in_flight = 0
 
@@ -175,6 +181,18 @@ class Service:
             self.guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, members, now)
         if events or paused:
             self._apply(events, now)
+        if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
+            self._ask_anew(now)
+
+    def _ask_anew(self, now: float) -> None:
+        """Have the source asked, if the latest answer of most nodes was a failure."""
+        self._look_at = now + LOOK_EVERY * len(self.nodes)
+        failing = sum(1 for node in self.nodes if node.health is not None and node.health.local_failures)
+        if failing * 2 > len(self.nodes) and self._refresh is not None:
+            self._look_at = now + REFRESH_EVERY
+            logger.info("%s: %d of %d instances fail; %s is asked anew",
+                        self.name, failing, len(self.nodes), self.source)  # fmt: skip
+            self._refresh(self.name)
 
     def _overtaken(self, attempt: Attempt, spoilt: bool, now: float) -> None:
         """So long at least it would have taken. For a node on probation that is too long."""

@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from .discovery.base import Discovery
 from .discovery.watcher import Watcher
-from .events import Observers
+from .events import Observers, logger
 from .health.stalls import Stalls
 from .instance import Instance, parse_all
 from .node import Node
@@ -70,6 +70,23 @@ class Services:
                 return service
         name = host.lower().rstrip(".")
         return self._open(name) if self.discovery.covers(name) else None
+
+    def refresh(self, name: str | None = None) -> None:
+        """Have the source of a service that is watched asked anew, at once; None: of all. The list stays meanwhile."""
+        with self._lock:
+            wanted = tuple(self._watchers) if name is None else (name.lower().rstrip("."),)
+            replaced = [(one, self._watchers[one]) for one in wanted if one in self._watchers]
+            replaced = [(one, watcher) for one, watcher in replaced if watcher.running and not watcher.over]
+            for one, _ in replaced:
+                self._watchers[one] = self._watcher(self._services[one])
+            fresh = [self._watchers[one] for one, _ in replaced]
+        for _, watcher in replaced:
+            watcher.stop()
+        for watcher in fresh:
+            try:
+                watcher.start()
+            except RuntimeError as error:  # no more threads to be had: the next call tries again
+                logger.warning("a watch could not be started: %s", error)
 
     @property
     def in_flight(self) -> int:
@@ -153,6 +170,7 @@ class Services:
             retire=self._retire_node,
             zone=self._zone,
             stalls=self.stalls,
+            refresh=self.refresh,
         )
 
     def _watcher(self, service: Service) -> Watcher:

@@ -13,7 +13,17 @@ import pytest
 from driving import until
 
 import smartclient
-from smartclient import Client, Discovery, DiscoveryFailed, Function, Instance, InstancesChanged, NoInstances, Static
+from smartclient import (
+    Client,
+    Discovery,
+    DiscoveryFailed,
+    Function,
+    Instance,
+    InstancesChanged,
+    NoInstances,
+    PollingDiscovery,
+    Static,
+)
 from smartclient.discovery import discovery_of
 from smartclient.discovery.watcher import IDLE_AFTER, Watcher
 from smartclient.events import Observers
@@ -279,3 +289,49 @@ def test_names_of_user_input_breed_no_threads() -> None:
         transport: Any = next(iter(client._mounts.values()))
         assert not list(transport._services)
     assert sorted(asked) == sorted(f"made-up-{n}" for n in range(10))
+
+
+class Counted(PollingDiscovery):
+    """How often it was asked."""
+
+    interval = 3600.0
+
+    def __init__(self, lists: list[list[str]]) -> None:
+        self.lists = lists
+        self.asked = 0
+
+    def resolve(self, service: str) -> list[str]:
+        self.asked += 1
+        return self.lists[min(self.asked, len(self.lists)) - 1]
+
+
+def test_refresh_by_hand() -> None:
+    source = Counted([["127.0.0.1:1"], ["127.0.0.1:2"]])
+    with Client(source, transport=httpx.MockTransport(lambda request: httpx.Response(200))) as client:
+        client.refresh()  # nothing is watched yet
+        assert client.get("http://orders/").status_code == 200
+        assert source.asked == 1
+        client.refresh("users")
+        client.refresh("Orders")
+        until(lambda: source.asked == 2)
+        balanced: Any = client._balanced
+        until(lambda: [str(node.instance) for node in balanced._services.get("orders").nodes] == ["127.0.0.1:2"])
+    Client(trust_env=False).refresh()
+
+
+def test_refresh_by_itself_when_most_fail() -> None:
+    """A fleet that was replaced, and the registry's news of it got lost."""
+    gone = [f"127.0.0.1:{free}" for free in (1, 2, 3)]
+    with Fleet(2) as fleet:
+        source = Counted([gone, fleet.addresses])
+        with Client(source) as client:
+            for _ in range(5):
+                try:
+                    client.get("http://orders/")
+                except httpx.ConnectError:
+                    pass
+            until(lambda: source.asked == 2)
+            balanced: Any = client._balanced
+            until(lambda: len(balanced._services.get("orders").nodes) == 2)
+            assert client.get("http://orders/").status_code == 200
+            assert source.asked == 2

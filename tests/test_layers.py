@@ -118,6 +118,7 @@ def test_time_and_chance_are_arguments() -> None:
         "discovery/etcd",
         "discovery/file",
         "discovery/watcher",
+        "discovery/zookeeper",
         "testing",
         "demo",
         "demo_server",

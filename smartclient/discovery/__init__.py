@@ -19,6 +19,7 @@ from .kubernetes import Kubernetes
 from .shaped import Filter, Map, Routed
 from .static import Static
 from .url import discovery_from_url
+from .zookeeper import ZooKeeper
 
 DiscoveryLike = (
     Discovery | Mapping[str, Sequence[Instance | str]] | Mapping[str, Sequence[str]] | Callable[[str], Any] | str | None
@@ -64,6 +65,7 @@ __all__ = [
     "PollingDiscovery",
     "Routed",
     "Static",
+    "ZooKeeper",
     "discovery_from_url",
     "discovery_of",
 ]

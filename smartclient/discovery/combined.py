@@ -17,6 +17,8 @@ from ..instance import Instance, parse_all
 from .base import Discovery
 from .watcher import Watcher, standing_alone
 
+PATIENCE = 2.0  # seconds that a source may be silent, at the beginning, before the others are used alone
+
 Lists = dict[int, tuple[Instance, ...]]
 
 
@@ -120,7 +122,8 @@ class Merge(Combined):
         self._priorities = tuple(priorities or (0,) * len(self.sources))
 
     def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
-        if not lists:
+        missing = any(number not in lists and number not in failed for number in range(len(self.sources)))
+        if not lists or (missing and waited < PATIENCE):  # a part would take the others' instances away at a refresh
             return None
         return tuple(
             replace(instance, priority=instance.priority + self._priorities[number])

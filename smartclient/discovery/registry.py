@@ -62,6 +62,14 @@ class RegistryAnswer(RuntimeError):
         return self.hints.get(status, "")
 
 
+def weight_of(metadata: Mapping[str, str]) -> Any:
+    """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
+    try:
+        return float(metadata.get("weight", 1.0))
+    except ValueError:
+        return metadata["weight"]
+
+
 def _message(text: str) -> str:
     """Most registries say what is wrong in a JSON object."""
     try:

@@ -17,6 +17,7 @@ from .environment import Environment
 from .etcd import Etcd
 from .file import File
 from .kubernetes import Kubernetes
+from .zookeeper import ZooKeeper
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
 
@@ -32,6 +33,7 @@ SCHEMES: dict[str, Opener] = {
     "file": File.from_url,
     "kubernetes": Kubernetes.from_url,
     "kubernetes+http": Kubernetes.from_url,
+    "zookeeper": ZooKeeper.from_url,
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above
 

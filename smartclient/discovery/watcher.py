@@ -66,6 +66,7 @@ class Watcher:
     failed:   called with the source's trouble, in words
     used_at:  when the service was last called
     running:  it watches, or its source has said its last; otherwise start a new one
+    over:     its source has said its last
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Watcher:
         self._said: str | None = None
         self._refused: set[str] = set()
         self.stop_signal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
-        self.running = self._over = False
+        self.running = self.over = False
         self._thread = threading.Thread(target=self._run, name=f"smartclient-{service}", daemon=True)
 
     def start(self) -> None:
@@ -119,7 +120,7 @@ class Watcher:
             self._watch()
         finally:
             # Stopped, or unused for long. (A source that has said its last is not asked again.)
-            self.running = self._over
+            self.running = self.over
 
     def _watch(self) -> None:
         while not self.stop_signal.is_set():
@@ -128,7 +129,7 @@ class Watcher:
                     if self.stop_signal.is_set():
                         return
                     self._published(addresses)
-                self._over = not self.stop_signal.is_set()
+                self.over = not self.stop_signal.is_set()
                 return
             except Exception as error:
                 if self.stop_signal.is_set():

@@ -117,6 +117,13 @@ class TransportBase:
         """Whether a request to that host is balanced."""
         return self._services.covers(host)
 
+    def refresh(self, service: str | None = None) -> None:
+        """Have discovery asked anew, at once, for a service in use; None: for all. Nothing waits: what comes, comes.
+
+        Done by itself when most instances of a service fail (with outlier detection, every 10 s at most).
+        """
+        self._services.refresh(service)
+
     def _stop(self) -> None:
         """Stop watching and checking, and remove all nodes."""
         self._services.close()

@@ -1,9 +1,10 @@
-"""etcd and knot (DNS), on ports of their own."""
+"""etcd, knot (DNS) and ZooKeeper, on ports of their own."""
 
 from __future__ import annotations
 
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -73,6 +74,40 @@ class EtcdServer(Process):
         try:
             return httpx.get(f"http://{self.address}/health", timeout=1, trust_env=False).status_code == 200
         except httpx.HTTPError:
+            return False
+
+    def forget(self) -> None:
+        """Lose all data."""
+        shutil.rmtree(self.home / "data", ignore_errors=True)
+
+
+class ZooKeeperServer(Process):
+    """A single ZooKeeper, from Debian's package. Its data survive `kill` and `start`."""
+
+    JARS = "/usr/share/java/zookeeper.jar"
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.home, self.port = home, free_port()
+        (home / "zoo.cfg").write_text(
+            f"tickTime=500\ndataDir={home / 'data'}\nclientPort={self.port}\nclientPortAddress=127.0.0.1\n"
+            "admin.enableServer=false\n4lw.commands.whitelist=ruok\nmaxClientCnxns=10\n"
+        )
+        classes = f"/etc/zookeeper/conf:{self.JARS}"
+        main = "org.apache.zookeeper.server.quorum.QuorumPeerMain"
+        self.command = ["java", "-Xmx256m", "-cp", classes, main, str(home / "zoo.cfg")]
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def ready(self) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+                connection.sendall(b"ruok")
+                return connection.recv(10) == b"imok"
+        except OSError:
             return False
 
     def forget(self) -> None:
