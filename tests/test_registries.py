@@ -5,12 +5,20 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
+import pytest
+from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import EurekaStandIn, NacosStandIn
 
-from smartclient import Instance
+from smartclient import Client, Eureka, Instance, Nacos
+from smartclient.discovery.eureka import entry_of, registry_of
+from smartclient.discovery.nacos import entries_of
 from smartclient.discovery.zookeeper import value_of as zookeeper_value
+from smartclient.testing import Fleet
 
+URL = "http://orders/"
 JSON = st.recursive(
     st.none() | st.booleans() | st.floats() | st.integers() | st.text(max_size=20),
     lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(max_size=10), inner, max_size=4),
@@ -41,3 +49,159 @@ def test_no_value_of_zookeeper_breaks_anything(data: bytes) -> None:
     value = zookeeper_value("i-1", data)
     if value is not None:
         harmless(value)
+
+
+def listed(client: Client) -> list[str]:
+    return sorted(str(node.instance) for node in service_of(client).nodes)
+
+
+def service_of(client: Client) -> Any:
+    balanced: Any = client._balanced
+    return balanced._services.get("orders")
+
+
+# ---- Eureka: against a stand-in ----
+
+
+def test_eureka_by_deltas() -> None:
+    with EurekaStandIn() as server, Fleet(2) as fleet:
+        server.put(fleet.addresses[0], metadata={"zone": "eu", "weight": "3", "@class": "x"})
+        server.put("10.0.0.9:80", app="USERS")
+        with Client(f"eureka://{server.address}/eureka?interval=0.05") as client:
+            assert client.get(URL).status_code == 200
+            [instance] = [node.instance for node in service_of(client).nodes]
+            assert (instance.zone, instance.weight, dict(instance.metadata)) == (
+                "eu",
+                3.0,
+                {"zone": "eu", "weight": "3"},
+            )
+            server.put(fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+            server.put(fleet.addresses[0], status="OUT_OF_SERVICE")
+            until(lambda: listed(client) == [fleet.addresses[1]])
+            server.drop(fleet.addresses[0])
+            server.put("10.0.0.8:80", app="USERS", vipAddress="users,Orders")
+            until(lambda: listed(client) == sorted(["10.0.0.8:80", fleet.addresses[1]]))
+            assert server.asked.count("/eureka/apps") == 1  # all else came by deltas
+
+
+@pytest.mark.parametrize("how", ["lost", "none"])
+def test_eureka_without_good_deltas_fetches_all(how: str) -> None:
+    with EurekaStandIn() as server, Fleet(2) as fleet:
+        server.lost, server.deltas = how == "lost", how != "none"
+        server.put(fleet.addresses[0])
+        with Client(Eureka(f"{server.address}/eureka", interval=0.05)) as client:
+            assert client.get(URL).status_code == 200
+            server.put(fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+
+
+def test_eureka_is_in_trouble_and_comes_back() -> None:
+    with EurekaStandIn() as server, Fleet(2) as fleet:
+        server.put(fleet.addresses[0])
+        source = Eureka(["127.0.0.1:1/eureka", f"{server.address}/eureka"], interval=0.05, user="me", password="x")
+        with Client(source) as client:
+            assert client.get(URL).status_code == 200
+            server.status = 401
+            until(lambda: "answered 401: as told (user and password?)" in (service_of(client).problem or ""))
+            assert client.get(URL).status_code == 200
+            server.status = 200
+            server.put(fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+
+
+def test_many_services_share_one_fetch() -> None:
+    with EurekaStandIn() as server, Client(Eureka(f"{server.address}/eureka", interval=5)) as client:
+        for number in range(20):
+            server.put("127.0.0.1:1", app=f"S{number}")
+        for number in range(20):
+            with pytest.raises(httpx.ConnectError):
+                client.get(f"http://s{number}/")
+        assert server.asked == ["/eureka/apps"]
+
+
+def test_ports_of_eureka() -> None:
+    ports = {"port": {"$": 80, "@enabled": "true"}, "securePort": {"$": "8443", "@enabled": "true"}}
+    one = {"hostName": "a.example", "status": "UP", "vipAddress": "orders", **ports}
+    made = Instance.parse(entry_of("ORDERS", one, "orders", False))
+    assert (str(made), made.id) == ("a.example:80", "a.example")
+    assert str(Instance.parse(entry_of("ORDERS", one, "orders", True))) == "https://a.example:8443"
+    one["port"] = {"$": 80, "@enabled": "false"}
+    assert str(Instance.parse(entry_of("ORDERS", one, "orders", False))) == "https://a.example:8443"
+    assert entry_of("USERS", one, "users", False) is not None  # by its application
+    assert entry_of("USERS", one, "other", False) is None
+
+
+EUREKA_INSTANCE = fields(
+    "instanceId", "hostName", "ipAddr", "status", "port", "securePort", "vipAddress", "metadata", "dataCenterInfo"
+).map(lambda one: {"status": "UP", "vipAddress": "orders", **one})
+EUREKA = JSON | st.fixed_dictionaries(
+    {"application": JSON | st.fixed_dictionaries({"name": JSON, "instance": st.lists(EUREKA_INSTANCE) | JSON})}
+)
+
+
+@given(EUREKA)
+def test_no_answer_of_eureka_breaks_anything(said: Any) -> None:
+    try:
+        registry = registry_of(said)
+    except AttributeError:  # no object at all: `_current` says so
+        assert not isinstance(said, dict)
+        return
+    for (application, _), one in registry.items():
+        entry = entry_of(application, one, "orders", True)
+        if entry is not None:
+            harmless(entry)
+
+
+# ---- Nacos: against a stand-in ----
+
+
+@pytest.mark.parametrize("api", ["v1", "v2", "v3"])
+def test_nacos(api: str) -> None:
+    with NacosStandIn() as server, Fleet(2) as fleet:
+        server.put(fleet.addresses[0], weight=2.5, instanceId="a", metadata={"zone": "eu"})
+        server.put("10.0.0.8:80", healthy=False)
+        server.put("10.0.0.9:80", enabled=False)
+        server.put("10.0.0.7:0")
+        url = f"nacos://{server.address}?api={api}&interval=0.05&namespace=n1&group=g&cluster=a&cluster=b"
+        with Client(url) as client:
+            assert client.get(URL).status_code == 200
+            [one] = [node.instance for node in service_of(client).nodes]
+            assert (one.weight, one.zone, one.id) == (2.5, "eu", "a")
+            assert dict(one.metadata) == {"zone": "eu", "cluster": "DEFAULT"}
+            server.put(fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+        assert server.queries[0] == {"serviceName": "orders", "namespaceId": "n1", "groupName": "g",
+                                     "clusters" if api == "v1" else "clusterName": "a,b"}  # fmt: skip
+
+
+def test_nacos_asks_for_a_password() -> None:
+    with NacosStandIn("right") as server, Fleet(2) as fleet:
+        server.put(fleet.addresses[0])
+        with Client(Nacos(server.address, user="shop", password="right", interval=0.05)) as client:
+            assert client.get(URL).status_code == 200
+            server.token = "t2"  # the first has run out: it logs in anew
+            server.put(fleet.addresses[1])
+            until(lambda: len(listed(client)) == 2)
+            server.password = "another"
+            server.token = "t3"
+            until(lambda: "unknown user! (user and password?)" in (service_of(client).problem or ""))
+            assert client.get(URL).status_code == 200
+
+
+def test_nacos_refuses() -> None:
+    with pytest.raises(ValueError, match="access denied"):
+        entries_of({"code": 10001, "message": "access denied", "data": None})
+
+
+NACOS_HOST = fields("ip", "port", "weight", "healthy", "enabled", "metadata", "clusterName", "instanceId")
+
+
+@given(JSON | st.fixed_dictionaries({"hosts": st.lists(NACOS_HOST | JSON)}) | st.fixed_dictionaries({"code": JSON}))
+def test_no_answer_of_nacos_breaks_anything(said: Any) -> None:
+    try:
+        entries = entries_of(said)
+    except ValueError:
+        return
+    for entry in entries:
+        harmless(entry)

@@ -13,9 +13,11 @@ from .consul import Consul
 from .dns import Dns
 from .environment import Environment
 from .etcd import Etcd
+from .eureka import Eureka
 from .file import File
 from .function import Function
 from .kubernetes import Kubernetes
+from .nacos import Nacos
 from .shaped import Filter, Map, Routed
 from .static import Static
 from .url import discovery_from_url
@@ -55,6 +57,7 @@ __all__ = [
     "Dns",
     "Environment",
     "Etcd",
+    "Eureka",
     "Fallback",
     "File",
     "Filter",
@@ -62,6 +65,7 @@ __all__ = [
     "Kubernetes",
     "Map",
     "Merge",
+    "Nacos",
     "PollingDiscovery",
     "Routed",
     "Static",

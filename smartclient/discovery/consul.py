@@ -23,7 +23,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from typing import Any
-from urllib.parse import SplitResult, quote, urlsplit
+from urllib.parse import SplitResult, quote
 
 import httpx
 
@@ -34,7 +34,7 @@ from .combined import Fallback
 from .consul_agent import Agent
 from .options import Reader, flag, read_options, seconds, text
 from .registration import register
-from .registry import SHOWN
+from .registry import SHOWN, registry_url, tls
 
 __all__ = ["Consul", "register"]
 
@@ -137,8 +137,7 @@ class Consul(Discovery):
         self._passing = passing
         self._wait = wait
         self._timeout = timeout
-        self._verify = verify
-        self._cert = cert
+        self._verify = tls([self.url], verify, cert)
         self._agents: dict[threading.Event, Agent] = {}
         self._elsewhere: Fallback | None = None
         if len(several) > 1:
@@ -193,15 +192,10 @@ class Consul(Discovery):
         token = self._present_token()
         headers = {} if token is None else {"X-Consul-Token": token}
         if self.socket is not None:
-            transport = httpx.HTTPTransport(uds=self.socket)
+            transport = httpx.HTTPTransport(uds=self.socket, verify=self._verify)
             return httpx.Client(base_url=self.url, headers=headers, timeout=self._timeout, transport=transport)
         return httpx.Client(
-            base_url=self.url,
-            headers=headers,
-            verify=self._verify,
-            cert=self._cert,
-            timeout=self._timeout,
-            trust_env=False,
+            base_url=self.url, headers=headers, verify=self._verify, timeout=self._timeout, trust_env=False
         )
 
     def _present_token(self) -> str | None:
@@ -292,19 +286,9 @@ class Entries:
 
 
 def _agent_url(address: str) -> httpx.URL:
-    text = address if "://" in address else f"http://{address}"
-    if "@" in text:
+    if "@" in address:
         raise ValueError("Consul: the address takes no user; give an ACL token as token= or in CONSUL_HTTP_TOKEN")
-    try:
-        url, port = httpx.URL(text), urlsplit(text).port
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ValueError(f"Consul: {address!r} is not an address of an agent: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host:
-        raise ValueError(
-            f"Consul: expected an address like '127.0.0.1:8500' or 'https://consul.example', got {address!r}"
-        )
-    # httpx drops the port that is the scheme's own.
-    return url if port is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=PORT)
+    return registry_url("Consul", address, PORT)
 
 
 def _checked_token(token: str | None) -> str | None:

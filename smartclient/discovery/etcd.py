@@ -24,7 +24,7 @@ import httpx
 
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
-from .registry import Handle, RegistryAnswer, kept_alive
+from .registry import Handle, RegistryAnswer, kept_alive, registry_url, tls
 
 PORT = 2379
 QUIET = 60.0  # seconds without news, then all is read anew
@@ -52,13 +52,13 @@ class Etcd(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
-        self.url = _url(address)
+        self.url = registry_url("Etcd", address, PORT)
         self.prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
         self.grace = grace
         self._user = user
         self._password = password or os.environ.get("ETCD_PASSWORD")
         self._timeout = timeout
-        self._verify, self._cert = verify, cert
+        self._verify = tls([self.url], verify, cert)
         self._watches: dict[threading.Event, _Watch] = {}
 
     @classmethod
@@ -91,8 +91,7 @@ class Etcd(Discovery):
 
     def client(self) -> httpx.Client:
         """A client of the gateway, logged in."""
-        client = httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, cert=self._cert,
-                              trust_env=False)  # fmt: skip
+        client = httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False)
         if self._user is not None:
             try:
                 said = _post(client, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
@@ -246,14 +245,3 @@ def _coded_end(prefix: str) -> str:
 
 def _decoded(value: str) -> str:
     return base64.b64decode(value).decode("utf-8", "replace")
-
-
-def _url(address: str) -> httpx.URL:
-    written = address if "://" in address else f"http://{address}"
-    try:
-        url = httpx.URL(written)
-    except (httpx.InvalidURL, ValueError) as error:
-        raise ValueError(f"Etcd: {address!r} is not an address: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host or "@" in written:
-        raise ValueError(f"Etcd: expected an address like '127.0.0.1:{PORT}', got {address!r}")
-    return url

@@ -15,8 +15,10 @@ from .consul import Consul
 from .dns import Dns
 from .environment import Environment
 from .etcd import Etcd
+from .eureka import Eureka
 from .file import File
 from .kubernetes import Kubernetes
+from .nacos import Nacos
 from .zookeeper import ZooKeeper
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
@@ -30,9 +32,13 @@ SCHEMES: dict[str, Opener] = {
     "env": Environment.from_url,
     "etcd": Etcd.from_url,
     "etcd+https": Etcd.from_url,
+    "eureka": Eureka.from_url,
+    "eureka+https": Eureka.from_url,
     "file": File.from_url,
     "kubernetes": Kubernetes.from_url,
     "kubernetes+http": Kubernetes.from_url,
+    "nacos": Nacos.from_url,
+    "nacos+https": Nacos.from_url,
     "zookeeper": ZooKeeper.from_url,
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above

@@ -40,8 +40,9 @@ def zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
 def kazoo(server: ZooKeeperServer, **keywords: Any) -> Iterator[Any]:
     from kazoo.client import KazooClient
 
-    client = KazooClient(hosts=server.address, **keywords)
-    client.start(timeout=10)
+    quick = {"max_tries": -1, "delay": 0.1, "max_delay": 0.5}
+    client = KazooClient(hosts=server.address, connection_retry=quick, **keywords)
+    client.start(timeout=30)
     try:
         yield client
     finally:

@@ -1,0 +1,236 @@
+"""Eureka: the whole registry, fetched once and then by its deltas, as Netflix' own client does (`DiscoveryClient`).
+
+1. GET apps; then, every `interval`, GET apps/delta: what was added, modified and deleted of late. The server says by a
+   hash code (how many instances have which status) what the result must be; if it is not, all is fetched anew.
+2. All watches of a source share one copy of the registry, and one error while it cannot be had.
+3. Only instances whose status is UP are called; OUT_OF_SERVICE, STARTING, DOWN and UNKNOWN are not.
+
+Eureka does not push, and its servers answer from a cache of their own that is up to 30 s old.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+from urllib.parse import SplitResult
+
+import httpx
+
+from .base import Addresses, Discovery
+from .options import flag, read_options, seconds, text
+from .registry import RegistryAnswer, registry_url, tls, weight_of
+
+PORT = 8761
+AGAIN = 1.0  # seconds for which all watches share one failure
+Registry = dict[tuple[str, str], Mapping[str, Any]]  # an instance by its application and its id
+
+
+class Eureka(Discovery):
+    """The instances that are UP, by their virtual address (`vipAddress`, or `secureVipAddress`) or their application's
+    name.
+
+    address:   "10.0.0.1:8761/eureka", or several: the first that answers is asked
+    secure:    use the secure port where it is enabled; else only where no other is
+    user, password: basic authentication; the password also from EUREKA_PASSWORD
+    interval:  seconds between two fetches
+    timeout:   seconds to connect, and for an answer
+    verify, cert: as in httpx
+
+    An instance's host is its `hostName`, as for Java clients; its zone is `metadata.zone`, else the data center's
+    availability zone.
+    """
+
+    def __init__(
+        self,
+        address: str | Sequence[str] = f"127.0.0.1:{PORT}/eureka",
+        *,
+        secure: bool = False,
+        user: str | None = None,
+        password: str | None = None,
+        interval: float = 5.0,
+        timeout: float = 5.0,
+        verify: Any = True,
+        cert: Any = None,
+        grace: float = 10.0,
+    ) -> None:
+        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
+            raise ValueError(f"Eureka.interval: expected seconds > 0, got {interval!r}")
+        addresses = [address] if isinstance(address, str) else list(address)
+        if not addresses:
+            raise ValueError("Eureka.address: expected an address, or several, got none")
+        self.urls = [registry_url("Eureka", one, PORT) for one in addresses]
+        self.grace = grace
+        self._secure = secure
+        self._auth = None if user is None else (user, password or os.environ.get("EUREKA_PASSWORD") or "")
+        self._interval = interval
+        self._timeout = timeout
+        self._verify = tls(self.urls, verify, cert)
+        self._lock = threading.Lock()
+        self._registry: Registry | None = None
+        self._asked_at = float("-inf")
+        self._failure: str | None = None
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Eureka:
+        """`eureka://host:port,host:port/eureka/v2?secure=true`; `eureka+https://` for TLS."""
+        if "@" in parts.netloc:
+            raise ValueError("eureka:// takes no user before the host; write ?user=…, and EUREKA_PASSWORD")
+        keywords = read_options(
+            "eureka",
+            options,
+            {"secure": flag, "user": text, "interval": seconds, "timeout": seconds, "grace": seconds},
+        )
+        scheme = "https" if parts.scheme.endswith("https") else "http"
+        hosts = (parts.netloc or f"127.0.0.1:{PORT}").split(",")
+        return cls([f"{scheme}://{host}{parts.path or '/eureka'}" for host in hosts], **keywords)
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        shown: list[Any] | None = None
+        while not stop.is_set():
+            found: list[Any] = [
+                entry
+                for (application, _), one in self._current().items()
+                if (entry := entry_of(application, one, service, self._secure)) is not None
+            ]
+            if found != shown:
+                shown = found
+                yield found
+            stop.wait(self._interval)
+
+    def __str__(self) -> str:
+        return f"eureka at {', '.join(url.netloc.decode() for url in self.urls)}"
+
+    def _current(self) -> Registry:
+        """The registry, not older than `interval`. Raises what its last fetch raised."""
+        with self._lock:
+            age = time.monotonic() - self._asked_at
+            if self._failure is not None and age < min(AGAIN, self._interval):
+                raise ConnectionError(self._failure)
+            if self._registry is None or self._failure is not None or age >= self._interval * 0.9:
+                try:
+                    self._registry = self._fetched(self._registry)
+                    self._failure = None
+                except (httpx.HTTPError, EurekaAnswer, ValueError, TypeError, AttributeError, KeyError) as error:
+                    self._failure = f"{type(error).__name__}: {error}"
+                    raise ConnectionError(self._failure) from None
+                finally:
+                    self._asked_at = time.monotonic()
+            return self._registry
+
+    def _fetched(self, before: Registry | None) -> Registry:
+        with httpx.Client(auth=self._auth, timeout=self._timeout, verify=self._verify, trust_env=False,
+                          headers={"Accept": "application/json"}) as client:  # fmt: skip
+            if before is not None:
+                changed = updated(before, self._asked(client, "/apps/delta") or {})
+                if changed is not None:
+                    return changed
+            return registry_of(self._asked(client, "/apps"))
+
+    def _asked(self, client: httpx.Client, path: str) -> Any:
+        """None: the server does not know that path (deltas may be switched off)."""
+        problem: Exception | None = None
+        for url in self.urls:
+            try:
+                answer = client.get(f"{str(url).rstrip('/')}{path}")
+            except httpx.TransportError as error:
+                problem = error
+                continue
+            if answer.status_code in (403, 404) and path.endswith("delta"):
+                return None
+            if answer.status_code == 200:
+                return answer.json()["applications"]
+            problem = EurekaAnswer(answer.status_code, answer.text)
+            if answer.status_code < 500:
+                break
+        assert problem is not None
+        raise problem
+
+
+class EurekaAnswer(RegistryAnswer):
+    """An answer that is no registry, in words that help."""
+
+    hints: ClassVar = {
+        401: " (user and password?)",
+        403: " (user and password?)",
+        404: " (is the path right? Spring's is /eureka, Netflix' is /eureka/v2)",
+    }
+
+
+def registry_of(applications: Any) -> Registry:
+    """A full answer's instances."""
+    return {
+        (str(application.get("name")), _id_of(one)): one
+        for application in _several(applications.get("application"))
+        for one in _several(application.get("instance"))
+    }
+
+
+def updated(before: Registry, delta: Any) -> Registry | None:
+    """The registry after a delta; None: all must be fetched anew."""
+    wanted = delta.get("apps__hashcode")
+    if wanted is None:
+        return None
+    after = dict(before)
+    for key, one in registry_of(delta).items():
+        if one.get("actionType") == "DELETED":
+            after.pop(key, None)
+        else:  # ADDED, MODIFIED
+            after[key] = one
+    return after if hash_of(after) == wanted else None
+
+
+def hash_of(registry: Registry) -> str:
+    """How many instances have which status: "DOWN_1_UP_4_" (Eureka: `Applications.getReconcileHashCode`)."""
+    counts = Counter(str(one.get("status")) for one in registry.values())
+    return "".join(f"{status}_{count}_" for status, count in sorted(counts.items()))
+
+
+def entry_of(application: str, one: Mapping[str, Any], service: str, prefer_secure: bool) -> dict[str, Any] | None:
+    """An instance's fields; None: it is not one of that service, or not to be called."""
+    if one.get("status") != "UP":
+        return None
+    virtual, secure_virtual = _names(one.get("vipAddress")), _names(one.get("secureVipAddress"))
+    if service not in virtual and service not in secure_virtual and service != application.lower():
+        return None
+    plain, secure = _port(one.get("port")), _port(one.get("securePort"))
+    encrypted = secure is not None and (prefer_secure or plain is None)
+    given = one.get("metadata")
+    metadata = {str(key): str(value) for key, value in given.items() if not str(key).startswith("@")} \
+        if isinstance(given, dict) else {}  # fmt: skip
+    center = one.get("dataCenterInfo")
+    about = center.get("metadata") if isinstance(center, dict) else None
+    zone = metadata.get("zone") or (about.get("availability-zone") if isinstance(about, dict) else None)
+    return {
+        "host": one.get("hostName") or one.get("ipAddr"),
+        "port": secure if encrypted else plain,
+        "scheme": "https" if encrypted else "http",
+        "weight": weight_of(metadata),
+        "zone": zone,
+        "metadata": metadata,
+        "id": _id_of(one),
+    }
+
+
+def _id_of(one: Mapping[str, Any]) -> str:
+    return str(one.get("instanceId") or one.get("hostName"))
+
+
+def _names(written: Any) -> set[str]:
+    return {name.strip().lower() for name in written.split(",")} if isinstance(written, str) else set()
+
+
+def _port(said: Any) -> Any:
+    """{"$": 8080, "@enabled": "true"}; None: there is none."""
+    if not isinstance(said, dict) or str(said.get("@enabled", "true")).lower() != "true":
+        return None
+    number = said.get("$")
+    return int(number) if isinstance(number, str) and number.isascii() and number.isdigit() else number
+
+
+def _several(said: Any) -> list[Any]:
+    """A list of one may come as the one."""
+    return [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, dict)]

@@ -1,0 +1,136 @@
+"""Stand-ins for registries of which no real server can be had here: Eureka and Nacos, after their documentation."""
+
+from __future__ import annotations
+
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+
+class StandIn:
+    """An HTTP server; `answer(method, path, query, headers)` returns a status and what is sent as JSON.
+
+    status: in place of all answers, unless it is 200;  asked: the paths it was asked for
+    """
+
+    def __init__(self) -> None:
+        self.status = 200
+        self.asked: list[str] = []
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
+                query = {name: values[-1] for name, values in parse_qs(f"{parts.query}&{body}").items()}
+                stand_in.asked.append(parts.path)
+                status, said = stand_in.answer(self.command, parts.path, query, self.headers)
+                if stand_in.status != 200:
+                    status, said = stand_in.status, {"message": "as told"}
+                content = json.dumps(said).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_POST = do_GET
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
+        raise NotImplementedError
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+class EurekaStandIn(StandIn):
+    """deltas: whether it has them;  lost: the next deltas are forgotten, so that hash codes do not fit"""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.instances: dict[str, dict[str, Any]] = {}
+        self.deltas, self.lost = True, False
+        self._changes: list[dict[str, Any]] = []
+
+    def put(self, address: str, app: str = "ORDERS", **more: Any) -> None:
+        host, _, port = address.rpartition(":")
+        one = {
+            "instanceId": f"{app}:{address}", "app": app, "hostName": host, "ipAddr": "10.9.9.9",
+            "vipAddress": app.lower(), "status": "UP", "port": {"$": int(port), "@enabled": "true"},
+            "securePort": {"$": 443, "@enabled": "false"},
+            "metadata": {"@class": "java.util.Collections$EmptyMap"},
+            "dataCenterInfo": {"name": "Amazon", "metadata": {"availability-zone": "us-1c"}}, **more,
+        }  # fmt: skip
+        self._changes.append({**one, "actionType": "MODIFIED" if one["instanceId"] in self.instances else "ADDED"})
+        self.instances[one["instanceId"]] = one
+
+    def drop(self, address: str, app: str = "ORDERS") -> None:
+        self._changes.append({**self.instances.pop(f"{app}:{address}"), "actionType": "DELETED"})
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
+        if path == "/eureka/apps":
+            return 200, self._said(list(self.instances.values()))
+        if path == "/eureka/apps/delta" and self.deltas:
+            return 200, self._said([] if self.lost else self._changes)
+        return 404, {"message": "not found"}
+
+    def _said(self, instances: list[dict[str, Any]]) -> Any:
+        statuses = sorted(one["status"] for one in self.instances.values())
+        code = "".join(f"{status}_{statuses.count(status)}_" for status in sorted(set(statuses)))
+        apps: dict[str, list[Any]] = {}
+        for one in instances:
+            apps.setdefault(one["app"], []).append(one)
+        # XStream writes a list of one as the one.
+        listed = [{"name": name, "instance": ones if len(ones) > 1 else ones[0]} for name, ones in apps.items()]
+        return {"applications": {"versions__delta": "1", "apps__hashcode": code, "application": listed}}
+
+
+class NacosStandIn(StandIn):
+    """password: that it asks of the user "shop"; None: of nobody.  token: the one that is good now"""
+
+    def __init__(self, password: str | None = None) -> None:
+        super().__init__()
+        self.hosts: dict[str, list[dict[str, Any]]] = {}
+        self.password, self.token = password, "t1"
+        self.queries: list[dict[str, str]] = []
+
+    def put(self, address: str, service: str = "orders", **more: Any) -> None:
+        host, _, port = address.rpartition(":")
+        self.hosts.setdefault(service, []).append(
+            {"ip": host, "port": int(port), "weight": 1.0, "healthy": True, "enabled": True, "ephemeral": True,
+             "clusterName": "DEFAULT", "serviceName": f"DEFAULT_GROUP@@{service}", "metadata": {}, **more}
+        )  # fmt: skip
+
+    def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
+        if path == "/nacos/v1/auth/login":
+            if (query.get("username"), query.get("password")) == ("shop", self.password):
+                return 200, {"accessToken": self.token, "tokenTtl": 18000}
+            return 403, {"message": "unknown user!"}
+        self.queries.append(query)
+        if self.password is not None and query.get("accessToken") != self.token:
+            return 403, {"message": "token invalid!"}
+        hosts = self.hosts.get(query["serviceName"], [])
+        if path == "/nacos/v1/ns/instance/list":
+            return 200, {"hosts": hosts, "cacheMillis": 10000, "name": "DEFAULT_GROUP@@orders"}
+        if path == "/nacos/v2/ns/instance/list":
+            return 200, {"code": 0, "message": "success", "data": {"hosts": hosts}}
+        if path == "/nacos/v3/client/ns/instance/list":
+            return 200, {"code": 0, "message": "success", "data": hosts}
+        return 404, {"message": "no such path"}
