@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from .discovery.base import Discovery
 from .discovery.watcher import Watcher
-from .events import Observers, logger
+from .events import Observers
 from .health.stalls import Stalls
 from .instance import Instance, parse_all
 from .node import Node
@@ -73,20 +73,16 @@ class Services:
 
     def refresh(self, name: str | None = None) -> None:
         """Have the source of a service that is watched asked anew, at once; None: of all. The list stays meanwhile."""
+        replaced = []
         with self._lock:
-            wanted = tuple(self._watchers) if name is None else (name.lower().rstrip("."),)
-            replaced = [(one, self._watchers[one]) for one in wanted if one in self._watchers]
-            replaced = [(one, watcher) for one, watcher in replaced if watcher.running and not watcher.over]
-            for one, _ in replaced:
-                self._watchers[one] = self._watcher(self._services[one])
-            fresh = [self._watchers[one] for one, _ in replaced]
-        for _, watcher in replaced:
+            for one in tuple(self._watchers) if name is None else (name.lower().rstrip("."),):
+                watcher = self._watchers.get(one)
+                if watcher is not None and watcher.running and not watcher.over:
+                    replaced.append(watcher)
+                    watcher.stop_signal.set()  # before the new one starts: it shall have the last word
+                    self._start(self._services[one])
+        for watcher in replaced:
             watcher.stop()
-        for watcher in fresh:
-            try:
-                watcher.start()
-            except RuntimeError as error:  # no more threads to be had: the next call tries again
-                logger.warning("a watch could not be started: %s", error)
 
     @property
     def in_flight(self) -> int:
@@ -152,12 +148,16 @@ class Services:
             watcher = self._watchers.get(name)
             if not self._closed and (made or (watcher is not None and not watcher.running)):
                 service.used_at = self._clock()
-                self._watchers[name] = watcher = self._watcher(service)
-                try:
-                    watcher.start()
-                except RuntimeError as error:  # no more threads to be had: the next call tries again
-                    service.failed(f"its watch could not be started: {error}")
+                self._start(service)
         return service
+
+    def _start(self, service: Service) -> None:
+        """Watch it from now on (the lock held)."""
+        self._watchers[service.name] = watcher = self._watcher(service)
+        try:
+            watcher.start()
+        except RuntimeError as error:  # no more threads to be had: the next call tries again
+            service.failed(f"its watch could not be started: {error}")
 
     def _new_service(self, name: str) -> Service:
         return Service(
