@@ -269,7 +269,7 @@ def test_no_call_fails(driver: Any, agents: Any) -> None:
                 agent.register("orders", server.port)
             five[1].resume()
             resumed = time.monotonic()
-            # Not ejected, but shunned by the balancer for its time-outs, or ejected twice: both may take most of a minute.
+            # Ejected twice, or shunned by the balancer for its time-outs: both may take most of a minute.
             _until(lambda: traffic.last_seen(five[1].port) > resumed, 90)
         finally:
             traffic.stop()
