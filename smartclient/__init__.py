@@ -35,12 +35,14 @@ from .discovery import (
     Filter,
     Function,
     Kubernetes,
+    Listing,
     Map,
     Merge,
     Nacos,
     PollingDiscovery,
     Routed,
     Static,
+    Xds,
     ZooKeeper,
 )
 from .errors import DeadlineExceeded, NoInstances, Overloaded
@@ -107,6 +109,7 @@ __all__ = [
     "Limits",
     "LoadAware",
     "Maglev",
+    "Listing",
     "Map",
     "Merge",
     "InstancesChanged",
@@ -143,5 +146,6 @@ __all__ = [
     "call",
     "deadline",
     "report",
+    "Xds",
     "ZooKeeper",
 ]

@@ -227,6 +227,9 @@ class CallFlow:
             except Refused as refused:
                 error = self.flavour.NoInstances if refused.down else self.flavour.Overloaded
                 raise error.of(service.name, str(refused)) from None
+        if service.drop and call.attempt == 1 and service.drops():
+            why = f"{service.source} has {service.drop:.3%} of the calls dropped"
+            raise self.flavour.Overloaded.of(service.name, why)
         if not try_places(self.places):
             yield from queue(self, last)
             call.now = self.clock()

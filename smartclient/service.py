@@ -44,6 +44,7 @@ class Service:
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
+    drop:     share of the calls that the registry asks not to be made
     guard:    its limits, if it has any
     latencies: of late, once somebody has asked
     """
@@ -85,6 +86,7 @@ class Service:
         self._retire = retire
         self._rng = rng
         self._refresh = refresh
+        self.drop = 0.0
         self._look_at = 0.0  # when it is next looked whether most nodes fail
         self._complained = False
         self._in_flight = 0
@@ -116,6 +118,10 @@ class Service:
         """The account of hedges with that budget: a call's own `Hedge` may have another than the policy's."""
         account = self._hedge_budgets.get(hedge.budget)
         return account or self._hedge_budgets.setdefault(hedge.budget, hedge.account())
+
+    def drops(self) -> bool:
+        """Whether this call is one of those that are not to be made."""
+        return self._rng.random() < self.drop
 
     def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""

@@ -176,11 +176,12 @@ class Services:
     def _watcher(self, service: Service) -> Watcher:
         def publish(instances: tuple[Instance, ...]) -> None:
             first = not service.ready.fired
+            service.drop = watcher.drop
             service.update(instances, self.discovery.grace)
             if first and not instances:
                 self._forget(service)
 
-        return Watcher(
+        watcher = Watcher(
             service.name,
             self.discovery,
             publish=publish,
@@ -190,6 +191,7 @@ class Services:
             clock=self._clock,
             rng=self._rng,
         )
+        return watcher
 
     def _forget(self, service: Service) -> None:
         """The source knows no instance of that name."""

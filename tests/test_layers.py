@@ -47,6 +47,7 @@ MAY_KNOW_HTTP = {
     "discovery/eureka",
     "discovery/nacos",
     "discovery/registry",
+    "discovery/xds",
     "discovery/kubernetes",
     "discovery/registration",
     "look",

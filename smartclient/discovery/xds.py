@@ -1,0 +1,308 @@
+"""xDS: endpoints from a control plane (EDS), so that a process is a proxyless member of an Istio or Envoy mesh. Needs
+the extra `smartclient[xds]` (grpcio, xds-protos).
+
+The rules are those of the xDS protocol ("xDS REST and gRPC protocol"), state of the world, aggregated (ADS):
+
+1. One stream serves all services of a source. Each request names all that are wanted; the first one says who we are.
+2. An answer is acknowledged with its version and nonce (ACK), or refused with the last good version and the reason
+   (NACK); what is good in a refused answer is used all the same (gRPC A46).
+3. A service that the answer does not mention is as it was. One that is not spoken of within 15 s does not exist (Envoy:
+   initial_fetch_timeout; gRPC A57).
+4. After a break everything is asked for anew, with no version and no nonce.
+
+Or by polling: POST /v3/discovery:endpoints, with the same messages as JSON. What the messages mean is in `endpoints`.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from queue import Empty, SimpleQueue
+from typing import Any
+from urllib.parse import SplitResult
+
+import httpx
+
+from .base import Addresses, Discovery
+from .endpoints import Assignment, Messages
+from .options import flag, read_options, seconds, text
+from .registry import RegistryAnswer, registry_url, tls
+
+PORT = 18000
+REST_PATH = "/v3/discovery:endpoints"
+
+
+class Xds(Discovery):
+    """The endpoints of clusters, from a control plane.
+
+    address:   "127.0.0.1:18000"; "https://…" for TLS
+    cluster:   the name of a service's cluster there, "{service}" in it: Istio's are
+               "outbound|80||{service}.shop.svc.cluster.local"
+    node:      who we are to the control plane; None: host and process. Istio wants
+               "sidecar~IP~POD.NAMESPACE~NAMESPACE.svc.cluster.local"
+    node_cluster: which cluster this process belongs to
+    rest:      poll by REST-JSON, every `interval` seconds
+    ca_file, cert: for TLS; cert is (certificate, key)
+    token_file: of a bearer token, read again for each stream
+    absent_after: seconds of silence after which a cluster does not exist
+    keepalive: seconds between two pings of a quiet stream
+    timeout:   seconds to connect, and for an answer by REST
+
+    gRPC does not survive a fork; in servers that fork after the first call, use rest=True.
+    """
+
+    def __init__(
+        self,
+        address: str = f"127.0.0.1:{PORT}",
+        *,
+        cluster: str = "{service}",
+        node: str | None = None,
+        node_cluster: str = "",
+        rest: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert: tuple[str, str] | None = None,
+        token_file: str | os.PathLike[str] | None = None,
+        absent_after: float = 15.0,
+        keepalive: float = 60.0,
+        interval: float = 5.0,
+        timeout: float = 5.0,
+        grace: float = 10.0,
+    ) -> None:
+        numbers = {"absent_after": absent_after, "keepalive": keepalive, "interval": interval, "timeout": timeout}
+        for name, value in numbers.items():
+            if not isinstance(value, (int, float)) or not 0 < value <= 86_400:
+                raise ValueError(f"Xds.{name}: expected seconds > 0, got {value!r}")
+        if "{service}" not in cluster:
+            raise ValueError(f"Xds.cluster: expected '{{service}}' in it, got {cluster!r}")
+        self._messages = Messages(node or f"{socket.gethostname()}-{os.getpid()}", node_cluster)
+        self.grace = grace
+        self._address = address
+        self._url = registry_url("Xds", address, PORT)
+        self._cluster = cluster
+        self._rest = rest
+        self._tls = self._url.scheme == "https"
+        self._ca_file, self._cert, self._token_file = ca_file, cert, token_file
+        self._verify = tls([self._url] if rest else [], str(ca_file) if ca_file else True, cert)
+        self._absent_after, self._keepalive = absent_after, keepalive
+        self._interval, self._timeout = interval, timeout
+        self._lock = threading.Lock()
+        self._shared: _Stream | None = None
+        self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
+
+    @classmethod
+    def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Xds:
+        """`xds://host:port?cluster=outbound|80||{service}.shop.svc.cluster.local&node=…`; `?rest=true` polls;
+        `xds+https://` for TLS.
+        """
+        known = {
+            **dict.fromkeys(("cluster", "node", "node_cluster", "ca_file", "token_file"), text),
+            **dict.fromkeys(("absent_after", "keepalive", "interval", "timeout", "grace"), seconds),
+            "rest": flag,
+        }
+        scheme = "https" if parts.scheme.endswith("https") else "http"
+        address = f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}{parts.path}"
+        return cls(address, **read_options("xds", options, known))
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        name = self._cluster.replace("{service}", service)
+        assignments = self._polled(name, stop) if self._rest else self._streamed(name, stop)
+        yield from assignments
+
+    def interrupt(self, stop: threading.Event) -> None:
+        queue = self._queues.get(stop)
+        if queue is not None:
+            queue.put(None)
+
+    def __str__(self) -> str:
+        return f"xds at {self._url.netloc.decode()}"
+
+    def _streamed(self, name: str, stop: threading.Event) -> Iterator[Addresses]:
+        queue = self._queues[stop] = SimpleQueue()
+        stream = self._join(name, queue)
+        shown: Assignment | None = None
+        wait: float | None = self._absent_after
+        try:
+            while True:
+                try:
+                    said = queue.get(timeout=wait)
+                except Empty:
+                    said = Assignment()  # it does not exist; or nobody stands for it any more
+                if stop.is_set():
+                    return
+                if isinstance(said, Exception):
+                    raise said
+                wait = said.stale_after
+                if said != shown:
+                    shown = said
+                    yield said
+        finally:
+            self._queues.pop(stop, None)
+            self._leave(stream, name, queue)
+
+    def _polled(self, name: str, stop: threading.Event) -> Iterator[Addresses]:
+        shown: Assignment | None = None
+        version = ""
+        headers = {"Content-Type": "application/json"}
+        with httpx.Client(verify=self._verify, timeout=self._timeout, trust_env=False, headers=headers) as client:
+            while not stop.is_set():
+                token = self._token()
+                answer = client.post(
+                    f"{str(self._url).rstrip('/')}{REST_PATH}",
+                    content=self._messages.as_json(self._messages.request([name], version)),
+                    headers={} if token is None else {"Authorization": f"Bearer {token}"},
+                )
+                if answer.status_code not in (200, 304):
+                    raise XdsAnswer(answer.status_code, answer.text)
+                if answer.status_code == 200:
+                    response = self._messages.from_json(answer.text)
+                    found, problem = self._messages.assignments(response)
+                    if problem is not None and name not in found:
+                        raise ValueError(f"an answer was refused: {problem}")
+                    version = response.version_info
+                    said = found.get(name, shown or Assignment())
+                    if said != shown:
+                        shown = said
+                        yield said
+                stop.wait(self._interval)
+
+    def _join(self, name: str, queue: SimpleQueue[Any]) -> _Stream:
+        with self._lock:
+            stream = self._shared
+            if stream is None or stream.pid != os.getpid() or not stream.subscribe(name, queue):
+                stream = self._shared = _Stream(self._messages, self._channel, self._token(), str(self))
+                stream.subscribe(name, queue)
+                stream.start()  # not sooner: it may end before anybody could be told
+            return stream
+
+    def _leave(self, stream: _Stream, name: str, queue: SimpleQueue[Any]) -> None:
+        with self._lock:
+            if stream.unsubscribe(name, queue) and self._shared is stream:
+                self._shared = None
+
+    def _token(self) -> str | None:
+        return None if self._token_file is None else Path(self._token_file).read_text("utf-8").strip()
+
+    def _channel(self) -> Any:
+        grpc = self._messages.grpc
+        milliseconds = int(self._keepalive * 1000)
+        options = [
+            ("grpc.keepalive_time_ms", milliseconds),
+            ("grpc.keepalive_timeout_ms", int(self._timeout * 1000)),
+            ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.initial_reconnect_backoff_ms", 100),
+            ("grpc.max_reconnect_backoff_ms", 2000),
+            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.enable_http_proxy", 0),
+        ]
+        target = self._url.netloc.decode()
+        if not self._tls:
+            return grpc.insecure_channel(target, options)
+        ca = Path(self._ca_file).read_bytes() if self._ca_file else None
+        certificate, key = (Path(path).read_bytes() for path in self._cert) if self._cert else (None, None)
+        return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options)
+
+
+class XdsAnswer(RegistryAnswer):
+    """An answer by REST that is none, in words that help."""
+
+    def hint(self, status: int, message: str) -> str:
+        return {401: " (is the token good?)", 403: " (is the token good?)"}.get(status, "")
+
+
+class _Stream:
+    """One aggregated stream, and the watches that share it. It ends for good at its first break."""
+
+    def __init__(self, messages: Messages, channel: Any, token: str | None, source: str) -> None:
+        self.pid = os.getpid()
+        self._messages = messages
+        self._source = source
+        self._lock = threading.Lock()
+        self._queues: dict[str, list[SimpleQueue[Any]]] = {}
+        self._latest: dict[str, Assignment] = {}
+        self._wanted: SimpleQueue[bool] = SimpleQueue()  # something is to be sent; False: no more
+        self._version = self._nonce = ""
+        self._problem: str | None = None
+        self._over = False
+        self._channel = channel()
+        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+        self._call = messages.stub(self._channel).StreamAggregatedResources(self._requests(), metadata=metadata)
+
+    def start(self) -> None:
+        threading.Thread(target=self._run, name=f"smartclient-{self._source}", daemon=True).start()
+
+    def subscribe(self, name: str, queue: SimpleQueue[Any]) -> bool:
+        """False: it has ended."""
+        with self._lock:
+            if self._over:
+                return False
+            self._queues.setdefault(name, []).append(queue)
+            if name in self._latest:
+                queue.put(self._latest[name])
+        self._wanted.put(True)
+        return True
+
+    def unsubscribe(self, name: str, queue: SimpleQueue[Any]) -> bool:
+        """Whether that was the last one: the stream has ended."""
+        with self._lock:
+            queues = self._queues.get(name, [])
+            if queue in queues:
+                queues.remove(queue)
+            if not queues:
+                self._queues.pop(name, None)
+                self._latest.pop(name, None)
+            last = not self._queues
+            self._over = self._over or last
+        if self.pid != os.getpid():
+            return last  # the parent's
+        if last:
+            self._wanted.put(False)
+            self._call.cancel()
+        else:
+            self._wanted.put(True)
+        return last
+
+    def _requests(self) -> Iterator[Any]:
+        first = True
+        while self._wanted.get():
+            try:
+                while self._wanted.get_nowait():  # one request says it all
+                    pass
+                return
+            except Empty:
+                pass
+            with self._lock:
+                names, problem, self._problem = sorted(self._queues), self._problem, None
+                version, nonce = self._version, self._nonce
+            yield self._messages.request(names, version, nonce, problem, node=first)
+            first = False
+
+    def _run(self) -> None:
+        try:
+            for response in self._call:
+                found, problem = self._messages.assignments(response)
+                with self._lock:
+                    self._nonce, self._problem = response.nonce, problem
+                    if problem is None:
+                        self._version = response.version_info
+                    for name, said in found.items():
+                        if name in self._queues:
+                            self._latest[name] = said
+                            for queue in self._queues[name]:
+                                queue.put(said)
+                self._wanted.put(True)
+            why = "the stream ended"
+        except self._messages.grpc.RpcError as error:
+            code, details = error.code(), error.details() or ""
+            hint = " (is the token good?)" if code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED") else ""
+            why = f"{code.name}: {' '.join(details.split())[:200]}{hint}"
+        with self._lock:
+            self._over = True
+            waiting = [queue for queues in self._queues.values() for queue in queues]
+        for queue in waiting:
+            queue.put(ConnectionError(why))
+        self._wanted.put(False)
+        self._channel.close()
