@@ -1,4 +1,4 @@
-"""Stand-ins for registries of which no real server can be had here: Eureka and Nacos, after their documentation."""
+"""Stand-ins for registries of which no real server can be had here: Eureka, Nacos, Kubernetes."""
 
 from __future__ import annotations
 
@@ -134,3 +134,117 @@ class NacosStandIn(StandIn):
         if path == "/nacos/v3/client/ns/instance/list":
             return 200, {"code": 0, "message": "success", "data": hosts}
         return 404, {"message": "no such path"}
+
+
+def piece(name: str, *endpoints: Any, port: int = 80, version: str = "1", service: str = "orders") -> dict[str, Any]:
+    """An EndpointSlice."""
+    labels = {"kubernetes.io/service-name": service}
+    return {"metadata": {"name": name, "resourceVersion": version, "labels": labels}, "addressType": "IPv4",
+            "ports": [{"name": "metrics", "port": 9}, {"name": "http", "port": port}],
+            "endpoints": list(endpoints)}  # fmt: skip
+
+
+def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
+    return {"addresses": [address], "conditions": conditions, "zone": "eu-1a", "nodeName": "node-1",
+            "targetRef": {"kind": "Pod", "name": "orders-abc"}, "hints": {"forZones": [{"name": "eu-1a"}]}}  # fmt: skip
+
+
+class KubernetesStandIn:
+    """A Kubernetes API server: a list, and a watch that says what it is told to. It replays documented sequences, and
+    what was seen on real servers: an expired watch is an answer 200 with an ERROR event of code 410.
+
+    status: of all answers; token: that it asks for; asked: queries it was sent
+    """
+
+    def __init__(self) -> None:
+        self.items: list[Any] = []
+        self.version = 10
+        self.status, self.token = 200, "right"
+        self.asked: list[tuple[str, dict[str, str]]] = []
+        self._events: list[Any] = []
+        self._changed = threading.Condition()
+        self._over = False
+        stand_in = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                parts = urlsplit(self.path)
+                query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
+                stand_in.asked.append((parts.path, query))
+                wrong = self.headers.get("Authorization") != f"Bearer {stand_in.token}"
+                status = 401 if wrong else stand_in.status
+                if status != 200:
+                    said = {"kind": "Status", "code": status, "message": "Unauthorized" if wrong else "Expired"}
+                    self._answer(status, json.dumps(said).encode())
+                elif "watch" in query:
+                    self._watch(int(query["resourceVersion"]), query)
+                else:
+                    items = [one for one in stand_in.items if selected(one, query)]
+                    listed = {"metadata": {"resourceVersion": str(stand_in.version)}, "items": items}
+                    self._answer(200, json.dumps(listed).encode())
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _watch(self, since: int, query: dict[str, str]) -> None:
+                self.send_response(200)
+                self.send_header("Transfer-Encoding", "chunked")
+                self.end_headers()
+                shown = 0
+                while True:
+                    with stand_in._changed:
+                        stand_in._changed.wait_for(lambda seen=shown: stand_in.more(seen), 10)
+                        events = stand_in._events[shown:]
+                        shown = len(stand_in._events)
+                        if stand_in._over:
+                            return
+                    for version, event in events:
+                        if version > since and selected(event["object"], query):
+                            line = json.dumps(event).encode() + b"\n"
+                            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
+                            if event["type"] == "ERROR":
+                                self.wfile.write(b"0\r\n\r\n")
+                                return
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def more(self, seen: int) -> bool:
+        return self._over or len(self._events) > seen
+
+    def say(self, kind: str, thing: Any, forget: bool = False) -> None:
+        """An event of the watch. forget: those before, too (as after a compaction)."""
+        with self._changed:
+            self.version += 1
+            if "metadata" in thing:
+                thing["metadata"]["resourceVersion"] = str(self.version)
+            if forget:
+                self._events.clear()
+            self._events.append((self.version, {"type": kind, "object": thing}))
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._over = True
+            self._changed.notify_all()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+def selected(thing: Any, query: dict[str, str]) -> bool:
+    """Whether the query's label selector fits; what has no labels (an error, a bookmark) is for everybody."""
+    labels = thing.get("metadata", {}).get("labels")
+    name, _, value = query.get("labelSelector", "").partition("=")
+    return labels is None or not name or labels.get(name) == value

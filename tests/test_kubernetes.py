@@ -4,19 +4,16 @@ what was seen on real servers: an expired watch is an answer 200 with an ERROR e
 
 from __future__ import annotations
 
-import json
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
 
 import pytest
 from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import KubernetesStandIn, endpoint, piece
 
 from smartclient import Client, Instance, Kubernetes
 from smartclient.discovery import discovery_of
@@ -26,112 +23,9 @@ from smartclient.testing import Fleet
 URL = "http://orders/"
 
 
-def piece(name: str, *endpoints: Any, port: int = 80, version: str = "1") -> dict[str, Any]:
-    return {"metadata": {"name": name, "resourceVersion": version}, "addressType": "IPv4",
-            "ports": [{"name": "metrics", "port": 9}, {"name": "http", "port": port}],
-            "endpoints": list(endpoints)}  # fmt: skip
-
-
-def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
-    return {"addresses": [address], "conditions": conditions, "zone": "eu-1a", "nodeName": "node-1",
-            "targetRef": {"kind": "Pod", "name": "orders-abc"}, "hints": {"forZones": [{"name": "eu-1a"}]}}  # fmt: skip
-
-
-class StandIn:
-    """An API server: a list, and a watch that says what it is told to.
-
-    status: of all answers; token: that it asks for; asked: queries it was sent
-    """
-
-    def __init__(self) -> None:
-        self.items: list[Any] = []
-        self.version = 10
-        self.status, self.token = 200, "right"
-        self.asked: list[tuple[str, dict[str, str]]] = []
-        self._events: list[Any] = []
-        self._changed = threading.Condition()
-        self._over = False
-        stand_in = self
-
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                parts = urlsplit(self.path)
-                query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
-                stand_in.asked.append((parts.path, query))
-                wrong = self.headers.get("Authorization") != f"Bearer {stand_in.token}"
-                status = 401 if wrong else stand_in.status
-                if status != 200:
-                    said = {"kind": "Status", "code": status, "message": "Unauthorized" if wrong else "Expired"}
-                    self._answer(status, json.dumps(said).encode())
-                elif "watch" in query:
-                    self._watch(int(query["resourceVersion"]))
-                else:
-                    listed = {"metadata": {"resourceVersion": str(stand_in.version)}, "items": stand_in.items}
-                    self._answer(200, json.dumps(listed).encode())
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def _watch(self, since: int) -> None:
-                self.send_response(200)
-                self.send_header("Transfer-Encoding", "chunked")
-                self.end_headers()
-                shown = 0
-                while True:
-                    with stand_in._changed:
-                        stand_in._changed.wait_for(lambda seen=shown: stand_in.more(seen), 10)
-                        events = stand_in._events[shown:]
-                        shown = len(stand_in._events)
-                        if stand_in._over:
-                            return
-                    for version, event in events:
-                        if version > since:
-                            line = json.dumps(event).encode() + b"\n"
-                            self.wfile.write(b"%x\r\n%s\r\n" % (len(line), line))
-                            if event["type"] == "ERROR":
-                                self.wfile.write(b"0\r\n\r\n")
-                                return
-
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
-
-    def more(self, seen: int) -> bool:
-        return self._over or len(self._events) > seen
-
-    def say(self, kind: str, thing: Any, forget: bool = False) -> None:
-        """An event of the watch. forget: those before, too (as after a compaction)."""
-        with self._changed:
-            self.version += 1
-            if "metadata" in thing:
-                thing["metadata"]["resourceVersion"] = str(self.version)
-            if forget:
-                self._events.clear()
-            self._events.append((self.version, {"type": kind, "object": thing}))
-            self._changed.notify_all()
-
-    def close(self) -> None:
-        with self._changed:
-            self._over = True
-            self._changed.notify_all()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-
 @pytest.fixture
-def api() -> Iterator[StandIn]:
-    server = StandIn()
+def api() -> Iterator[KubernetesStandIn]:
+    server = KubernetesStandIn()
     yield server
     server.close()
 
@@ -148,7 +42,7 @@ def listed(client: Client, service: str = "orders") -> set[str]:
     return {str(node.instance) for node in balanced._services.get(service).nodes}
 
 
-def test_slices_come_and_go(api: StandIn, token: Path) -> None:
+def test_slices_come_and_go(api: KubernetesStandIn, token: Path) -> None:
     with Fleet(1) as fleet:
         port = fleet[0].port
         api.items = [piece("orders-1", endpoint("127.0.0.1", ready=True), port=port)]
@@ -176,7 +70,7 @@ def test_slices_come_and_go(api: StandIn, token: Path) -> None:
                 "eu-1a", "orders-abc", "eu-1a")  # fmt: skip
 
 
-def test_an_expired_watch_lists_anew(api: StandIn, token: Path) -> None:
+def test_an_expired_watch_lists_anew(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
     with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
         balanced: Any = next(iter(client._mounts.values()))
@@ -189,7 +83,7 @@ def test_an_expired_watch_lists_anew(api: StandIn, token: Path) -> None:
         assert service.problem is None
 
 
-def test_terminating_endpoints_serve_if_no_others_do(api: StandIn, token: Path) -> None:
+def test_terminating_endpoints_serve_if_no_others_do(api: KubernetesStandIn, token: Path) -> None:
     leaving = {"ready": False, "serving": True, "terminating": True}
     api.items = [piece("orders-1", endpoint("10.0.0.1", ready=True), endpoint("10.0.0.2", **leaving))]
     with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
@@ -200,7 +94,7 @@ def test_terminating_endpoints_serve_if_no_others_do(api: StandIn, token: Path) 
         until(lambda: listed(client) == {"10.0.0.2:80"})
 
 
-def test_a_token_that_was_exchanged_is_read_again(api: StandIn, token: Path) -> None:
+def test_a_token_that_was_exchanged_is_read_again(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
     with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
         balanced: Any = next(iter(client._mounts.values()))
@@ -214,7 +108,7 @@ def test_a_token_that_was_exchanged_is_read_again(api: StandIn, token: Path) -> 
         until(lambda: service.problem is None, 15)
 
 
-def test_closing_does_not_wait_for_the_watch(api: StandIn, token: Path) -> None:
+def test_closing_does_not_wait_for_the_watch(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
     client = Client(Kubernetes(f"http://{api.address}", token_file=token, port="http"))
     balanced: Any = next(iter(client._mounts.values()))

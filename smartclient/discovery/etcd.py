@@ -3,6 +3,8 @@
     /services/orders/i-1   10.0.0.1:8080                                     PREFIX/SERVICE/INSTANCE-ID: an address,
     /services/orders/i-2   {"host": "10.0.0.2", "port": 8080, "weight": 2}   or an instance's fields
 
+Keys with and without the leading slash are read, since people write both; `register` writes it.
+
 What the gateway does that its documentation does not tell (seen on 3.4 and 3.5): int64s are strings; fields that are
 zero are left out (a PUT has no type); the token goes bare into the header, without "Bearer"; a watch of a revision that
 was compacted is cancelled in an answer 200; then all is read anew.
@@ -15,7 +17,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from typing import Any
 from urllib.parse import SplitResult
@@ -76,7 +78,8 @@ class Etcd(Discovery):
         with closing(self.client()) as client:
             watch = self._watches[stop] = _Watch(client)
             try:
-                yield from self._watch(client, watch, f"{self.prefix}/{service}/", stop)
+                path = f"{self.prefix}/{service}/"
+                yield from self._watch(client, watch, readable(client, (path, path[1:])), stop)
             finally:
                 self._watches.pop(stop, None)
                 watch.close()
@@ -101,11 +104,13 @@ class Etcd(Discovery):
             client.headers["Authorization"] = said["token"]
         return client
 
-    def _watch(self, client: httpx.Client, watch: _Watch, prefix: str, stop: threading.Event) -> Iterator[Addresses]:
+    def _watch(
+        self, client: httpx.Client, watch: _Watch, prefixes: Sequence[str], stop: threading.Event
+    ) -> Iterator[Addresses]:
         while not stop.is_set():
-            entries, revision = read_all(client, prefix)
+            entries, revision = read_all(client, prefixes)
             yield list(entries.values())
-            for event in watch.events(prefix, revision + 1):
+            for event in watch.events(prefixes, revision + 1):
                 if event is None:  # all is read anew
                     break
                 if stop.is_set():
@@ -167,14 +172,14 @@ class _Watch:
         self._handle = Handle()
         self.interrupt, self.close = self._handle.cut, self._handle.release
 
-    def events(self, prefix: str, revision: int) -> Iterator[dict[str, Any] | None]:
+    def events(self, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
         """What changes from that revision on: values by key, None where one is gone; None in place of it all: read
         anew, since the revision was compacted or there has been no news for long.
         """
-        wanted = {"key": _coded(prefix), "range_end": _coded_end(prefix), "start_revision": str(revision)}
+        asked = {"start_revision": str(revision), "progress_notify": True}
+        request = "\n".join(json.dumps({"create_request": {**_range(prefix), **asked}}) for prefix in prefixes)
         timeout = httpx.Timeout(self._client.timeout.connect, read=QUIET)
-        request = {"create_request": {**wanted, "progress_notify": True}}
-        with self._client.stream("POST", "/v3/watch", json=request, timeout=timeout) as answer:
+        with self._client.stream("POST", "/v3/watch", content=request, timeout=timeout) as answer:
             if answer.status_code != 200:
                 raise EtcdAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
             self._handle.hold(answer.extensions["network_stream"])
@@ -199,10 +204,27 @@ class _Watch:
         raise ConnectionError("the watch ended")
 
 
-def read_all(client: httpx.Client, prefix: str) -> tuple[dict[str, Any], int]:
-    """All under a prefix: values by key, and the revision they are of."""
-    said = _post(client, "/v3/kv/range", {"key": _coded(prefix), "range_end": _coded_end(prefix)})
-    entries = {_decoded(pair["key"]): value_of(pair) for pair in said.get("kvs") or ()}
+def readable(client: httpx.Client, prefixes: Sequence[str]) -> Sequence[str]:
+    """Those that our user may read; raises EtcdAnswer if it is none."""
+    refusal: EtcdAnswer | None = None
+    found = []
+    for prefix in prefixes:
+        try:
+            _post(client, "/v3/kv/range", {**_range(prefix), "count_only": True})
+        except EtcdAnswer as error:
+            refusal = refusal or error
+        else:
+            found.append(prefix)
+    if refusal is not None and not found:
+        raise refusal
+    return found
+
+
+def read_all(client: httpx.Client, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
+    """All under these prefixes: values by key, and the revision they are of."""
+    said = _post(client, "/v3/kv/txn", {"success": [{"request_range": _range(prefix)} for prefix in prefixes]})
+    ranges = [one["response_range"] for one in said["responses"]]
+    entries = {_decoded(pair["key"]): value_of(pair) for one in ranges for pair in one.get("kvs") or ()}
     return entries, int(said["header"]["revision"])
 
 
@@ -237,10 +259,10 @@ def _coded(value: str) -> str:
     return base64.b64encode(value.encode()).decode()
 
 
-def _coded_end(prefix: str) -> str:
-    """The end of the range of all keys with a prefix: its last byte, plus one."""
+def _range(prefix: str) -> dict[str, str]:
+    """All keys with a prefix: their end is its last byte, plus one."""
     raw = prefix.encode()
-    return base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()
+    return {"key": _coded(prefix), "range_end": base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()}
 
 
 def _decoded(value: str) -> str:

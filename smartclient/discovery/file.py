@@ -34,7 +34,7 @@ class File(Discovery):
     interval:  seconds between two looks at the file
     """
 
-    def __init__(self, path: str | os.PathLike[str], *, format: str | None = None, interval: float = 0.25) -> None:
+    def __init__(self, path: str | os.PathLike[str], *, format: str | None = None, interval: float = 0.5) -> None:
         self.path = Path(path)
         suffix = self.path.suffix.lower().lstrip(".")
         self.format = format or {"yml": "yaml"}.get(suffix, suffix)

@@ -15,7 +15,7 @@ from driving import until
 from servers import EtcdServer, etcd_program
 
 from smartclient import Client, Etcd, Instance, InstancesChanged
-from smartclient.discovery.etcd import _coded, _coded_end, _post
+from smartclient.discovery.etcd import _coded, _post, _range
 from smartclient.testing import Fleet
 
 pytestmark = pytest.mark.live
@@ -43,7 +43,7 @@ def put(server: EtcdServer, key: str, value: Any) -> None:
 
 def delete(server: EtcdServer, prefix: str) -> None:
     with Etcd(server.address).client() as client:
-        _post(client, "/v3/kv/deleterange", {"key": _coded(prefix), "range_end": _coded_end(prefix)})
+        _post(client, "/v3/kv/deleterange", _range(prefix))
 
 
 def listed(client: Client) -> set[Instance]:
@@ -148,7 +148,7 @@ def test_register(etcd: EtcdServer) -> None:
 
 def _keys(server: EtcdServer) -> list[Any]:
     with Etcd(server.address).client() as client:
-        said = _post(client, "/v3/kv/range", {"key": _coded("/services/"), "range_end": _coded_end("/services/")})
+        said = _post(client, "/v3/kv/range", _range("/services/"))
         return list(said.get("kvs") or ())
 
 
@@ -173,6 +173,33 @@ def test_wrong_credentials_are_said_and_the_last_list_stays(etcd: EtcdServer) ->
         with Client(Etcd(etcd.address, user="root", password="wrong"), timeout=1) as client:
             with pytest.raises(Exception, match="authentication failed"):
                 client.get(URL)
+
+
+def test_keys_without_a_leading_slash(etcd: EtcdServer) -> None:
+    put(etcd, "/services/orders/a", "10.0.0.1:80")
+    put(etcd, "services/orders/b", "10.0.0.2:80")
+    with Client(f"etcd://{etcd.address}/services") as client:
+        until(lambda: {one.host for one in listed(client)} == {"10.0.0.1", "10.0.0.2"})
+        put(etcd, "services/orders/c", "10.0.0.3:80")
+        until(lambda: len(listed(client)) == 3)
+        delete(etcd, "/services/")
+        until(lambda: {one.host for one in listed(client)} == {"10.0.0.2", "10.0.0.3"})
+
+
+def test_a_user_that_may_read_but_one_of_the_two(etcd: EtcdServer) -> None:
+    put(etcd, "/services/orders/a", "10.0.0.1:80")
+    with Etcd(etcd.address).client() as admin:
+        for user, role in (("root", "root"), ("app", "reader")):
+            _post(admin, "/v3/auth/user/add", {"name": user, "password": "right"})
+            _post(admin, "/v3/auth/role/add", {"name": role})
+            _post(admin, "/v3/auth/user/grant", {"user": user, "role": role})
+        _post(admin, "/v3/auth/role/grant", {"name": "reader", "perm": {"permType": "READ", **_range("/services/")}})
+        _post(admin, "/v3/auth/enable", {})
+    with Client(Etcd(etcd.address, user="app", password="right")) as client:
+        until(lambda: len(listed(client)) == 1)
+    with Client(Etcd(etcd.address, prefix="other", user="app", password="right"), timeout=1) as client:
+        with pytest.raises(Exception, match="permission denied"):
+            client.get(URL)
 
 
 def test_five_thousand_instances(etcd: EtcdServer) -> None:
