@@ -28,7 +28,7 @@ import httpx
 from ..instance import Instance
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
-from .registry import Handle, RegistryAnswer
+from .registry import Handle, RegistryAnswer, tls
 
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -70,7 +70,9 @@ class Kubernetes(Discovery):
         self._port = port
         self._token_file: Any = access.get("token_file")
         self._token: str | None = access.get("token")
+        self._ca_file: Any = access.get("ca_file")
         self._verify: Any = access.get("verify", True)
+        self._context: tuple[object, ssl.SSLContext] = (None, tls([], True, None))
         self._timeout = timeout
         self._handles: dict[threading.Event, Handle] = {}
 
@@ -116,7 +118,15 @@ class Kubernetes(Discovery):
         return f"kubernetes at {self.url.partition('://')[2]}"
 
     def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False)
+        return httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._tls(), trust_env=False)
+
+    def _tls(self) -> ssl.SSLContext:
+        """One context for all watches, made anew when the cluster's CA was changed."""
+        read_at = os.stat(self._ca_file).st_mtime_ns if self._ca_file else 0
+        if self._context[0] != read_at:
+            verify = ssl.create_default_context(cafile=self._ca_file) if self._ca_file else self._verify
+            self._context = read_at, tls([httpx.URL(self.url)], verify, None)
+        return self._context[1]
 
     def _name_of(self, host: str) -> tuple[str, str] | None:
         """(service, namespace) of a host; None: it is none."""
@@ -244,7 +254,7 @@ def _access(server: str | None, token_file: Any, ca_file: Any) -> dict[str, Any]
     if Path(token_file).exists():
         found["token_file"] = token_file
     if Path(ca_file).exists():
-        found["verify"] = str(ca_file)
+        found["ca_file"] = str(ca_file)
     if (MOUNTED / "namespace").exists():
         found["namespace"] = (MOUNTED / "namespace").read_text("utf-8").strip()
     return found
