@@ -1,22 +1,27 @@
 """Dns: addresses (A, AAAA) or SRV records, asked again when their time to live is over. Needs the extra
 `smartclient[dns]` (dnspython).
 
-RFC 2782 for SRV: priority is the instance's priority, weight its weight; its target is looked up by the same server.
+RFC 2782 for SRV: priority is the instance's priority, weight its weight; its target's addresses are those that came
+along, else it is looked up by the same server. Answers may have 1232 bytes over UDP (EDNS; "DNS flag day 2020").
 NXDOMAIN is an empty list, and held back like any other; SERVFAIL, a refusal and silence are trouble: the last good list
 stays. A truncated answer is asked for again over TCP (dnspython does).
+
+Consul's DNS interface leaves instances out of an answer over UDP without saying so (its option enable_truncate is off),
+and has its SRV records at the service's own name: in its domain names are asked for so, and over TCP.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import SplitResult
 
 from ..instance import Instance, is_ip
 from .base import Addresses, PollingDiscovery
-from .options import number, read_options, seconds, text
+from .options import flag, number, read_options, seconds, text
 
 SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
+PAYLOAD = 1232
 
 
 class Dns(PollingDiscovery):
@@ -28,7 +33,8 @@ class Dns(PollingDiscovery):
     srv:       ask for `_http._tcp.SERVICE.DOMAIN`
     domain:    appended to the service's name ("shop.example", "shop.svc.cluster.local"); None: the machine's search
                list
-    protocol:  in the name of SRV records
+    protocol:  in the name of SRV records; None: "_http._tcp", and none at all in Consul's domain
+    tcp:       ask over TCP; None: in Consul's domain, and where an answer was truncated
     timeout:   seconds for an answer
     """
 
@@ -40,7 +46,8 @@ class Dns(PollingDiscovery):
         port: int | None = None,
         srv: bool = False,
         domain: str | None = None,
-        protocol: str = "_http._tcp",
+        protocol: str | None = None,
+        tcp: bool | None = None,
         timeout: float = 2.0,
     ) -> None:
         try:
@@ -61,17 +68,19 @@ class Dns(PollingDiscovery):
             self._resolver.port = server_port
         self._resolver.lifetime = timeout
         self._resolver.cache = None
+        self._resolver.use_edns(0, 0, PAYLOAD)
         self._port = port
         self._srv = srv
         self._domain = None if domain is None else domain.strip(".").lower()
-        self._protocol = protocol
+        consul = f".{self._domain}".endswith(".consul")
+        self._protocol = ("" if consul else "_http._tcp") if protocol is None else protocol.strip(".")
+        self._tcp = consul if tcp is None else tcp
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Dns:
         """`dns://127.0.0.1:53?port=8080`, `dns+srv://127.0.0.1?domain=shop.example`; no server: the machine's."""
-        keywords = read_options(
-            parts.scheme, options, {"port": number, "domain": text, "protocol": text, "timeout": seconds}
-        )
+        known = {"port": number, "domain": text, "protocol": text, "tcp": flag, "timeout": seconds}
+        keywords = read_options(parts.scheme, options, known)
         if parts.port is not None:
             keywords["server_port"] = parts.port
         return cls(parts.hostname, srv=parts.scheme == "dns+srv", **keywords)
@@ -85,7 +94,7 @@ class Dns(PollingDiscovery):
     def resolve(self, service: str) -> Addresses | tuple[Addresses, float]:
         name = f"{service}.{self._domain}." if self._domain and not service.endswith(f".{self._domain}") else service
         if self._srv:
-            return self._services(f"{self._protocol}.{name}")
+            return self._services(f"{self._protocol}.{name}" if self._protocol else name)
         addresses, ttl = self._addresses(name)
         return [Instance(address, self._port) for address in addresses], ttl
 
@@ -93,14 +102,16 @@ class Dns(PollingDiscovery):
         return f"dns at {self._server}" if self._server else "dns"
 
     def _services(self, name: str) -> tuple[list[Instance], float]:
-        records, ttl = self._ask(name, "SRV")
+        records, ttl, came_along = self._ask(name, "SRV")
         found: list[Instance] = []
         for record in records:
             target = str(record.target)
             if target == ".":  # RFC 2782: decidedly not available
                 continue
-            addresses, its_ttl = self._addresses(target)
-            ttl = min(ttl, its_ttl)
+            addresses = came_along.get(target.lower(), ())
+            if not addresses:
+                addresses, its_ttl = self._addresses(target)
+                ttl = min(ttl, its_ttl)
             # Weight 0 has "a very small chance" of being chosen.
             weight = float(record.weight) or 0.01
             metadata = {"target": target.rstrip(".")}
@@ -112,22 +123,28 @@ class Dns(PollingDiscovery):
 
     def _addresses(self, name: str) -> tuple[list[str], float]:
         """Of both families, and the shortest time to live."""
-        four, ttl = self._ask(name, "A")
-        six, other = self._ask(name, "AAAA")
+        four, ttl, _ = self._ask(name, "A")
+        six, other, _ = self._ask(name, "AAAA")
         return sorted({record.address for record in (*four, *six)}), min(ttl, other)
 
-    def _ask(self, name: str, kind: str) -> tuple[list[Any], float]:
+    def _ask(self, name: str, kind: str) -> tuple[list[Any], float, Mapping[str, Sequence[str]]]:
+        """The records, their time to live, and addresses that came along, by name."""
         try:
-            answer = self._resolver.resolve(name, kind, search=not name.endswith("."))
-        except self._dns.NXDOMAIN:
-            return [], self.interval
-        except self._dns.NoAnswer:
-            return [], self.interval
+            answer = self._resolver.resolve(name, kind, search=not name.endswith("."), tcp=self._tcp)
+        except (self._dns.NXDOMAIN, self._dns.NoAnswer):
+            return [], self.interval, {}
         except self._dns.NoNameservers as error:
             raise ConnectionError(f"{kind} {name}: {_reason(error)}") from None
         except self._dns.LifetimeTimeout:
             raise TimeoutError(f"{kind} {name}: no answer within {self._resolver.lifetime:g} s") from None
-        return list(answer), max(SHORTEST, float(answer.rrset.ttl if answer.rrset is not None else 0))
+        sets = [answer.rrset] if answer.rrset is not None else []
+        came_along: dict[str, list[str]] = {}
+        for one in answer.response.additional:
+            addresses = [record.address for record in one if hasattr(record, "address")]
+            if addresses:
+                sets.append(one)
+                came_along.setdefault(str(one.name).lower(), []).extend(addresses)
+        return list(answer), max(SHORTEST, float(min((one.ttl for one in sets), default=0))), came_along
 
 
 def _reason(error: Any) -> str:

@@ -40,9 +40,9 @@ class Agent:
     def __init__(self, program: str, home: Path, **config: Any) -> None:
         self._program = program
         self._home = home
-        self.port = free_port()
+        self.port, self.dns_port = free_port(), free_port()
         self._config = {
-            "ports": {"http": self.port, "dns": -1, "grpc": -1, "https": -1, "serf_wan": -1,
+            "ports": {"http": self.port, "dns": self.dns_port, "grpc": -1, "https": -1, "serf_wan": -1,
                       "serf_lan": free_port(), "server": free_port()},
             "bind_addr": "127.0.0.1",
             "log_level": "ERROR",

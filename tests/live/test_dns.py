@@ -7,14 +7,17 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import dns.resolver
 import pytest
 from driving import until
 from servers import KnotServer
 
 from smartclient import Client, Dns
+from smartclient.discovery import discovery_of
 from smartclient.testing import Fleet
 
 pytestmark = pytest.mark.live
@@ -109,3 +112,50 @@ def test_a_refusal_is_no_empty_list(knot: KnotServer) -> None:
     source = Dns("127.0.0.1", server_port=knot.port, domain="elsewhere.example")
     with pytest.raises(ConnectionError, match="REFUSED"):
         source.resolve("orders")
+
+
+def test_the_machines_search_list(knot: KnotServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "resolv.conf").write_text("nameserver 127.0.0.1\nsearch nowhere.test shop.test\noptions ndots:2\n")
+    read = partial(dns.resolver.Resolver, filename=str(tmp_path / "resolv.conf"))
+    monkeypatch.setattr(dns.resolver, "Resolver", read)
+    source = Dns(port=80)
+    source._resolver.port = knot.port
+    knot.change(("set", "orders.shop", "1", "A", "127.0.0.7"))
+    addresses, ttl = source.resolve("orders")
+    assert [str(one) for one in addresses] == ["127.0.0.7:80"]
+    assert ttl == 1
+
+
+def test_a_headless_service(knot: KnotServer) -> None:
+    """Kubernetes: each ready pod is an A record, and an SRV record for each named port."""
+    pods = {"127-0-0-7": "127.0.0.7", "127-0-0-8": "127.0.0.8"}
+    for name, address in pods.items():
+        knot.change(("set", "orders.shop.svc", "5", "A", address))
+        knot.change(("set", f"{name}.orders.shop.svc", "5", "A", address))
+        srv = f"0 50 8080 {name}.orders.shop.svc.test."
+        knot.change(("set", "_http._tcp.orders.shop.svc", "5", "SRV", srv))
+    plain = Dns("127.0.0.1", server_port=knot.port, domain="shop.svc.test", port=8080)
+    named = Dns("127.0.0.1", server_port=knot.port, domain="shop.svc.test", srv=True)
+    for source in (plain, named):
+        for name in ("orders", "orders.shop.svc.test"):
+            assert source.covers(name)
+            addresses, ttl = source.resolve(name)
+            assert {str(one) for one in addresses} == {"127.0.0.7:8080", "127.0.0.8:8080"}
+            assert ttl == 5
+
+
+def test_consuls_own_interface(agents: Any) -> None:
+    """It leaves instances out of what it answers over UDP, and does not say so."""
+    agent = agents()
+    for n in range(60):
+        agent.register("orders", 8000 + n, Address=f"127.0.1.{n}", Weights={"Passing": n + 1, "Warning": 1})
+    expected = {f"127.0.1.{n}:{8000 + n}": n + 1.0 for n in range(60)}
+    source = discovery_of(f"dns+srv://127.0.0.1:{agent.dns_port}?domain=service.consul")
+    until(lambda: len(source.resolve("orders")[0]) == 60)
+    for name in ("orders", "orders.service.consul"):
+        assert source.covers(name)
+        addresses, _ = source.resolve(name)
+        assert {str(one): one.weight for one in addresses} == expected
+    assert (
+        len(discovery_of(f"dns://127.0.0.1:{agent.dns_port}?domain=service.consul&port=80").resolve("orders")[0]) == 60
+    )
