@@ -29,8 +29,8 @@ LAYERS = [
     {"httpx2"},
     {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
 ]
-# Beside the layers: knows only instances, errors, events.
-DISCOVERY = {"instance", "errors", "events"}
+# Beside the layers: knows only instances, errors, events, and how to wait for a place.
+DISCOVERY = {"instance", "errors", "events", "waiting"}
 HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
 MAY_KNOW_HTTP = {
     "client",

@@ -1,4 +1,4 @@
-"""Consul: blocking queries on a service's health, one connection per watch.
+"""Consul: blocking queries on a service's health.
 
 python-consul builds the queries and reads the answers; its HTTP layer, which knows no timeouts, puts the token into the
 URL and drops the response's headers, is replaced by httpx.
@@ -31,8 +31,8 @@ from ..events import logger
 from ..instance import Instance
 from .base import Discovery
 from .combined import Fallback
-from .consul_agent import Agent
-from .options import Reader, flag, read_options, seconds, text
+from .consul_agent import Agent, Agents, TurnOver
+from .options import Reader, flag, number, read_options, seconds, text
 from .registration import register
 from .registry import SHOWN, registry_url, tls
 
@@ -48,6 +48,7 @@ OPTIONS: dict[str, Reader] = {
     **dict.fromkeys(("tag", "token", "token_file", "dc", "near", "filter"), text),
     **dict.fromkeys(("stale", "cached", "prepared", "passing"), flag),
     **dict.fromkeys(("max_stale", "interval", "wait", "timeout", "grace"), seconds),
+    "connections": number,
 }
 
 
@@ -69,6 +70,8 @@ class Consul(Discovery):
                  critical ones with weight 0: they are called only if there are no others
     prepared:    service names are those of prepared queries; these cannot block: they are asked every `interval`
                  seconds
+    connections: to the agent at most; it accepts 200 from one address, for all processes together. With more services
+                 than connections, the watches take turns of seven seconds
     wait:        seconds that a query blocks for at most
     timeout:     seconds to connect, and to wait for an answer that does not block
     verify, cert: as in httpx; else CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY
@@ -94,6 +97,7 @@ class Consul(Discovery):
         interval: float = 5.0,
         filter: str | None = None,
         passing: bool = True,
+        connections: int = 128,
         wait: float = 55.0,
         timeout: float = 5.0,
         verify: Any = True,
@@ -108,6 +112,8 @@ class Consul(Discovery):
         for name, value in (("interval", interval), ("max_stale", 1.0 if max_stale is None else max_stale)):
             if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"Consul.{name}: expected seconds > 0, got {value!r}")
+        if not isinstance(connections, int) or connections < 1:
+            raise ValueError(f"Consul.connections: expected at least 1, got {connections!r}")
         environ = os.environ
         if address is None:
             address = environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}"
@@ -138,7 +144,7 @@ class Consul(Discovery):
         self._wait = wait
         self._timeout = timeout
         self._verify = tls([self.url], verify, cert)
-        self._agents: dict[threading.Event, Agent] = {}
+        self._agents = Agents(lambda: Agent(self.agent()), connections)
         self._elsewhere: Fallback | None = None
         if len(several) > 1:
             alone = [copy(self) for _ in several]
@@ -165,21 +171,13 @@ class Consul(Discovery):
         if self._elsewhere is not None:
             yield from self._elsewhere.watch(service, stop)
             return
-        agent = Agent(self.agent())
-        self._agents[stop] = agent
-        try:
-            watch = self._poll if self._prepared else self._watch
-            yield from watch(agent, _service_of(service) or service, stop)
-        finally:
-            self._agents.pop(stop, None)
-            agent.close()
+        with self._agents.watching():
+            yield from (self._poll if self._prepared else self._watch)(_service_of(service) or service, stop)
 
     def interrupt(self, stop: threading.Event) -> None:
         if self._elsewhere is not None:
             self._elsewhere.interrupt(stop)
-        agent = self._agents.get(stop)
-        if agent is not None:
-            agent.interrupt()
+        self._agents.interrupt(stop)
 
     def __str__(self) -> str:
         if self.socket is not None:
@@ -201,23 +199,30 @@ class Consul(Discovery):
     def _present_token(self) -> str | None:
         return self._token if self._token_file is None else _token_in(self._token_file)
 
-    def _poll(self, agent: Agent, query: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+    def _poll(self, query: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         """A prepared query cannot block."""
         entry_of = Entries(query, self._passing)
         while not stop.is_set():
-            yield entry_of.instances(agent.http.prepared(query, self._dc))
+            with self._agents.one(stop, blocks=False) as agent:
+                entries = agent.http.prepared(query, self._dc)
+            yield entry_of.instances(entries)
             stop.wait(self._interval)
 
-    def _watch(self, agent: Agent, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+    def _watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         index = 0
         pause = SOON
         shown: list[Instance] | None = None
         entry_of = Entries(service, self._passing)
         while not stop.is_set():
-            began = time.monotonic()
-            answered, entries = self._ask(agent, service, index)
-            soon = time.monotonic() - began < SOON
+            try:
+                with self._agents.one(stop, blocks=index > 0) as agent:
+                    began = time.monotonic()
+                    answered, entries = self._ask(agent, service, index)
+                    soon = time.monotonic() - began < SOON
+            except TurnOver:
+                continue
             instances = shown if answered == index != 0 else entry_of.instances(entries)
+            del entries  # a blocked watch shall not keep them
             # A lower index is that of another life of the registry.
             index = 0 if answered < max(index, 1) else answered
             if instances is not None and instances != shown:
@@ -249,11 +254,13 @@ class Consul(Discovery):
             extra.append(("cached", "1"))
         if self._filter is not None:
             extra.append(("filter", self._filter))
-        agent.http.prepare(extra, self._timeout + (self._wait * 17 / 16 + SLACK if index else 0.0))
+        wait = self._agents.wait(agent, self._wait) if index else self._wait
+        timeout = self._timeout + (wait * 17 / 16 + SLACK if index else 0.0)
+        agent.http.prepare(extra, timeout, str(index) if index else None)
         return agent.health.service(
             quote(service, safe=""),
             index=index or None,
-            wait=f"{self._wait * 1000:.0f}ms",
+            wait=f"{wait * 1000:.0f}ms",
             passing=self._passing or None,
             dc=self._dc,
             near=self._near,

@@ -1,18 +1,190 @@
-"""python-consul over httpx: its queries, with timeouts, the token in a header, and waits that others can end."""
+"""python-consul over httpx: its queries, with timeouts, the token in a header, and waits that others can end; and the
+connections that all watches of a source share.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import quote
 
 import httpx
 
+from ..waiting import Places, Waiter
 from .registry import SHOWN, Handle, RegistryAnswer
+
+RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
+TURN = 7.0  # seconds that a query blocks for where watches take turns
+TRY_MORE_AFTER = 60.0  # seconds
+
+
+class TurnOver(Exception):
+    """A query was ended since others need its connection."""
+
+
+class Agents:
+    """The connections that the watches of one source share: no more than `limit`.
+
+    Each query that blocks holds one. Where there are more watches than that, they take turns, first come, first served.
+    An agent accepts 200 from one address, for all processes of a machine together (Consul: http_max_conns_per_client).
+    Newer ones answer 429 to those beyond, older ones reset them. So where a new connection fails, the open ones are all
+    that can be had: the watches share those from then on, and each minute another one is tried.
+    """
+
+    def __init__(self, make: Callable[[], Agent], limit: int) -> None:
+        self._make = make
+        self._limit = limit
+        self._start()
+
+    def _start(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()
+        self._brief, self._blocking = Places(RESERVE), Places(max(1, self._limit - RESERVE))
+        self._most, self._changed_at = self._blocking.limit, time.monotonic()
+        self._idle: list[Agent] = []
+        self._long: set[Agent] = set()  # those with queries that block for longer than a turn
+        self._ends: dict[threading.Event, Callable[[], object]] = {}  # what wakes each watch that waits
+        self._watches = self._open = 0
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While a watch goes on."""
+        if self._pid != os.getpid():  # a forked child has no threads and shares its parent's sockets
+            self._start()
+        with self._lock:
+            self._watches += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watches -= 1
+            self._close_idle()
+
+    def wait(self, agent: Agent, longest: float) -> float:
+        """Seconds that a query may block for."""
+        with self._lock:
+            if self._watches > self._blocking.limit // 2:
+                return min(longest, TURN)
+            self._long.add(agent)
+            return longest
+
+    @contextmanager
+    def one(self, stop: threading.Event, blocks: bool) -> Iterator[Agent]:
+        """One of the connections, for one query of the watch with this `stop`.
+
+        Raises ConnectionError if that is set, and TurnOver.
+        """
+        places = self._blocking if blocks else self._brief
+        self._take(places, stop)
+        try:
+            agent = self._some_agent()
+            try:
+                with self._ended_by(stop, agent.interrupt):
+                    yield agent
+                if stop.is_set() or agent.gave_way:
+                    raise ConnectionError("ended")
+            except BaseException as error:
+                self._lost(agent, error)
+                if agent.gave_way and not stop.is_set():
+                    raise TurnOver from None
+                raise
+            self._answered(agent)
+        finally:
+            places.release()
+        self._close_idle()
+
+    def _some_agent(self) -> Agent:
+        with self._lock:
+            if self._idle:
+                return self._idle.pop()
+        agent = self._make()
+        with self._lock:
+            self._open += 1
+        return agent
+
+    def _answered(self, agent: Agent) -> None:
+        agent.fresh = False
+        with self._lock:
+            self._long.discard(agent)
+            self._idle.append(agent)
+            now = time.monotonic()
+            if self._blocking.limit < self._most and now - self._changed_at > TRY_MORE_AFTER:
+                self._changed_at = now
+                self._blocking.resize(self._blocking.limit + 1)
+                if self._blocking.limit == self._most:
+                    self._brief.resize(RESERVE)
+
+    def _lost(self, agent: Agent, error: BaseException) -> None:
+        agent.close()
+        refused = agent.fresh and (
+            isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) or getattr(error, "status", None) == 429
+        )
+        with self._lock:
+            self._long.discard(agent)
+            self._open -= 1
+            if refused and not agent.gave_way and self._open > 1:
+                self._changed_at = time.monotonic()
+                self._brief.resize(1)
+                self._blocking.resize(min(self._blocking.limit, self._open - 1))
+                for one in self._long:
+                    one.give_way()
+                self._long.clear()
+
+    def interrupt(self, stop: threading.Event) -> None:
+        """End what the watch with this `stop` waits for."""
+        with self._lock:
+            end = self._ends.get(stop)
+            if end is not None:
+                end()
+
+    @contextmanager
+    def _ended_by(self, stop: threading.Event, end: Callable[[], object]) -> Iterator[None]:
+        with self._lock:
+            self._ends[stop] = end
+        try:
+            if stop.is_set():
+                raise ConnectionError("stopped")
+            yield
+        finally:
+            with self._lock:
+                self._ends.pop(stop, None)
+
+    def _take(self, places: Places, stop: threading.Event) -> None:
+        woken = threading.Event()
+
+        def wake() -> bool:
+            woken.set()
+            return True
+
+        waiter = Waiter(wake)
+        if places.join(waiter):
+            try:
+                with self._ended_by(stop, woken.set):
+                    woken.wait()
+            finally:
+                if not waiter.granted or stop.is_set():
+                    places.leave(waiter)
+            if stop.is_set():
+                raise ConnectionError("stopped")
+
+    def _close_idle(self) -> None:
+        """Keep no more connections than there are watches."""
+        with self._lock:
+            spare = [self._idle.pop() for _ in range(min(len(self._idle), self._open - self._watches))]
+            self._open -= len(spare)
+        for agent in spare:
+            agent.close()
 
 
 class Agent:
-    """python-consul's queries over httpx. One per watch: one connection, that can be interrupted.
+    """python-consul's queries over httpx: one connection, that can be interrupted.
+
+    fresh:     it has answered nothing yet
+    gave_way:  it was interrupted for others' sake
 
     Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
     """
@@ -21,6 +193,7 @@ class Agent:
         # Imported when first used: it brings requests along, which takes a while.
         from consul import base
 
+        self.fresh, self.gave_way = True, False
         self.http = _http_layer(base)(client)
         self.token: str | None = None  # python-consul would put it into the query
         self.dc: str | None = None
@@ -34,6 +207,10 @@ class Agent:
     def interrupt(self) -> None:
         self.http.interrupt()
 
+    def give_way(self) -> None:
+        self.gave_way = True
+        self.interrupt()
+
     def close(self) -> None:
         self.http.close()
 
@@ -46,13 +223,14 @@ def _http_layer(base: Any) -> Any:
             self._client = client
             self._read_timeout = client.timeout.read
             self._extra: list[tuple[str, str]] = []
+            self._known: str | None = None
             self.behind = 0.0  # seconds that the last answer was behind the leader
             self._handle = Handle()
             self.interrupt = self._handle.cut
 
-        def prepare(self, extra: list[tuple[str, str]], read_timeout: float) -> None:
-            """What the next query has that python-consul's signature does not."""
-            self._extra, self._read_timeout = extra, read_timeout
+        def prepare(self, extra: list[tuple[str, str]], read_timeout: float, known: str | None) -> None:
+            """What the next query has that python-consul's signature does not. known: the index of what is known"""
+            self._extra, self._read_timeout, self._known = extra, read_timeout, known
 
         def use_token(self, token: str | None) -> None:
             if token is not None:
@@ -80,6 +258,8 @@ def _http_layer(base: Any) -> Any:
             self.behind = int(behind) / 1000 if behind.isdigit() else 0.0
             if "X-Consul-Index" not in response.headers:
                 raise ValueError("the answer has no X-Consul-Index: is that a Consul agent?")
+            if response.headers["X-Consul-Index"] == self._known:
+                return self._known, []  # the same as before: not worth reading
             try:
                 return callback(base.Response(response.status_code, response.headers, response.text))
             except base.ConsulException as error:  # py-consul's has the whole body in it

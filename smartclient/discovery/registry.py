@@ -59,6 +59,7 @@ class RegistryAnswer(RuntimeError):
     hints: ClassVar[Mapping[int, str]] = {}
 
     def __init__(self, status: int, text: str) -> None:
+        self.status = status
         message = _message(text)
         super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{self.hint(status, message)}")
 

@@ -167,3 +167,47 @@ def test_a_token_in_a_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     path.write_text("second\n")
     with source.agent() as agent:
         assert agent.headers["X-Consul-Token"] == "second"
+
+
+@pytest.mark.parametrize("accepted", [200, 16], ids=["our limit", "the agent's limit"])
+def test_more_services_than_connections(agents: Any, monkeypatch: pytest.MonkeyPatch, accepted: int) -> None:
+    """Their watches take turns, also where other processes have left fewer connections than we would like."""
+    monkeypatch.setattr("smartclient.discovery.consul_agent.TURN", 0.5)
+    agent = agents(limits={"http_max_conns_per_client": accepted})
+    names = [f"s{number}" for number in range(40)]
+    for name in names:
+        agent.register(name, 80)
+    source = Consul(agent.address, connections=20 if accepted == 200 else 128)
+    with Client(source) as client:
+        services = {name: client._balanced._services.get(name) for name in names}
+        until(lambda: all(len(service.nodes) == 1 for service in services.values()), 20)
+        assert connections_to(agent.port) <= min(20, accepted)
+        for name in names:
+            put(agent, name, 81)
+        until(lambda: all(len(service.nodes) == 2 for service in services.values()), 20)
+        assert connections_to(agent.port) <= min(20, accepted)
+        if accepted == 200:
+            assert not any(service.problem for service in services.values())
+        for name in names[5:]:
+            client._balanced._services._watchers[name].stop()
+        until(lambda: connections_to(agent.port) <= 5)
+        agent.stop()
+        agent.start()  # with nothing registered
+        agent.register("s0", 82)
+        until(lambda: {node.instance.port for node in services["s0"].nodes} == {82}, 5)
+
+
+def put(agent: Any, name: str, port: int) -> None:
+    """As `agent.register`, also where the agent accepts no more connections from our address."""
+    transport = httpx.HTTPTransport(local_address="127.0.0.2")
+    with httpx.Client(transport=transport) as client:
+        said = {"Name": name, "ID": f"{name}-{port}", "Address": "127.0.0.1", "Port": port}
+        client.put(f"http://{agent.address}/v1/agent/service/register", json=said).raise_for_status()
+
+
+def connections_to(port: int) -> int:
+    """Those of this process: established, to a port of 127.0.0.1."""
+    own = f":{port:04X}"
+    lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+    pairs = [line.split() for line in lines]
+    return sum(pair[2] == f"0100007F{own}" and pair[1].startswith("0100007F") and pair[3] == "01" for pair in pairs)
