@@ -7,7 +7,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import httpx
@@ -16,6 +16,7 @@ from driving import until
 
 from smartclient import Client, Consul
 from smartclient.discovery import discovery_from_url
+from smartclient.discovery.consul_agent import RESERVE, TURN, Agents, TurnOver
 from smartclient.testing import CLOSING, FAILING, GARBAGE, RESETTING, SILENT, TRUNCATING, Behaviour, Server
 
 
@@ -274,3 +275,71 @@ def test_the_last_good_list_serves_through_all_of_it(agent: Server, fleet: Calla
         for _ in range(40):
             assert client.get("http://orders/").status_code == 200
             time.sleep(0.02)
+
+
+class Line:
+    """In place of a connection to an agent."""
+
+    def __init__(self) -> None:
+        self.fresh, self.gave_way, self.closed = True, False, False
+
+    def interrupt(self) -> None:
+        pass
+
+    def give_way(self) -> None:
+        self.gave_way = True
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_connections_that_an_agent_refuses_are_shared_and_tried_again_by_the_minute() -> None:
+    now, made = [0.0], list[Line]()
+
+    def make() -> Any:
+        made.append(Line())
+        return made[-1]
+
+    agents = Agents(make, 28, lambda: now[0])
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(agents.watching())
+        long = [stack.enter_context(agents.one(threading.Event(), blocks=True)) for _ in range(3)]
+        assert [agents.wait(one, 55.0) for one in long] == [55.0] * 3
+        with pytest.raises(httpx.ReadError), agents.one(threading.Event(), blocks=False):
+            raise httpx.ReadError("reset")
+        # Three are all that can be had: two to block, and one for first lists.
+        assert agents._blocking.limit == 2
+        assert agents._brief.limit == 1
+        assert all(one.gave_way for one in long)
+        assert agents.wait(long[0], 55.0) == TURN
+        with pytest.raises(TurnOver):
+            stack.close()
+    assert all(one.closed for one in made)
+    for minute in range(1, 30):
+        now[0] = 61.0 * minute
+        with agents.watching(), agents.one(threading.Event(), blocks=True):
+            pass
+        assert agents._blocking.limit == min(20, 2 + minute)
+    assert agents._brief.limit == RESERVE
+    assert agents._open == 0
+
+
+def test_an_agent_that_goes_is_no_agent_that_refuses() -> None:
+    agents = Agents(lambda: Line(), 28)  # type: ignore[arg-type,return-value]
+    with ExitStack() as stack:
+        for _ in range(6):
+            stack.enter_context(agents.watching())
+        for _ in range(2):
+            with agents.one(threading.Event(), blocks=False):
+                pass
+        stack.enter_context(agents.one(threading.Event(), blocks=True))
+        with pytest.raises(httpx.ReadError), agents.one(threading.Event(), blocks=False) as agent:
+            agent.fresh = False  # it has answered before
+            raise httpx.ReadError("reset")
+        assert agents._blocking.limit == 20
+        stop = threading.Event()
+        stop.set()
+        with pytest.raises(ConnectionError, match="stopped"), agents.one(stop, blocks=True):
+            pass
+        assert agents._blocking.taken == 1

@@ -35,8 +35,9 @@ class Agents:
     that can be had: the watches share those from then on, and each minute another one is tried.
     """
 
-    def __init__(self, make: Callable[[], Agent], limit: int) -> None:
+    def __init__(self, make: Callable[[], Agent], limit: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._make = make
+        self._clock = clock
         self._limit = limit
         self._start()
 
@@ -44,7 +45,7 @@ class Agents:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._brief, self._blocking = Places(RESERVE), Places(max(1, self._limit - RESERVE))
-        self._most, self._changed_at = self._blocking.limit, time.monotonic()
+        self._most, self._changed_at = self._blocking.limit, self._clock()
         self._idle: list[Agent] = []
         self._long: set[Agent] = set()  # those with queries that block for longer than a turn
         self._ends: dict[threading.Event, Callable[[], object]] = {}  # what wakes each watch that waits
@@ -111,7 +112,7 @@ class Agents:
         with self._lock:
             self._long.discard(agent)
             self._idle.append(agent)
-            now = time.monotonic()
+            now = self._clock()
             if self._blocking.limit < self._most and now - self._changed_at > TRY_MORE_AFTER:
                 self._changed_at = now
                 self._blocking.resize(self._blocking.limit + 1)
@@ -127,7 +128,7 @@ class Agents:
             self._long.discard(agent)
             self._open -= 1
             if refused and not agent.gave_way and self._open > 1:
-                self._changed_at = time.monotonic()
+                self._changed_at = self._clock()
                 self._brief.resize(1)
                 self._blocking.resize(min(self._blocking.limit, self._open - 1))
                 for one in self._long:
