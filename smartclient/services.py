@@ -13,7 +13,7 @@ from typing import Any
 
 from cachetools import TTLCache
 
-from .discovery.base import Discovery
+from .discovery.base import Discovery, drop_of
 from .discovery.watcher import Watcher
 from .events import Observers
 from .health.stalls import Stalls
@@ -176,12 +176,12 @@ class Services:
     def _watcher(self, service: Service) -> Watcher:
         def publish(instances: tuple[Instance, ...]) -> None:
             first = not service.ready.fired
-            service.drop = watcher.drop
-            service.update(instances, self.discovery.grace)
+            service.drop = drop_of(instances)
+            service.update(tuple(instances), self.discovery.grace)
             if first and not instances:
                 self._forget(service)
 
-        watcher = Watcher(
+        return Watcher(
             service.name,
             self.discovery,
             publish=publish,
@@ -191,7 +191,6 @@ class Services:
             clock=self._clock,
             rng=self._rng,
         )
-        return watcher
 
     def _forget(self, service: Service) -> None:
         """The source knows no instance of that name."""

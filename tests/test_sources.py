@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from smartclient import (
     Cached,
     Client,
+    Discovery,
     Dns,
     Environment,
     Etcd,
@@ -27,6 +28,7 @@ from smartclient import (
     File,
     Filter,
     Instance,
+    Listing,
     Map,
     Merge,
     NoInstances,
@@ -307,6 +309,24 @@ def test_filter_and_map() -> None:
         assert watched.lists[0][0].weight == 3.0
     static = Filter({"orders": ["10.0.0.1:80", "10.0.0.2:80"]}, lambda one: one.host != "10.0.0.2")
     assert [str(one) for one in static.known("orders") or ()] == ["10.0.0.1:80"]
+
+
+def test_what_a_source_asks_to_be_dropped_goes_through(tmp_path: Path) -> None:
+    class Asking(Discovery):
+        def watch(self, service: str, stop: threading.Event) -> Iterator[Any]:
+            yield Listing(["10.0.0.1:80", "10.0.0.2:80"], drop=0.2)
+            yield Listing(["10.0.0.1:80", "10.0.0.2:80"], drop=0.4)
+            stop.wait(5)
+
+    first = Filter(Asking(), lambda one: one.host == "10.0.0.1")
+    for source in (first, Fallback(first, {"orders": ["10.0.0.9:80"]}), Cached(first, tmp_path), Routed({"*": first})):
+        with Client(source) as client:
+            service = client._balanced._services.get("orders")
+            until(lambda one=service: one.drop == 0.4)
+            assert listed(client) == {"10.0.0.1:80"}
+    assert Listing([1], 0.1) == Listing([1], 0.1) != Listing([1], 0.2)
+    assert Listing([1]) != [1]
+    assert Listing([1]) == (1,) != Listing([1], 0.2)
 
 
 def test_routed() -> None:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from ..instance import Instance
 
@@ -17,6 +17,8 @@ Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
 
 SHORTEST_TTL, LONGEST_TTL = 0.05, 86_400.0  # seconds
 
+Made = TypeVar("Made", bound="Listing")
+
 
 class Listing(tuple[Any, ...]):
     """A list of addresses, and what the registry asks of the callers. Any list will do where it asks nothing.
@@ -24,7 +26,25 @@ class Listing(tuple[Any, ...]):
     drop: share of the calls (0 to 1) that are not to be made (Envoy: drop_overloads)
     """
 
-    drop: float = 0.0
+    drop: float
+
+    def __new__(cls: type[Made], addresses: Iterable[Any] = (), drop: float = 0.0) -> Made:
+        made = tuple.__new__(cls, addresses)
+        made.drop = drop
+        return made
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, tuple) and tuple.__eq__(self, other) and self.drop == drop_of(other)
+
+    def __ne__(self, other: object) -> bool:  # a tuple has one of its own
+        return not self == other
+
+    __hash__ = tuple.__hash__
+
+
+def drop_of(addresses: object) -> float:
+    """The share of calls that a list asks not to be made."""
+    return addresses.drop if isinstance(addresses, Listing) else 0.0
 
 
 class Discovery(ABC):

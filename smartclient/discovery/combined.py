@@ -109,7 +109,7 @@ def _say(queue: SimpleQueue[Any], number: int, said: tuple[Instance, ...] | str)
 
 
 class Merge(Combined):
-    """The instances of all sources: several registries, or several regions.
+    """The instances of all sources: several registries, or several regions. What one asks to be dropped is not.
 
     priorities: added to the priority of each source's instances: `Merge(here, there, priorities=(0, 1))` goes there
                 only as far as here cannot bear it

@@ -29,11 +29,7 @@ class Assignment(Listing):
     stale_after: float | None = None
 
     def __eq__(self, other: object) -> bool:
-        same = isinstance(other, Assignment) and (self.drop, self.stale_after) == (other.drop, other.stale_after)
-        return same and super().__eq__(other)
-
-    def __ne__(self, other: object) -> bool:  # a tuple has one of its own
-        return not self == other
+        return isinstance(other, Assignment) and self.stale_after == other.stale_after and super().__eq__(other)
 
     __hash__ = Listing.__hash__
 

@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from ..instance import Instance
-from .base import Addresses, Discovery
+from .base import Addresses, Discovery, Listing, drop_of
 
 
 class Shaped(Discovery):
@@ -36,7 +36,7 @@ class Shaped(Discovery):
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         for addresses in self.source.watch(service, stop):
-            yield list(self._all(addresses))
+            yield Listing(self._all(addresses), drop_of(addresses))
 
     def interrupt(self, stop: threading.Event) -> None:
         self.source.interrupt(stop)

@@ -18,7 +18,7 @@ from typing import Any
 from ..errors import describe
 from ..events import DiscoveryFailed, Observers, logger
 from ..instance import Instance, is_link_local
-from .base import Discovery, Listing
+from .base import Discovery, Listing, drop_of
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 3.0
@@ -67,7 +67,6 @@ class Watcher:
     used_at:  when the service was last called
     running:  it watches, or its source has said its last; otherwise start a new one
     over:     its source has said its last
-    drop:     share of the calls that the latest list asks not to be made
     """
 
     def __init__(
@@ -93,7 +92,6 @@ class Watcher:
         self._refused: set[str] = set()
         self.stop_signal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
         self.running = self.over = False
-        self.drop = 0.0
         self._thread = threading.Thread(target=self._run, name=f"smartclient-{service}", daemon=True)
 
     def start(self) -> None:
@@ -164,8 +162,7 @@ class Watcher:
         if self._said is not None:
             logger.info("%s: %s answers again", self._service, self._discovery)
         self._pause, self._said = FIRST_PAUSE, None
-        self.drop = addresses.drop if isinstance(addresses, Listing) else 0.0
-        self._publish(tuple(instances))
+        self._publish(Listing(instances, drop_of(addresses)))
 
     def _trouble(self, problem: str) -> float:
         pause = self._pause * (0.5 + self._rng.random())
