@@ -21,7 +21,7 @@ from ..instance import Instance, is_link_local
 from .base import Discovery, Listing, drop_of
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 3.0
+LONGEST_PAUSE = 4.0  # so that a registry that is back is heard within five seconds
 IDLE_AFTER = 600.0
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
@@ -165,7 +165,7 @@ class Watcher:
         self._publish(Listing(instances, drop_of(addresses)))
 
     def _trouble(self, problem: str) -> float:
-        pause = self._pause * (0.5 + self._rng.random())
+        pause = self._pause * (0.5 + 0.5 * self._rng.random())
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
         level = "debug" if problem == self._said else "warning"
         getattr(logger, level)(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -35,11 +37,11 @@ def group(*endpoints: Any, zone: str = "a", weight: int | None = None, priority:
 class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
     """token: that it asks for;  asked: the requests it was sent;  refused: what clients did not accept"""
 
-    def __init__(self) -> None:
+    def __init__(self, port: int = 0, rest_port: int = 0) -> None:
         self.token: str | None = None
         self.asked: list[Any] = []
         self.refused: list[str] = []
-        self.port, self.rest_port = free_port(), free_port()
+        self.port, self.rest_port = port or free_port(), rest_port or free_port()
         self._clusters: dict[str, Any] = {}
         self._version = 0
         self._changed = threading.Condition()
@@ -161,7 +163,18 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                 self.end_headers()
                 self.wfile.write(content)
 
+            def do_PUT(self) -> None:
+                """The endpoints of the cluster that the path names."""
+                plane.put(self.path[1:], *json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+                self.send_response(204)
+                self.end_headers()
+
             def log_message(self, *arguments: Any) -> None:
                 pass
 
         return Handler
+
+
+if __name__ == "__main__":
+    ControlPlane(*map(int, sys.argv[1:]))
+    threading.Event().wait()

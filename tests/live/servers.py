@@ -175,6 +175,32 @@ class KnotServer(Process):
         ).returncode
 
 
+class ControlPlaneServer(Process):
+    """The control plane of `control_plane.py` in a process of its own. It keeps no data."""
+
+    def __init__(self, home: Path) -> None:
+        super().__init__()
+        self.home, self.port, self.rest_port = home, free_port(), free_port()
+        program = str(Path(__file__).with_name("control_plane.py"))
+        self.command = [sys.executable, program, str(self.port), str(self.rest_port)]
+        self.start()
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    def ready(self) -> bool:
+        try:
+            for port in (self.port, self.rest_port):
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+        except OSError:
+            return False
+        return True
+
+    def put(self, cluster: str, *groups: Any) -> None:
+        httpx.put(f"http://127.0.0.1:{self.rest_port}/{cluster}", json=groups, trust_env=False).raise_for_status()
+
+
 def envoy_program() -> str | None:
     """Where Envoy is: `ENVOY`, the path, or what `.ci/envoy` gets from PyPI."""
     named = os.environ.get("ENVOY") or shutil.which("envoy")

@@ -1,0 +1,108 @@
+"""Every registry, killed, silenced and started again with other data, while calls go on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driving import until
+from registries import REGISTRIES, Registry, answering
+
+from smartclient import Client
+
+pytestmark = pytest.mark.live
+SILENT, DEAD = 8.0, 20.0  # seconds
+BACK = 5.0  # seconds within which other data are seen
+
+
+class Traffic:
+    """A client of one registry that calls all the time."""
+
+    def __init__(self, url: str) -> None:
+        self._client = Client(url, timeout=5)
+        self._over = False
+        self.answered, self.failures = 0, list[str]()
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+
+    def listed(self) -> set[str]:
+        service: Any = self._client._balanced._services.get("orders")
+        return {str(node.instance) for node in service.nodes}
+
+    def end(self) -> None:
+        self._over = True
+        self._thread.join()
+        self._client.close()
+
+    def _run(self) -> None:
+        while not self._over:
+            try:
+                self.answered += self._client.get("http://orders/").status_code == 200
+            except Exception as error:
+                self.failures.append(f"{type(error).__name__}: {error}")
+            time.sleep(0.02)
+
+
+@pytest.fixture
+def registries(tmp_path: Path) -> Iterator[dict[str, Registry]]:
+    missing = {name: kind.missing() for name, kind in REGISTRIES.items()}
+    if os.environ.get("CI") and any(missing.values()):
+        pytest.fail(str(missing))
+    started: dict[str, Registry] = {}
+    with ExitStack() as stack:
+        for name, kind in REGISTRIES.items():
+            if not missing[name]:
+                home = tmp_path / name
+                home.mkdir()
+                started[name] = kind(home)
+                stack.callback(started[name].kill)
+        yield started
+
+
+def test_no_call_fails_while_a_registry_does(registries: dict[str, Registry]) -> None:
+    with answering() as port, ThreadPoolExecutor(len(registries)) as pool, ExitStack() as stack:
+        places = [f"127.0.0.{n}:{port}" for n in (1, 2, 3)]  # DNS tells no ports
+        traffic = dict[str, Traffic]()
+        for name, registry in registries.items():
+            registry.put({"orders": places[:1]})
+            traffic[name] = Traffic(registry.url.format(port=port))
+            stack.callback(traffic[name].end)
+
+        def each(work: Callable[[str, Registry], object]) -> None:
+            for done in [pool.submit(work, name, registry) for name, registry in registries.items()]:
+                done.result()
+
+        def seen(name: str, expected: list[str], seconds: float) -> None:
+            try:
+                until(lambda: traffic[name].listed() == set(expected), seconds)
+            except AssertionError:
+                pytest.fail(f"{name}: {traffic[name].listed()}, not {expected} after {seconds} s")
+
+        def silenced(name: str, registry: Registry) -> None:
+            registry.signal(signal.SIGSTOP)
+            time.sleep(SILENT)
+            registry.signal(signal.SIGCONT)
+            registry.put({"orders": places[1:2]})
+            seen(name, places[:2], 2 * BACK)  # DNS: its time to live, too
+
+        def killed(name: str, registry: Registry) -> None:
+            registry.kill()
+            time.sleep(DEAD)
+            registry.start()
+            registry.put({"orders": places[2:]})
+            seen(name, places[2:], BACK)
+
+        each(lambda name, registry: seen(name, places[:1], 10))
+        each(silenced)
+        each(killed)
+        for name, one in traffic.items():
+            assert not one.failures, (name, one.failures[:3])
+            assert one.answered > 300, name
