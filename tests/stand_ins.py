@@ -61,13 +61,17 @@ class StandIn:
 
 
 class EurekaStandIn(StandIn):
-    """deltas: whether it has them;  lost: the next deltas are forgotten, so that hash codes do not fit"""
+    """deltas: whether it has them, each for three minutes;  lost: the next ones are, so that hash codes do not fit"""
 
     def __init__(self) -> None:
         super().__init__()
         self.instances: dict[str, dict[str, Any]] = {}
         self.deltas, self.lost = True, False
         self._changes: list[dict[str, Any]] = []
+
+    def forget(self) -> None:
+        """As after the three minutes."""
+        self._changes.clear()
 
     def put(self, address: str, app: str = "ORDERS", **more: Any) -> None:
         host, _, port = address.rpartition(":")

@@ -14,7 +14,7 @@ from stand_ins import EurekaStandIn, NacosStandIn
 
 from smartclient import Client, Eureka, Instance, Nacos
 from smartclient.discovery.endpoints import ENDPOINTS, Messages
-from smartclient.discovery.eureka import entry_of, registry_of
+from smartclient.discovery.eureka import known_of, registry_of, services_of
 from smartclient.discovery.nacos import entries_of
 from smartclient.discovery.zookeeper import value_of as zookeeper_value
 from smartclient.testing import Fleet
@@ -121,13 +121,12 @@ def test_many_services_share_one_fetch() -> None:
 def test_ports_of_eureka() -> None:
     ports = {"port": {"$": 80, "@enabled": "true"}, "securePort": {"$": "8443", "@enabled": "true"}}
     one = {"hostName": "a.example", "status": "UP", "vipAddress": "orders", **ports}
-    made = Instance.parse(entry_of("ORDERS", one, "orders", False))
+    made = Instance.parse(known_of("ORDERS", one, False).fields)
     assert (str(made), made.id) == ("a.example:80", "a.example")
-    assert str(Instance.parse(entry_of("ORDERS", one, "orders", True))) == "https://a.example:8443"
+    assert str(Instance.parse(known_of("ORDERS", one, True).fields)) == "https://a.example:8443"
     one["port"] = {"$": 80, "@enabled": "false"}
-    assert str(Instance.parse(entry_of("ORDERS", one, "orders", False))) == "https://a.example:8443"
-    assert entry_of("USERS", one, "users", False) is not None  # by its application
-    assert entry_of("USERS", one, "other", False) is None
+    assert str(Instance.parse(known_of("ORDERS", one, False).fields)) == "https://a.example:8443"
+    assert known_of("USERS", one, False).names == {"users", "orders"}  # its application's name counts, too
 
 
 EUREKA_INSTANCE = fields(
@@ -141,13 +140,12 @@ EUREKA = JSON | st.fixed_dictionaries(
 @given(EUREKA)
 def test_no_answer_of_eureka_breaks_anything(said: Any) -> None:
     try:
-        registry = registry_of(said)
+        registry = registry_of(said, True)
     except AttributeError:  # no object at all: `_current` says so
         assert not isinstance(said, dict)
         return
-    for (application, _), one in registry.items():
-        entry = entry_of(application, one, "orders", True)
-        if entry is not None:
+    for entries in services_of(registry).values():
+        for entry in entries:
             harmless(entry)
 
 

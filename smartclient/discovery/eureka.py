@@ -15,7 +15,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult
 
 import httpx
@@ -26,7 +26,17 @@ from .registry import RegistryAnswer, registry_url, tls, weight_of
 
 PORT = 8761
 AGAIN = 1.0  # seconds for which all watches share one failure
-Registry = dict[tuple[str, str], Mapping[str, Any]]  # an instance by its application and its id
+
+
+class Known(NamedTuple):
+    """An instance: its status, the names of the services it is of, and its fields."""
+
+    status: str
+    names: frozenset[str]
+    fields: dict[str, Any]
+
+
+Registry = dict[tuple[str, str], Known]  # an instance by its application and its id
 
 
 class Eureka(Discovery):
@@ -71,6 +81,7 @@ class Eureka(Discovery):
         self._verify = tls(self.urls, verify, cert)
         self._lock = threading.Lock()
         self._registry: Registry | None = None
+        self._services: dict[str, list[Any]] = {}
         self._asked_at = float("-inf")
         self._failure: str | None = None
 
@@ -89,46 +100,49 @@ class Eureka(Discovery):
         return cls([f"{scheme}://{host}{parts.path or '/eureka'}" for host in hosts], **keywords)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        read: object = None
         shown: list[Any] | None = None
         while not stop.is_set():
-            found: list[Any] = [
-                entry
-                for (application, _), one in self._current().items()
-                if (entry := entry_of(application, one, service, self._secure)) is not None
-            ]
-            if found != shown:
-                shown = found
-                yield found
+            services = self._current()
+            if services is not read:
+                read, found = services, services.get(service, [])
+                if found != shown:
+                    shown = found
+                    yield found
             stop.wait(self._interval)
 
     def __str__(self) -> str:
         return f"eureka at {', '.join(url.netloc.decode() for url in self.urls)}"
 
-    def _current(self) -> Registry:
-        """The registry, not older than `interval`. Raises what its last fetch raised."""
+    def _current(self) -> dict[str, list[Any]]:
+        """The services, not older than `interval`; the same object if nothing has changed. Raises what the last fetch
+        raised.
+        """
         with self._lock:
             age = time.monotonic() - self._asked_at
             if self._failure is not None and age < min(AGAIN, self._interval):
                 raise ConnectionError(self._failure)
             if self._registry is None or self._failure is not None or age >= self._interval * 0.9:
                 try:
-                    self._registry = self._fetched(self._registry)
+                    before, self._registry = self._registry, self._fetched(self._registry)
+                    if self._registry is not before:
+                        self._services = services_of(self._registry)
                     self._failure = None
                 except (httpx.HTTPError, EurekaAnswer, ValueError, TypeError, AttributeError, KeyError) as error:
                     self._failure = f"{type(error).__name__}: {error}"
                     raise ConnectionError(self._failure) from None
                 finally:
                     self._asked_at = time.monotonic()
-            return self._registry
+            return self._services
 
     def _fetched(self, before: Registry | None) -> Registry:
         with httpx.Client(auth=self._auth, timeout=self._timeout, verify=self._verify, trust_env=False,
                           headers={"Accept": "application/json"}) as client:  # fmt: skip
             if before is not None:
-                changed = updated(before, self._asked(client, "/apps/delta") or {})
+                changed = updated(before, self._asked(client, "/apps/delta") or {}, self._secure)
                 if changed is not None:
                     return changed
-            return registry_of(self._asked(client, "/apps"))
+            return registry_of(self._asked(client, "/apps"), self._secure)
 
     def _asked(self, client: httpx.Client, path: str) -> Any:
         """None: the server does not know that path (deltas may be switched off)."""
@@ -160,42 +174,47 @@ class EurekaAnswer(RegistryAnswer):
     }
 
 
-def registry_of(applications: Any) -> Registry:
+def registry_of(applications: Any, prefer_secure: bool) -> Registry:
     """A full answer's instances."""
-    return {
-        (str(application.get("name")), _id_of(one)): one
-        for application in _several(applications.get("application"))
-        for one in _several(application.get("instance"))
-    }
+    return {key: known_of(key[0], one, prefer_secure) for key, one in _instances(applications)}
 
 
-def updated(before: Registry, delta: Any) -> Registry | None:
-    """The registry after a delta; None: all must be fetched anew."""
+def updated(before: Registry, delta: Any, prefer_secure: bool) -> Registry | None:
+    """The registry after a delta, the same if it changes nothing (each is told for three minutes); None: all must be
+    fetched anew.
+    """
     wanted = delta.get("apps__hashcode")
     if wanted is None:
         return None
     after = dict(before)
-    for key, one in registry_of(delta).items():
+    for key, one in _instances(delta):
         if one.get("actionType") == "DELETED":
             after.pop(key, None)
         else:  # ADDED, MODIFIED
-            after[key] = one
-    return after if hash_of(after) == wanted else None
+            after[key] = known_of(key[0], one, prefer_secure)
+    if hash_of(after) != wanted:
+        return None
+    return before if after == before else after
+
+
+def services_of(registry: Registry) -> dict[str, list[Any]]:
+    """The instances that are UP, by the services they are of."""
+    services: dict[str, list[Any]] = {}
+    for known in registry.values():
+        if known.status == "UP":
+            for name in known.names:
+                services.setdefault(name, []).append(known.fields)
+    return services
 
 
 def hash_of(registry: Registry) -> str:
     """How many instances have which status: "DOWN_1_UP_4_" (Eureka: `Applications.getReconcileHashCode`)."""
-    counts = Counter(str(one.get("status")) for one in registry.values())
+    counts = Counter(known.status for known in registry.values())
     return "".join(f"{status}_{count}_" for status, count in sorted(counts.items()))
 
 
-def entry_of(application: str, one: Mapping[str, Any], service: str, prefer_secure: bool) -> dict[str, Any] | None:
-    """An instance's fields; None: it is not one of that service, or not to be called."""
-    if one.get("status") != "UP":
-        return None
-    virtual, secure_virtual = _names(one.get("vipAddress")), _names(one.get("secureVipAddress"))
-    if service not in virtual and service not in secure_virtual and service != application.lower():
-        return None
+def known_of(application: str, one: Mapping[str, Any], prefer_secure: bool) -> Known:
+    """What is used of an instance."""
     plain, secure = _port(one.get("port")), _port(one.get("securePort"))
     encrypted = secure is not None and (prefer_secure or plain is None)
     given = one.get("metadata")
@@ -204,7 +223,7 @@ def entry_of(application: str, one: Mapping[str, Any], service: str, prefer_secu
     center = one.get("dataCenterInfo")
     about = center.get("metadata") if isinstance(center, dict) else None
     zone = metadata.get("zone") or (about.get("availability-zone") if isinstance(about, dict) else None)
-    return {
+    fields = {
         "host": one.get("hostName") or one.get("ipAddr"),
         "port": secure if encrypted else plain,
         "scheme": "https" if encrypted else "http",
@@ -213,6 +232,14 @@ def entry_of(application: str, one: Mapping[str, Any], service: str, prefer_secu
         "metadata": metadata,
         "id": _id_of(one),
     }
+    names = {application.lower(), *_names(one.get("vipAddress")), *_names(one.get("secureVipAddress"))}
+    return Known(str(one.get("status")), frozenset(names), fields)
+
+
+def _instances(applications: Any) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
+    for application in _several(applications.get("application")):
+        for one in _several(application.get("instance")):
+            yield (str(application.get("name")), _id_of(one)), one
 
 
 def _id_of(one: Mapping[str, Any]) -> str:

@@ -68,7 +68,9 @@ def eureka(home: Path) -> Iterator[tuple[str, Put]]:
         def put(lists: Lists) -> None:
             for name, addresses in lists.items():
                 for address in addresses:
-                    server.put(address, name.upper(), ipAddr=address.rpartition(":")[0])
+                    server.put(address, name.upper())
+            if len(lists) > 1:
+                server.forget()
 
         yield f"eureka://{server.address}/eureka", put
 
