@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from driving import until
+from driving import in_child, until
 
 from smartclient import Client, Consul
 from smartclient.discovery.consul import register
@@ -195,6 +195,23 @@ def test_more_services_than_connections(agents: Any, monkeypatch: pytest.MonkeyP
         agent.start()  # with nothing registered
         agent.register("s0", 82)
         until(lambda: {node.instance.port for node in services["s0"].nodes} == {82}, 5)
+
+
+def test_a_forked_child_watches_on_connections_of_its_own(agents: Any) -> None:
+    agent = agents()
+    with Fleet(2) as fleet, Client(Consul(agent.address)) as client:
+        agent.register("orders", fleet[0].port)
+        assert client.get(URL).status_code == 200
+
+        def child() -> None:
+            assert client.get(URL).status_code == 200
+            put(agent, "orders", fleet[1].port)
+            until(lambda: len(nodes(client)) == 2)
+
+        in_child(child)
+        until(lambda: len(nodes(client)) == 2)
+        agent.deregister(f"orders-{fleet[0].port}")
+        until(lambda: len(nodes(client)) == 1)
 
 
 def put(agent: Any, name: str, port: int) -> None:
