@@ -16,7 +16,7 @@ from driving import until
 
 from smartclient import Client, Consul
 from smartclient.discovery import discovery_from_url
-from smartclient.discovery.consul_agent import RESERVE, TURN, Agents, TurnOver
+from smartclient.discovery.consul_agent import RESERVE, TURN, Agents
 from smartclient.testing import CLOSING, FAILING, GARBAGE, RESETTING, SILENT, TRUNCATING, Behaviour, Server
 
 
@@ -281,13 +281,10 @@ class Line:
     """In place of a connection to an agent."""
 
     def __init__(self) -> None:
-        self.fresh, self.gave_way, self.closed = True, False, False
+        self.fresh, self.closed = True, False
 
     def interrupt(self) -> None:
         pass
-
-    def give_way(self) -> None:
-        self.gave_way = True
 
     def close(self) -> None:
         self.closed = True
@@ -304,20 +301,21 @@ def test_connections_that_an_agent_refuses_are_shared_and_tried_again_by_the_min
     with ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(agents.watching())
-        long = [stack.enter_context(agents.one(threading.Event(), blocks=True)) for _ in range(3)]
-        assert [agents.wait(one, 55.0) for one in long] == [55.0] * 3
+        with ExitStack() as first:
+            for _ in range(3):
+                first.enter_context(agents.one(threading.Event(), blocks=False))
+        for _ in range(3):
+            stack.enter_context(agents.one(threading.Event(), blocks=True))
+        assert [agents.wait(55.0, before) for before in range(5)] == [7.0, 14.0, 28.0, 55.0, 55.0]
         with pytest.raises(httpx.ReadError), agents.one(threading.Event(), blocks=False):
             raise httpx.ReadError("reset")
         # Three are all that can be had: two to block, and one for first lists.
         assert agents._blocking.limit == 2
         assert agents._brief.limit == 1
-        assert all(one.gave_way for one in long)
-        assert agents.wait(long[0], 55.0) == TURN
-        with pytest.raises(TurnOver):
-            stack.close()
+        assert agents.wait(55.0, 10) == TURN == 7.0
     assert all(one.closed for one in made)
     for minute in range(1, 30):
-        now[0] = 61.0 * minute
+        now[0] = 61.0 * minute  # a refusal at the beginning, and one try a minute
         with agents.watching(), agents.one(threading.Event(), blocks=True):
             pass
         assert agents._blocking.limit == min(20, 2 + minute)

@@ -31,7 +31,7 @@ from ..events import logger
 from ..instance import Instance
 from .base import Discovery
 from .combined import Fallback
-from .consul_agent import Agent, Agents, TurnOver
+from .consul_agent import Agent, Agents
 from .options import Reader, flag, number, read_options, seconds, text
 from .registration import register
 from .registry import SHOWN, registry_url, tls
@@ -72,7 +72,7 @@ class Consul(Discovery):
                  seconds
     connections: to the agent at most; it accepts 200 from one address, for all processes together. With more services
                  than connections, the watches take turns of seven seconds
-    wait:        seconds that a query blocks for at most
+    wait:        seconds that a query blocks for at most; seven where there are more than 16 services
     timeout:     seconds to connect, and to wait for an answer that does not block
     verify, cert: as in httpx; else CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY
     grace:       seconds for which an empty list after a non-empty one is held back
@@ -209,19 +209,18 @@ class Consul(Discovery):
             stop.wait(self._interval)
 
     def _watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
-        index = 0
+        index = waits = 0
         pause = SOON
         shown: list[Instance] | None = None
         entry_of = Entries(service, self._passing)
         while not stop.is_set():
-            try:
-                with self._agents.one(stop, blocks=index > 0) as agent:
-                    began = time.monotonic()
-                    answered, entries = self._ask(agent, service, index)
-                    soon = time.monotonic() - began < SOON
-            except TurnOver:
-                continue
+            with self._agents.one(stop, blocks=index > 0) as agent:
+                began = time.monotonic()
+                wait = self._agents.wait(self._wait, waits) if index else 0.0
+                answered, entries = self._ask(agent, service, index, wait)
+                soon = time.monotonic() - began < SOON
             instances = shown if answered == index != 0 else entry_of.instances(entries)
+            waits += index > 0
             del entries  # a blocked watch shall not keep them
             # A lower index is that of another life of the registry.
             index = 0 if answered < max(index, 1) else answered
@@ -234,19 +233,19 @@ class Consul(Discovery):
                 continue
             pause = SOON
 
-    def _ask(self, agent: Agent, service: str, index: int) -> tuple[int, list[Any]]:
+    def _ask(self, agent: Agent, service: str, index: int, wait: float) -> tuple[int, list[Any]]:
         """One query; it blocks while nothing has changed since `index` (0: it does not)."""
         if self._token_file is not None:
             agent.http.use_token(self._present_token())
-        answer = self._asked(agent, service, index, self._stale)
+        answer = self._asked(agent, service, index, wait, self._stale)
         if self._stale and self._max_stale is not None and agent.http.behind > self._max_stale:
-            answer = self._asked(agent, service, 0, False)
+            answer = self._asked(agent, service, 0, 0.0, False)
         answered, entries = int(answer[0]), answer[1]
         if not isinstance(entries, list):
             raise ValueError(f"expected a list of instances, got {type(entries).__name__}")
         return answered, entries
 
-    def _asked(self, agent: Agent, service: str, index: int, stale: bool) -> Any:
+    def _asked(self, agent: Agent, service: str, index: int, wait: float, stale: bool) -> Any:
         extra: list[tuple[str, str]] = [("tag", tag) for tag in self._tags]
         if stale:
             extra.append(("stale", "1"))
@@ -254,7 +253,6 @@ class Consul(Discovery):
             extra.append(("cached", "1"))
         if self._filter is not None:
             extra.append(("filter", self._filter))
-        wait = self._agents.wait(agent, self._wait) if index else self._wait
         timeout = self._timeout + (wait * 17 / 16 + SLACK if index else 0.0)
         agent.http.prepare(extra, timeout, str(index) if index else None)
         return agent.health.service(

@@ -18,12 +18,10 @@ from ..waiting import Places, Waiter
 from .registry import SHOWN, Handle, RegistryAnswer
 
 RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
-TURN = 7.0  # seconds that a query blocks for where watches take turns
+FEW = 16
+TURN = 7.0  # seconds that a query blocks for where there are more watches than a few
 TRY_MORE_AFTER = 60.0  # seconds
-
-
-class TurnOver(Exception):
-    """A query was ended since others need its connection."""
+ONE_STORM = 5.0  # seconds within which refusals are taken for one
 
 
 class Agents:
@@ -32,7 +30,8 @@ class Agents:
     Each query that blocks holds one. Where there are more watches than that, they take turns, first come, first served.
     An agent accepts 200 from one address, for all processes of a machine together (Consul: http_max_conns_per_client).
     Newer ones answer 429 to those beyond, older ones reset them. So where a new connection fails, the open ones are all
-    that can be had: the watches share those from then on, and each minute another one is tried.
+    that can be had: the watches share those from then on, and each minute another one is tried. (It counts one that was
+    closed while it blocked until that query's wait is over: a reason for not letting many block for long.)
     """
 
     def __init__(self, make: Callable[[], Agent], limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,11 +44,10 @@ class Agents:
         self._pid = os.getpid()
         self._lock = threading.Lock()
         self._brief, self._blocking = Places(RESERVE), Places(max(1, self._limit - RESERVE))
-        self._most, self._changed_at = self._blocking.limit, self._clock()
+        self._most, self._changed_at = self._blocking.limit, float("-inf")
         self._idle: list[Agent] = []
-        self._long: set[Agent] = set()  # those with queries that block for longer than a turn
         self._ends: dict[threading.Event, Callable[[], object]] = {}  # what wakes each watch that waits
-        self._watches = self._open = 0
+        self._watches = self._open = self._good = 0  # good: that have answered
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -65,20 +63,16 @@ class Agents:
                 self._watches -= 1
             self._close_idle()
 
-    def wait(self, agent: Agent, longest: float) -> float:
-        """Seconds that a query may block for."""
-        with self._lock:
-            if self._watches > self._blocking.limit // 2:
-                return min(longest, TURN)
-            self._long.add(agent)
-            return longest
+    def wait(self, longest: float, before: int) -> float:
+        """Seconds that a query may block for. before: how many of its watch have; the first ones shall not hold their
+        connections for long, since others may yet come.
+        """
+        few = self._watches <= min(FEW, self._blocking.limit)
+        return min(longest, TURN * 2 ** min(before, 10) if few else TURN)
 
     @contextmanager
     def one(self, stop: threading.Event, blocks: bool) -> Iterator[Agent]:
-        """One of the connections, for one query of the watch with this `stop`.
-
-        Raises ConnectionError if that is set, and TurnOver.
-        """
+        """One of the connections, for a query of the watch with this `stop`. Raises ConnectionError if that is set."""
         places = self._blocking if blocks else self._brief
         self._take(places, stop)
         try:
@@ -86,12 +80,10 @@ class Agents:
             try:
                 with self._ended_by(stop, agent.interrupt):
                     yield agent
-                if stop.is_set() or agent.gave_way:
-                    raise ConnectionError("ended")
+                if stop.is_set():
+                    raise ConnectionError("stopped")
             except BaseException as error:
-                self._lost(agent, error)
-                if agent.gave_way and not stop.is_set():
-                    raise TurnOver from None
+                self._lost(agent, error, stop.is_set())
                 raise
             self._answered(agent)
         finally:
@@ -108,9 +100,9 @@ class Agents:
         return agent
 
     def _answered(self, agent: Agent) -> None:
-        agent.fresh = False
         with self._lock:
-            self._long.discard(agent)
+            self._good += agent.fresh
+            agent.fresh = False
             self._idle.append(agent)
             now = self._clock()
             if self._blocking.limit < self._most and now - self._changed_at > TRY_MORE_AFTER:
@@ -119,21 +111,19 @@ class Agents:
                 if self._blocking.limit == self._most:
                     self._brief.resize(RESERVE)
 
-    def _lost(self, agent: Agent, error: BaseException) -> None:
+    def _lost(self, agent: Agent, error: BaseException, stopped: bool) -> None:
         agent.close()
         refused = agent.fresh and (
             isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) or getattr(error, "status", None) == 429
         )
         with self._lock:
-            self._long.discard(agent)
             self._open -= 1
-            if refused and not agent.gave_way and self._open > 1:
-                self._changed_at = self._clock()
+            self._good -= not agent.fresh
+            now = self._clock()
+            if refused and not stopped and self._good > 1 and now - self._changed_at > ONE_STORM:
+                self._changed_at = now
                 self._brief.resize(1)
-                self._blocking.resize(min(self._blocking.limit, self._open - 1))
-                for one in self._long:
-                    one.give_way()
-                self._long.clear()
+                self._blocking.resize(min(self._blocking.limit, self._good - 1))
 
     def interrupt(self, stop: threading.Event) -> None:
         """End what the watch with this `stop` waits for."""
@@ -177,6 +167,7 @@ class Agents:
         with self._lock:
             spare = [self._idle.pop() for _ in range(min(len(self._idle), self._open - self._watches))]
             self._open -= len(spare)
+            self._good -= len(spare)
         for agent in spare:
             agent.close()
 
@@ -184,8 +175,7 @@ class Agents:
 class Agent:
     """python-consul's queries over httpx: one connection, that can be interrupted.
 
-    fresh:     it has answered nothing yet
-    gave_way:  it was interrupted for others' sake
+    fresh:  it has answered nothing yet
 
     Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
     """
@@ -194,7 +184,7 @@ class Agent:
         # Imported when first used: it brings requests along, which takes a while.
         from consul import base
 
-        self.fresh, self.gave_way = True, False
+        self.fresh = True
         self.http = _http_layer(base)(client)
         self.token: str | None = None  # python-consul would put it into the query
         self.dc: str | None = None
@@ -207,10 +197,6 @@ class Agent:
 
     def interrupt(self) -> None:
         self.http.interrupt()
-
-    def give_way(self) -> None:
-        self.gave_way = True
-        self.interrupt()
 
     def close(self) -> None:
         self.http.close()

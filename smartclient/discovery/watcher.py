@@ -21,7 +21,7 @@ from ..instance import Instance, is_link_local
 from .base import Discovery, Listing, drop_of
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 4.0  # so that a registry that is back is heard within five seconds
+LONGEST_PAUSE = 3.0  # so that a registry that is back is heard within five seconds
 IDLE_AFTER = 600.0
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1

@@ -200,21 +200,3 @@ def test_a_user_that_may_read_but_one_of_the_two(etcd: EtcdServer) -> None:
     with Client(Etcd(etcd.address, prefix="other", user="app", password="right"), timeout=1) as client:
         with pytest.raises(Exception, match="permission denied"):
             client.get(URL)
-
-
-def test_five_thousand_instances(etcd: EtcdServer) -> None:
-    with Etcd(etcd.address).client() as client:
-        for at in range(0, 5000, 100):
-            puts = [
-                {"requestPut": {"key": _coded(f"/services/orders/{n}"), "value": _coded(f"10.1.{n >> 8}.{n & 255}:80")}}
-                for n in range(at, at + 100)
-            ]
-            _post(client, "/v3/kv/txn", {"success": puts})
-    source = Etcd(etcd.address)
-    import threading
-
-    stop = threading.Event()
-    watch = source.watch("orders", stop)
-    assert len(next(iter(watch))) == 5000
-    stop.set()
-    watch.close()  # type: ignore[attr-defined]

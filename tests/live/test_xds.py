@@ -196,16 +196,6 @@ def test_the_control_plane_is_gone_for_a_while(plane: ControlPlane) -> None:
             until(lambda: set(instances(client)) == {fleet.addresses[1]}, 10)
 
 
-def test_five_thousand_endpoints(plane: ControlPlane) -> None:
-    plane.put("orders", group(*(endpoint(f"10.1.{n >> 8}.{n & 255}:80", 1 + n % 3) for n in range(5000))))
-    stop = threading.Event()
-    watch = source(plane).watch("orders", stop)
-    assert len(next(iter(watch))) == 5000
-    watch.close()  # type: ignore[attr-defined]
-
-
-# ---- Envoy as the oracle ----
-
 MIXED = (
     group(endpoint("127.0.0.1:7001", 3), endpoint("127.0.0.1:7002"), endpoint("127.0.0.1:7003", status="UNHEALTHY")),
     group(endpoint("127.0.0.1:7004", status="DRAINING"), endpoint("127.0.0.1:7005", 2), zone="b"),

@@ -1,4 +1,4 @@
-"""Every registry, killed, silenced and started again with other data, while calls go on."""
+"""What holds of every registry: killed, silenced, started again with other data, while calls go on; and long lists."""
 
 from __future__ import annotations
 
@@ -106,3 +106,21 @@ def test_no_call_fails_while_a_registry_does(registries: dict[str, Registry]) ->
         for name, one in traffic.items():
             assert not one.failures, (name, one.failures[:3])
             assert one.answered > 300, name
+
+
+@pytest.mark.parametrize("kind", list(REGISTRIES))
+def test_five_thousand_instances(kind: str, tmp_path: Path) -> None:
+    missing = REGISTRIES[kind].missing()
+    if missing:
+        pytest.skip(missing)
+    registry = REGISTRIES[kind](tmp_path)
+    try:
+        expected = {f"10.{n >> 8}.{n & 255}.1:80" for n in range(5000)}
+        registry.put({"orders": sorted(expected)})
+        with Client(registry.url.format(port=80)) as client:
+            service: Any = client._balanced._services.get("orders")
+            until(lambda: len(service.nodes) >= 5000, 20)
+            listed = {str(node.instance).replace("[::ffff:", "").replace("]", "") for node in service.nodes}
+        assert listed == expected
+    finally:
+        registry.kill()
