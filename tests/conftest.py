@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +11,7 @@ import pytest
 sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "live")]
 
 from agent import Agent, consul_program  # noqa: E402
-from driving import Driver, all_drivers, driver_of  # noqa: E402
+from driving import Driver, all_drivers, driver_of, needs  # noqa: E402
 from hypothesis import settings  # noqa: E402
 
 from smartclient.testing import Fleet  # noqa: E402
@@ -50,11 +49,8 @@ def _no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(scope="session")
 def consul_binary() -> str:
     program = consul_program()
-    if program is None:
-        why = "no Consul agent: put consul on the PATH, or set CONSUL_BINARY"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
+    needs("no Consul agent: put consul on the PATH, or set CONSUL_BINARY" if program is None else None)
+    assert program is not None
     return program
 
 

@@ -161,6 +161,14 @@ def until(condition: Callable[[], object], seconds: float = 5) -> None:
         time.sleep(0.005)
 
 
+def needs(missing: str | None) -> None:
+    """Skip for want of what is missing; in CI nothing may be."""
+    if missing:
+        if os.environ.get("CI"):
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+
 def in_child(work: Callable[[], object]) -> None:
     """Fork; the child does the work, and it must not raise."""
     child = os.fork()

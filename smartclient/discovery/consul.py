@@ -112,8 +112,8 @@ class Consul(Discovery):
         for name, value in (("interval", interval), ("max_stale", 1.0 if max_stale is None else max_stale)):
             if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
                 raise ValueError(f"Consul.{name}: expected seconds > 0, got {value!r}")
-        if not isinstance(connections, int) or connections < 1:
-            raise ValueError(f"Consul.connections: expected at least 1, got {connections!r}")
+        if not isinstance(connections, int) or connections < 2:
+            raise ValueError(f"Consul.connections: expected at least 2, got {connections!r}")
         environ = os.environ
         if address is None:
             address = environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}"

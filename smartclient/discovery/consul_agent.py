@@ -43,7 +43,8 @@ class Agents:
     def _start(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()
-        self._brief, self._blocking = Places(RESERVE), Places(max(1, self._limit - RESERVE))
+        self._reserve = min(RESERVE, self._limit // 2)
+        self._brief, self._blocking = Places(self._reserve), Places(self._limit - self._reserve)
         self._most, self._changed_at = self._blocking.limit, float("-inf")
         self._idle: list[Agent] = []
         self._ends: dict[threading.Event, Callable[[], object]] = {}  # what wakes each watch that waits
@@ -109,7 +110,7 @@ class Agents:
                 self._changed_at = now
                 self._blocking.resize(self._blocking.limit + 1)
                 if self._blocking.limit == self._most:
-                    self._brief.resize(RESERVE)
+                    self._brief.resize(self._reserve)
 
     def _lost(self, agent: Agent, error: BaseException, stopped: bool) -> None:
         agent.close()

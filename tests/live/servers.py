@@ -22,9 +22,14 @@ class Process:
 
     command: list[str]
     home: Path
+    port: int
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
 
     def ready(self) -> bool:
         raise NotImplementedError
@@ -41,6 +46,10 @@ class Process:
     def signal(self, number: int) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    def forget(self) -> None:
+        """Lose all data."""
+        shutil.rmtree(self.home / "data", ignore_errors=True)
 
     def kill(self) -> None:
         if self._process is not None and self._process.poll() is None:
@@ -69,19 +78,11 @@ class EtcdServer(Process):
         ]  # fmt: skip
         self.start()
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
     def ready(self) -> bool:
         try:
             return httpx.get(f"http://{self.address}/health", timeout=1, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
-
-    def forget(self) -> None:
-        """Lose all data."""
-        shutil.rmtree(self.home / "data", ignore_errors=True)
 
 
 class ZooKeeperServer(Process):
@@ -103,10 +104,6 @@ class ZooKeeperServer(Process):
         self.command = ["java", *options, main, str(home / "zoo.cfg")]
         self.start()
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
     def ready(self) -> bool:
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
@@ -114,10 +111,6 @@ class ZooKeeperServer(Process):
                 return b"Mode:" in connection.makefile("rb").read()
         except OSError:
             return False
-
-    def forget(self) -> None:
-        """Lose all data."""
-        shutil.rmtree(self.home / "data", ignore_errors=True)
 
 
 CONFIGURATION = """
@@ -187,10 +180,6 @@ class ControlPlaneServer(Process):
         self.command = [sys.executable, program, str(self.port), str(self.rest_port)]
         self.start()
 
-    @property
-    def address(self) -> str:
-        return f"127.0.0.1:{self.port}"
-
     def ready(self) -> bool:
         try:
             for port in (self.port, self.rest_port):
@@ -216,14 +205,13 @@ def envoy_program() -> str | None:
 class Envoy(Process):
     """A real Envoy that gets the endpoints of the cluster "orders" from a control plane; the oracle for ours.
 
-    address: of a listener that balances over them, as we do: weights of localities and endpoints, by round robin
+    It listens at its address and balances over them as we do: weights of localities and endpoints, by round robin.
     """
 
     def __init__(self, program: str, home: Path, plane: str) -> None:
         super().__init__()
         self.home = home
         self.port, self.admin = free_port(), free_port()
-        self.address = f"127.0.0.1:{self.port}"
         host, _, port = plane.rpartition(":")
         (home / "envoy.json").write_text(json.dumps(self._bootstrap(host, int(port))))
         self.command = [program, "-c", str(home / "envoy.json"), "--disable-hot-restart", "--concurrency", "1",

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import until
+from driving import needs, until
 from registries import REGISTRIES, Registry, answering
 
 from smartclient import Client
@@ -110,9 +110,7 @@ def test_no_call_fails_while_a_registry_does(registries: dict[str, Registry]) ->
 
 @pytest.mark.parametrize("kind", list(REGISTRIES))
 def test_five_thousand_instances(kind: str, tmp_path: Path) -> None:
-    missing = REGISTRIES[kind].missing()
-    if missing:
-        pytest.skip(missing)
+    needs(REGISTRIES[kind].missing())
     registry = REGISTRIES[kind](tmp_path)
     try:
         expected = {f"10.{n >> 8}.{n & 255}.1:80" for n in range(5000)}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import statistics
 import threading
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from driving import until
+from driving import needs, until
 from servers import ZooKeeperServer
 
 from smartclient import Client, ZooKeeper
@@ -26,11 +25,7 @@ URL = "http://orders/"
 
 @pytest.fixture
 def zookeeper(tmp_path: Path) -> Iterator[ZooKeeperServer]:
-    if not Path(ZooKeeperServer.JARS).exists():
-        why = "no ZooKeeper (Debian: zookeeper)"
-        if os.environ.get("CI"):
-            pytest.fail(why)
-        pytest.skip(why)
+    needs("no ZooKeeper (Debian: zookeeper)" if not Path(ZooKeeperServer.JARS).exists() else None)
     server = ZooKeeperServer(tmp_path)
     yield server
     server.kill()
