@@ -8,6 +8,7 @@ it but a balancer's `Memory`.
 from __future__ import annotations
 
 import itertools
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
@@ -71,6 +72,7 @@ class Service:
         self.observed = bool(observers)
         self.stalls = stalls or Stalls()
         self.ready = Signal()
+        self.publishing = threading.Lock()  # one list at a time
         self.problem: str | None = None
         self.used_at = self._listed_at = clock()
         budget = policy.retry.budget if policy.retry is not None else None
@@ -291,6 +293,7 @@ class Service:
     def after_fork(self) -> None:
         """In a forked child: new locks, and none of the parent's calls."""
         self.roster.after_fork()
+        self.publishing = threading.Lock()
         fired = self.ready.fired
         self.ready = Signal()
         if fired:

@@ -54,6 +54,7 @@ class Services:
         self._lock = threading.Lock()
         self._services: dict[str, Service] = {}
         self._watchers: dict[str, Watcher] = {}
+        self._replaced: dict[str, Watcher] = {}  # by a refresh
         self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
         self._closed = False
 
@@ -76,9 +77,12 @@ class Services:
         replaced = []
         with self._lock:
             for one in tuple(self._watchers) if name is None else (name.lower().rstrip("."),):
-                watcher = self._watchers.get(one)
+                watcher, before = self._watchers.get(one), self._replaced.get(one)
+                if before is not None and before.alive:
+                    continue  # its source hangs: another thread would hang, too
                 if watcher is not None and watcher.running and not watcher.over:
                     replaced.append(watcher)
+                    self._replaced[one] = watcher
                     watcher.stop_signal.set()  # before the new one starts: it shall have the last word
                     self._start(self._services[one])
         for watcher in replaced:
@@ -99,6 +103,7 @@ class Services:
             watchers = list(self._watchers.values())
             services = list(self._services.values())
             self._watchers.clear()
+            self._replaced.clear()
             self._services.clear()
         for watcher in watchers:
             watcher.stop()
@@ -113,6 +118,7 @@ class Services:
         parent's.
         """
         self._lock = threading.Lock()
+        self._replaced = {}
         stopped, self._watchers = self._watchers, {}
         for service in self._services.values():
             service.after_fork()
@@ -176,12 +182,15 @@ class Services:
     def _watcher(self, service: Service) -> Watcher:
         def publish(instances: tuple[Instance, ...]) -> None:
             first = not service.ready.fired
-            service.drop = drop_of(instances)
-            service.update(tuple(instances), self.discovery.grace)
+            with service.publishing:
+                if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
+                    return
+                service.drop = drop_of(instances)
+                service.update(tuple(instances), self.discovery.grace)
             if first and not instances:
                 self._forget(service)
 
-        return Watcher(
+        watcher = Watcher(
             service.name,
             self.discovery,
             publish=publish,
@@ -191,6 +200,7 @@ class Services:
             clock=self._clock,
             rng=self._rng,
         )
+        return watcher
 
     def _forget(self, service: Service) -> None:
         """The source knows no instance of that name."""
@@ -198,5 +208,6 @@ class Services:
             self._unknown[service.name] = service
             self._services.pop(service.name, None)
             watcher = self._watchers.pop(service.name, None)
+            self._replaced.pop(service.name, None)
         if watcher is not None:
             watcher.stop()

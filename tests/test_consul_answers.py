@@ -281,7 +281,7 @@ class Line:
     """In place of a connection to an agent."""
 
     def __init__(self) -> None:
-        self.fresh, self.closed = True, False
+        self.fresh, self.closed, self.reached = True, False, True
 
     def interrupt(self) -> None:
         pass

@@ -17,6 +17,7 @@ from ..instance import Instance, parse_all
 from .base import Discovery
 from .watcher import Watcher, standing_alone
 
+LOOK_UP = 5.0  # seconds after which a watch that waits sees whether it is still wanted
 PATIENCE = 2.0  # seconds that a source may be silent, at the beginning, before the others are used alone
 
 Lists = dict[int, tuple[Instance, ...]]
@@ -38,6 +39,7 @@ class Combined(Discovery):
             raise TypeError(f"{type(self).__name__}: expected at least one source")
         self.grace = max(source.grace for source in self.sources)
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
+        self._last: dict[str, Lists] = {}  # what each source last said of a service, for its next watch
 
     @abstractmethod
     def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
@@ -56,6 +58,7 @@ class Combined(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         queue = self._queues[stop] = SimpleQueue()
         lists: Lists = {}
+        last = self._last.get(service, {})
         failed: set[int] = set()
         watchers: list[Watcher] = []
         began = time.monotonic()
@@ -74,12 +77,16 @@ class Combined(Discovery):
             for watcher in watchers:
                 watcher.start()
             while not stop.is_set():
-                found = self.combined(lists, failed, time.monotonic() - began)
+                waited = time.monotonic() - began
+                for number, instances in last.items():
+                    if number not in lists and (number in failed or waited >= PATIENCE):
+                        lists[number] = instances  # a source in trouble takes no instances away
+                found = self.combined(lists, failed, waited)
                 if found is not None and found != shown:
                     shown = found
                     yield found
                 try:
-                    number, said = queue.get(timeout=0.5 if shown is None else None)
+                    number, said = queue.get(timeout=0.5 if shown is None else LOOK_UP)
                 except Empty:
                     continue
                 if isinstance(said, str):
@@ -90,6 +97,9 @@ class Combined(Discovery):
                 elif number >= 0:
                     failed.discard(number)
                     lists[number] = said
+                    if said:
+                        last = self._last.setdefault(service, last)
+                        last[number] = said
         finally:
             self._queues.pop(stop, None)
             for watcher in watchers:
@@ -124,6 +134,8 @@ class Merge(Combined):
     def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
         missing = any(number not in lists and number not in failed for number in range(len(self.sources)))
         if not lists or (missing and waited < PATIENCE):  # a part would take the others' instances away at a refresh
+            return None
+        if not any(lists.values()) and len(lists) < len(self.sources):  # nobody who has answered covers it
             return None
         return tuple(
             replace(instance, priority=instance.priority + self._priorities[number])

@@ -146,10 +146,11 @@ class Consul(Discovery):
         self._verify = tls([self.url], verify, cert)
         self._agents = Agents(lambda: Agent(self.agent()), connections)
         self._elsewhere: Fallback | None = None
+        self._all_names = False  # it is asked only for what it covers
         if len(several) > 1:
             alone = [copy(self) for _ in several]
             for one, name in zip(alone, several, strict=True):
-                one._dc = name
+                one._dc, one._all_names = name, True
             self._elsewhere = Fallback(*alone)
 
     @classmethod
@@ -165,7 +166,7 @@ class Consul(Discovery):
         return cls(address, **keywords)
 
     def covers(self, host: str) -> bool:
-        return super().covers(host) or (self.services is None and _service_of(host) is not None)
+        return self._all_names or super().covers(host) or (self.services is None and _service_of(host) is not None)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         if self._elsewhere is not None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import quote
+from weakref import WeakSet
 
 import httpx
 
@@ -38,10 +39,13 @@ class Agents:
         self._make = make
         self._clock = clock
         self._limit = limit
-        self._start()
+        self.start()
+        _all.add(self)
 
-    def _start(self) -> None:
-        self._pid = os.getpid()
+    def start(self) -> None:
+        """Without connections, and without watches: so also in a forked child, which has none of its parent's threads
+        and shall not share its sockets.
+        """
         self._lock = threading.Lock()
         self._reserve = min(RESERVE, self._limit // 2)
         self._brief, self._blocking = Places(self._reserve), Places(self._limit - self._reserve)
@@ -53,8 +57,6 @@ class Agents:
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While a watch goes on."""
-        if self._pid != os.getpid():  # a forked child has no threads and shares its parent's sockets
-            self._start()
         with self._lock:
             self._watches += 1
         try:
@@ -106,17 +108,20 @@ class Agents:
             agent.fresh = False
             self._idle.append(agent)
             now = self._clock()
-            if self._blocking.limit < self._most and now - self._changed_at > TRY_MORE_AFTER:
+            fewer = self._blocking.limit < self._most or self._brief.limit < self._reserve
+            if fewer and now - self._changed_at > TRY_MORE_AFTER:
                 self._changed_at = now
-                self._blocking.resize(self._blocking.limit + 1)
+                self._blocking.resize(min(self._most, self._blocking.limit + 1))
                 if self._blocking.limit == self._most:
                     self._brief.resize(self._reserve)
 
     def _lost(self, agent: Agent, error: BaseException, stopped: bool) -> None:
-        agent.close()
         refused = agent.fresh and (
-            isinstance(error, httpx.ReadError | httpx.RemoteProtocolError) or getattr(error, "status", None) == 429
+            isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
+            or getattr(error, "status", None) == 429
+            or (isinstance(error, httpx.ConnectError) and agent.reached)  # reset within the handshake of TLS
         )
+        agent.close()
         with self._lock:
             self._open -= 1
             self._good -= not agent.fresh
@@ -158,9 +163,10 @@ class Agents:
                 with self._ended_by(stop, woken.set):
                     woken.wait()
             finally:
-                if not waiter.granted or stop.is_set():
+                stopped = stop.is_set()
+                if stopped or not waiter.granted:
                     places.leave(waiter)
-            if stop.is_set():
+            if stopped:
                 raise ConnectionError("stopped")
 
     def _close_idle(self) -> None:
@@ -171,6 +177,18 @@ class Agents:
             self._good -= len(spare)
         for agent in spare:
             agent.close()
+
+
+_all: WeakSet[Agents] = WeakSet()
+
+
+def _after_fork() -> None:
+    for agents in tuple(_all):
+        agents.start()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Agent:
@@ -196,6 +214,11 @@ class Agent:
         """Asked by py-consul, the maintained fork. Our layer has the token."""
         return {}
 
+    @property
+    def reached(self) -> bool:
+        """Whether there was a connection, if only for a moment."""
+        return bool(self.http.reached())
+
     def interrupt(self) -> None:
         self.http.interrupt()
 
@@ -215,6 +238,7 @@ def _http_layer(base: Any) -> Any:
             self.behind = 0.0  # seconds that the last answer was behind the leader
             self._handle = Handle()
             self.interrupt = self._handle.cut
+            self.reached = self._handle.held
 
         def prepare(self, extra: list[tuple[str, str]], read_timeout: float, known: str | None) -> None:
             """What the next query has that python-consul's signature does not. known: the index of what is known"""
@@ -263,7 +287,7 @@ def _http_layer(base: Any) -> Any:
             self._handle.release()
 
         def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-            if event == "connection.connect_tcp.complete":
+            if event in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
                 self._handle.hold(info["return_value"])  # from now on: TLS must be interruptible, too
 
     return HTTPLayer

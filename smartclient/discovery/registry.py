@@ -5,6 +5,7 @@ that help, and registrations that are kept alive.
 from __future__ import annotations
 
 import json
+import os
 import socket
 import ssl
 import threading
@@ -37,6 +38,9 @@ class Handle:
         self._socket = network_stream.get_extra_info("socket").dup()
         if self._cut:
             self.cut()
+
+    def held(self) -> bool:
+        return self._socket is not None
 
     def cut(self) -> None:
         """End the wait, and those to come."""
@@ -113,7 +117,11 @@ def kept_alive(
     end: Callable[[], None],
     trouble: tuple[type[Exception], ...],
 ) -> Iterator[None]:
-    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged."""
+    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged.
+
+    A forked child that leaves the block ends nothing: the registration is its parent's.
+    """
+    trouble, pid = (*trouble, OSError, ValueError), os.getpid()  # a token's file may be away for a moment
     over = threading.Event()
 
     def keep() -> None:
@@ -136,8 +144,11 @@ def kept_alive(
         yield
     finally:
         over.set()
-        thread.join(5)
-        try:
-            end()
-        except trouble as error:
-            logger.warning("%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error)
+        if os.getpid() == pid:
+            thread.join(5)
+            try:
+                end()
+            except trouble as error:
+                logger.warning(
+                    "%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error
+                )

@@ -110,6 +110,11 @@ class Watcher:
         except Exception:
             logger.exception("%s: %s could not be interrupted", self._service, self._discovery)
 
+    @property
+    def alive(self) -> bool:
+        """Whether its thread still runs."""
+        return self._thread.is_alive()
+
     def join(self, timeout: float = JOIN_AT_MOST) -> None:
         # One made in a forked child may never have been started.
         if self._thread.ident is not None and self._thread is not threading.current_thread():
