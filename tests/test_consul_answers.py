@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 import pytest
-from driving import until
+from driving import in_child, until
 
 from smartclient import Client, Consul
 from smartclient.discovery import discovery_from_url
@@ -341,3 +341,44 @@ def test_an_agent_that_goes_is_no_agent_that_refuses() -> None:
         with pytest.raises(ConnectionError, match="stopped"), agents.one(stop, blocks=True):
             pass
         assert agents._blocking.taken == 1
+
+
+def test_refusals_are_known_within_the_handshake_and_all_places_come_back() -> None:
+    now = [0.0]
+    lines: list[Line] = []
+
+    def make() -> Any:
+        lines.append(Line())
+        return lines[-1]
+
+    agents = Agents(make, 4, lambda: now[0])
+    with ExitStack() as stack:
+        for _ in range(3):
+            stack.enter_context(agents.watching())
+        with ExitStack() as first:
+            for _ in range(2):
+                first.enter_context(agents.one(threading.Event(), blocks=False))
+        for _ in range(2):
+            stack.enter_context(agents.one(threading.Event(), blocks=True))
+        for reached, brief in ((False, 2), (True, 1)):
+            with pytest.raises(httpx.ConnectError), agents.one(threading.Event(), blocks=False):
+                lines[-1].reached = reached
+                raise httpx.ConnectError("reset")
+            assert agents._brief.limit == brief
+        now[0] = 61.0
+        with agents.one(threading.Event(), blocks=False):
+            pass
+        assert (agents._brief.limit, agents._blocking.limit) == (2, 2)
+
+
+def test_several_datacenters_of_named_services_that_cannot_be_reached_are_no_empty_list() -> None:
+    source = discovery_from_url("consul://127.0.0.1:1?dc=a&dc=b&services=orders.eu")
+    assert source.covers("orders.eu")
+    with pytest.raises(ConnectionError):
+        next(iter(source.watch("orders.eu", threading.Event())))
+
+
+def test_a_forked_child_does_not_wait_for_its_parents_locks() -> None:
+    source = Consul("127.0.0.1:1")
+    with source._agents._lock:
+        in_child(lambda: source.interrupt(threading.Event()))

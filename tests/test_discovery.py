@@ -319,6 +319,36 @@ def test_refresh_by_hand() -> None:
     Client(trust_env=False).refresh()
 
 
+def test_refresh_has_the_last_word_and_hung_sources_pile_up_no_threads() -> None:
+    begun: list[threading.Event] = []
+    go_on = threading.Event()
+
+    class Slow(Discovery):
+        def watch(self, service: str, stop: threading.Event) -> Iterator[Any]:
+            begun.append(stop)
+            if len(begun) == 1:
+                yield ["10.0.0.1:80"]
+                go_on.wait(5)  # it does not look at `stop`
+                yield ["10.0.0.2:80"]
+            else:
+                yield ["10.0.0.3:80"]
+                stop.wait(5)
+
+    with Client(Slow()) as client:
+        service = client._balanced._services.get("orders")
+        until(lambda: len(service.nodes) == 1)
+        old = client._balanced._services._watchers["orders"]
+        for _ in range(5):
+            client.refresh()
+        until(lambda: str(service.nodes[0].instance) == "10.0.0.3:80")
+        assert len(begun) == 2
+        go_on.set()
+        until(lambda: not old.alive)
+        assert str(service.nodes[0].instance) == "10.0.0.3:80"
+        client.refresh()
+        until(lambda: len(begun) == 3)
+
+
 def test_refresh_by_itself_when_most_fail() -> None:
     """A fleet that was replaced, and the registry's news of it got lost."""
     gone = [f"127.0.0.1:{free}" for free in (1, 2, 3)]

@@ -37,6 +37,7 @@ from smartclient import (
 from smartclient.discovery import discovery_of
 from smartclient.discovery.etcd import changes, value_of
 from smartclient.discovery.file import PARSERS, parsed
+from smartclient.discovery.watcher import StopSignal
 from smartclient.testing import Fleet, ScriptedDiscovery
 
 URL = "http://orders/"
@@ -272,6 +273,36 @@ def test_merge() -> None:
         here.fail("orders", ConnectionError("gone"))
         there.publish("orders", ["10.1.0.2:80"])
         watched.until(["10.0.0.1:80", "10.1.0.2:80", "10.0.0.9:80"])
+
+
+def test_merge_says_nothing_while_only_those_have_answered_that_know_nothing() -> None:
+    dead = ScriptedDiscovery()
+    dead.fail("orders", ConnectionError("no registry"))
+    with Watched(Merge({"payments": ["10.0.0.9:80"]}, dead)) as watched:
+        until(lambda: watched.error is not None)
+        assert "no registry" in str(watched.error)
+        assert watched.lists == []
+
+
+def test_a_source_in_trouble_takes_no_instances_away_when_the_watch_begins_anew() -> None:
+    here, there = ScriptedDiscovery({"orders": ["10.0.0.1:80"]}), ScriptedDiscovery({"orders": ["10.1.0.1:80"]})
+    source = Merge(here, there)
+    with Watched(source) as watched:
+        watched.until(["10.0.0.1:80", "10.1.0.1:80"])
+    there.fail("orders", ConnectionError("gone"))
+    with Watched(source) as watched:
+        watched.until(["10.0.0.1:80", "10.1.0.1:80"])
+        assert len(watched.lists) == 1
+
+
+def test_sources_of_sources_end_when_their_service_is_unused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smartclient.discovery.combined.LOOK_UP", 0.05)
+    unused = False
+    stop = StopSignal(lambda: unused)
+    watch = Merge(ScriptedDiscovery({"orders": ["10.0.0.1:80"]})).watch("orders", stop)
+    assert [str(one) for one in next(watch)] == ["10.0.0.1:80"]
+    unused = True
+    assert next(watch, None) is None
 
 
 def test_fallback() -> None:

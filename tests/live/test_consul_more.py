@@ -83,6 +83,33 @@ def test_a_unix_socket(agents: Any, tmp_path: Path) -> None:
                 assert client.get(URL).status_code == 200
                 agent.register("orders", 1, ID="other")
                 until(lambda: len(nodes(client)) == 2)
+                watcher = client._balanced._services._watchers["orders"]
+                time.sleep(0.2)
+                client.refresh()
+                until(lambda: not watcher.alive, 1)  # its wait can be ended
+
+
+def test_a_registration_outlives_a_token_file_that_is_away(
+    agents: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = agents()
+    path = tmp_path / "token"
+    path.write_text("any\n")
+    monkeypatch.setenv("CONSUL_HTTP_ADDR", agent.address)
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN_FILE", str(path))
+    with Client(Consul(agent.address, token="")) as client, register("orders", "127.0.0.1:1", ttl=1):
+        until(lambda: len(nodes(client)) == 1)
+        path.unlink()
+        time.sleep(0.8)
+        path.write_text("any\n")
+        time.sleep(2.5)
+        assert len(nodes(client)) == 1
+        thing = register("child", "127.0.0.1:2", ttl=1)
+        thing.__enter__()
+        in_child(lambda: thing.__exit__(None, None, None))
+        assert "child" in httpx.get(f"http://{agent.address}/v1/catalog/services", trust_env=False).json()
+        thing.__exit__(None, None, None)
+        assert "child" not in httpx.get(f"http://{agent.address}/v1/catalog/services", trust_env=False).json()
 
 
 @contextmanager
