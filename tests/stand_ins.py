@@ -10,7 +10,7 @@ from urllib.parse import parse_qs, urlsplit
 
 
 class StandIn:
-    """An HTTP server; `answer(method, path, query, headers)` returns a status and what is sent as JSON.
+    """An HTTP server; `answer(method, path, query, headers)` returns a status and what is sent as JSON (None: nothing).
 
     status: in place of all answers, unless it is 200;  asked: the paths it was asked for
     """
@@ -31,7 +31,7 @@ class StandIn:
                 status, said = stand_in.answer(self.command, parts.path, query, self.headers)
                 if stand_in.status != 200:
                     status, said = stand_in.status, {"message": "as told"}
-                content = json.dumps(said).encode()
+                content = b"" if said is None else json.dumps(said).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
@@ -128,7 +128,7 @@ class NacosStandIn(StandIn):
                 return 200, {"accessToken": self.token, "tokenTtl": 18000}
             return 403, {"message": "unknown user!"}
         self.queries.append(query)
-        if self.password is not None and query.get("accessToken") != self.token:
+        if self.password is not None and headers.get("Authorization") != f"Bearer {self.token}":
             return 403, {"message": "token invalid!"}
         hosts = self.hosts.get(query["serviceName"], [])
         if path == "/nacos/v1/ns/instance/list":

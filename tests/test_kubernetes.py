@@ -4,6 +4,7 @@ what was seen on real servers: an expired watch is an answer 200 with an ERROR e
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
-from stand_ins import KubernetesStandIn, endpoint, piece
+from stand_ins import KubernetesStandIn, StandIn, endpoint, piece
 
 from smartclient import Client, Instance, Kubernetes
 from smartclient.discovery import discovery_of
@@ -161,3 +162,32 @@ def test_no_address_of_an_endpoint_breaks_anything(addresses: list[Any], port: A
     for one in found:
         if isinstance(one, Instance):
             assert not set(one.host) & set(" /\r\n")
+
+
+def test_a_slice_without_a_port_of_that_name_has_no_instances(api: KubernetesStandIn, token: Path) -> None:
+    other = piece("orders-2", endpoint("10.0.0.2", ready=True))
+    other["ports"] = [{"name": "metrics", "port": 9}]
+    api.items = [piece("orders-1", endpoint("10.0.0.1", ready=True)), other]
+    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+        client._balanced._services.get("orders")
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+
+
+def test_a_watch_that_ends_at_once_is_not_begun_again_at_once(token: Path) -> None:
+    class Ending(StandIn):
+        def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
+            return 200, None if "watch" in query else {"metadata": {"resourceVersion": "1"}, "items": []}
+
+    with Ending() as api:
+        watch = Kubernetes(f"http://{api.address}", token_file=token).watch("orders", threading.Event())
+        assert list(next(iter(watch))) == []
+        with pytest.raises(ConnectionError, match="ended at once"):
+            next(iter(watch))
+
+
+def test_a_token_is_never_shown(token: Path) -> None:
+    token.write_text("secret\nsecond")
+    watch = Kubernetes("http://127.0.0.1:1", token_file=token).watch("orders", threading.Event())
+    with pytest.raises(ValueError, match="not shown") as raised:
+        next(iter(watch))
+    assert "secret" not in str(raised.value)

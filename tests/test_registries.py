@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from typing import Any
 
 import httpx
@@ -45,8 +47,8 @@ def harmless(entry: Any) -> None:
 CURATOR = fields("name", "id", "address", "port", "sslPort", "payload", "enabled", "serviceType")
 
 
-@given(st.binary() | (JSON | CURATOR).map(lambda said: json.dumps(said).encode()))
-def test_no_value_of_zookeeper_breaks_anything(data: bytes) -> None:
+@given(st.none() | st.binary() | (JSON | CURATOR).map(lambda said: json.dumps(said).encode()))
+def test_no_value_of_zookeeper_breaks_anything(data: bytes | None) -> None:
     value = zookeeper_value("i-1", data)
     if value is not None:
         harmless(value)
@@ -116,6 +118,20 @@ def test_many_services_share_one_fetch() -> None:
             with pytest.raises(httpx.ConnectError):
                 client.get(f"http://s{number}/")
         assert server.asked == ["/eureka/apps"]
+
+
+def test_eureka_does_not_put_deltas_on_an_old_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their hash only counts: a registry that was replaced one for one looks the same."""
+    monkeypatch.setattr("smartclient.discovery.eureka.DELTAS_REACH", 0.0)
+    with EurekaStandIn() as server:
+        server.put("10.0.0.1:80")
+        source = Eureka(f"{server.address}/eureka", interval=0.01)
+        assert [one["host"] for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.1"]
+        server.drop("10.0.0.1:80")
+        server.put("10.0.0.2:80")
+        server.forget()
+        time.sleep(0.05)
+        assert [one["host"] for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.2"]
 
 
 def test_ports_of_eureka() -> None:

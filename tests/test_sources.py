@@ -10,12 +10,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import pytest
-from driving import until
+from driving import in_child, until
 from hypothesis import given
 from hypothesis import strategies as st
+from stand_ins import StandIn
 
 from smartclient import (
     Cached,
@@ -35,8 +37,9 @@ from smartclient import (
     Routed,
 )
 from smartclient.discovery import discovery_of
-from smartclient.discovery.etcd import changes, value_of
+from smartclient.discovery.etcd import EtcdAnswer, changes, readable, value_of
 from smartclient.discovery.file import PARSERS, parsed
+from smartclient.discovery.threads import Lock, taken
 from smartclient.discovery.watcher import StopSignal
 from smartclient.testing import Fleet, ScriptedDiscovery
 
@@ -296,7 +299,7 @@ def test_a_source_in_trouble_takes_no_instances_away_when_the_watch_begins_anew(
 
 
 def test_sources_of_sources_end_when_their_service_is_unused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("smartclient.discovery.combined.LOOK_UP", 0.05)
+    monkeypatch.setattr("smartclient.discovery.threads.LOOK_UP", 0.05)
     unused = False
     stop = StopSignal(lambda: unused)
     watch = Merge(ScriptedDiscovery({"orders": ["10.0.0.1:80"]})).watch("orders", stop)
@@ -499,3 +502,51 @@ def test_a_package_adds_a_scheme(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("smartclient.discovery.url.entry_points", points)
     assert isinstance(discovery_of("mine://10.0.0.1:80"), ScriptedDiscovery)
+
+
+def test_trouble_of_the_moment_does_not_hide_half_of_etcds_keys() -> None:
+    class Answering(StandIn):
+        refusals = 1
+
+        def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
+            if self.refusals:
+                self.refusals -= 1
+                return 503, {"message": "etcdserver: leader changed"}
+            return 200, {"header": {"revision": "1"}}
+
+    with Answering() as server, Etcd(server.address).client() as client:
+        with pytest.raises(EtcdAnswer, match="leader changed"):
+            readable(client, ("/services/orders/", "services/orders/"))
+        assert readable(client, ("/a/", "a/")) == ["/a/", "a/"]
+
+
+@pytest.mark.parametrize("content", ['{"services": ["a"]}', '[{"targets": [], "labels": ["a"]}]', "[" * 100_000])
+def test_a_request_to_elsewhere_does_not_hear_of_a_broken_file(content: str, tmp_path: Path) -> None:
+    path = tmp_path / "services.json"
+    path.write_text(content)
+    assert not File(path).covers("example.com")
+    if len(content) < 1000:
+        with pytest.raises(ValueError, match="expected"):
+            parsed(content, "json")
+
+
+def test_locks_are_free_in_a_forked_child() -> None:
+    lock = Lock()
+
+    def child() -> None:
+        with lock:
+            pass
+
+    with lock:
+        in_child(child)
+
+
+def test_a_wait_ends_with_its_watch_and_in_time() -> None:
+    queue: SimpleQueue[Any] = SimpleQueue()
+    with pytest.raises(Empty):
+        taken(queue, threading.Event(), 0.01)
+    queue.put(1)
+    assert taken(queue, threading.Event()) == 1
+    stop = threading.Event()
+    stop.set()
+    assert taken(queue, stop) is None

@@ -15,9 +15,9 @@ from typing import Any
 
 from ..instance import Instance, parse_all
 from .base import Discovery
+from .threads import taken
 from .watcher import Watcher, standing_alone
 
-LOOK_UP = 5.0  # seconds after which a watch that waits sees whether it is still wanted
 PATIENCE = 2.0  # seconds that a source may be silent, at the beginning, before the others are used alone
 
 Lists = dict[int, tuple[Instance, ...]]
@@ -86,7 +86,7 @@ class Combined(Discovery):
                     shown = found
                     yield found
                 try:
-                    number, said = queue.get(timeout=0.5 if shown is None else LOOK_UP)
+                    number, said = taken(queue, stop, 0.5 if shown is None else None) or (-1, ())
                 except Empty:
                     continue
                 if isinstance(said, str):

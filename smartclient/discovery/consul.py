@@ -34,7 +34,7 @@ from .combined import Fallback
 from .consul_agent import Agent, Agents
 from .options import Reader, flag, number, read_options, seconds, text
 from .registration import register
-from .registry import SHOWN, registry_url, tls
+from .registry import SHOWN, checked_token, registry_url, tls, token_in
 
 __all__ = ["Consul", "register"]
 
@@ -122,10 +122,10 @@ class Consul(Discovery):
         self.socket = address.removeprefix("unix://") if address.startswith("unix://") else None
         self.url = _agent_url("http://localhost:8500" if self.socket else address)
         self.grace = grace
-        self._token = _checked_token(token if token is not None else environ.get("CONSUL_HTTP_TOKEN"))
+        self._token = checked_token("Consul.token", token if token is not None else environ.get("CONSUL_HTTP_TOKEN"))
         self._token_file = token_file or (environ.get("CONSUL_HTTP_TOKEN_FILE") if not self._token else None)
         if self._token_file is not None and self._token is None:
-            self._token = _token_in(self._token_file)
+            self._token = token_in(self._token_file)
         if verify is True and "CONSUL_CACERT" in environ:
             verify = ssl.create_default_context(cafile=environ["CONSUL_CACERT"])
         if cert is None and "CONSUL_CLIENT_CERT" in environ:
@@ -198,7 +198,7 @@ class Consul(Discovery):
         )
 
     def _present_token(self) -> str | None:
-        return self._token if self._token_file is None else _token_in(self._token_file)
+        return self._token if self._token_file is None else token_in(self._token_file)
 
     def _poll(self, query: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         """A prepared query cannot block."""
@@ -297,23 +297,10 @@ def _agent_url(address: str) -> httpx.URL:
     return registry_url("Consul", address, PORT)
 
 
-def _checked_token(token: str | None) -> str | None:
-    """A token as it goes into a header (one read from a file ends in a newline). It is never shown."""
-    token = (token or "").strip()
-    if not (token.isascii() and token.isprintable()):
-        raise ValueError("Consul.token: expected printable ASCII (what was given is not shown here)")
-    return token or None
-
-
 def _service_of(host: str) -> str | None:
     """orders.service.consul → orders (Consul's own DNS domain)."""
     name, dot, _ = host.partition(".service.consul")
     return name if dot and host == f"{name}.service.consul" and name and "." not in name else None
-
-
-def _token_in(path: str) -> str | None:
-    with open(path, encoding="utf-8") as file:
-        return _checked_token(file.read(10_000))
 
 
 def _instance_of(entry: Any, passing: bool) -> Instance:

@@ -4,19 +4,18 @@ connections that all watches of a source share.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 from urllib.parse import quote
-from weakref import WeakSet
 
 import httpx
 
 from ..waiting import Places, Waiter
 from .registry import SHOWN, Handle, RegistryAnswer
+from .threads import tell_of_forks
 
 RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
 FEW = 16
@@ -39,10 +38,10 @@ class Agents:
         self._make = make
         self._clock = clock
         self._limit = limit
-        self.start()
-        _all.add(self)
+        self.after_fork()
+        tell_of_forks(self)
 
-    def start(self) -> None:
+    def after_fork(self) -> None:
         """Without connections, and without watches: so also in a forked child, which has none of its parent's threads
         and shall not share its sockets.
         """
@@ -177,18 +176,6 @@ class Agents:
             self._good -= len(spare)
         for agent in spare:
             agent.close()
-
-
-_all: WeakSet[Agents] = WeakSet()
-
-
-def _after_fork() -> None:
-    for agents in tuple(_all):
-        agents.start()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
 
 
 class Agent:

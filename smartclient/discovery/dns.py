@@ -101,9 +101,9 @@ class Dns(PollingDiscovery):
     def __str__(self) -> str:
         return f"dns at {self._server}" if self._server else "dns"
 
-    def _services(self, name: str) -> tuple[list[Instance], float]:
+    def _services(self, name: str) -> tuple[list[Any], float]:
         records, ttl, came_along = self._ask(name, "SRV")
-        found: list[Instance] = []
+        found: list[Any] = []
         for record in records:
             target = str(record.target)
             if target == ".":  # RFC 2782: decidedly not available
@@ -115,10 +115,8 @@ class Dns(PollingDiscovery):
             # Weight 0 has "a very small chance" of being chosen.
             weight = float(record.weight) or 0.01
             metadata = {"target": target.rstrip(".")}
-            found += [
-                Instance(address, self._port or record.port, weight=weight, priority=record.priority, metadata=metadata)
-                for address in addresses
-            ]
+            found += [_entry(address, self._port or record.port, weight, record.priority, metadata)
+                      for address in addresses]  # fmt: skip
         return found, ttl
 
     def _addresses(self, name: str) -> tuple[list[str], float]:
@@ -145,6 +143,13 @@ class Dns(PollingDiscovery):
                 sets.append(one)
                 came_along.setdefault(str(one.name).lower(), []).extend(addresses)
         return list(answer), max(SHORTEST, float(min((one.ttl for one in sets), default=0))), came_along
+
+
+def _entry(host: str, port: int, weight: float, priority: int, metadata: Mapping[str, str]) -> Any:
+    try:
+        return Instance(host, port, weight=weight, priority=priority, metadata=metadata)
+    except ValueError:  # port 0: it is refused by itself, and takes no others with it
+        return {"host": host, "port": port}
 
 
 def _reason(error: Any) -> str:

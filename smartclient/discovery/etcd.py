@@ -212,6 +212,8 @@ def readable(client: httpx.Client, prefixes: Sequence[str]) -> Sequence[str]:
         try:
             _post(client, "/v3/kv/range", {**_range(prefix), "count_only": True})
         except EtcdAnswer as error:
+            if "permission denied" not in str(error):
+                raise  # trouble of the moment, not of that prefix
             refusal = refusal or error
         else:
             found.append(prefix)

@@ -23,8 +23,10 @@ import httpx
 from .base import Addresses, Discovery
 from .options import flag, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls, weight_of
+from .threads import Lock
 
 PORT = 8761
+DELTAS_REACH = 90.0  # seconds; servers tell a change for 180 (eureka.retentionTimeInMSInDeltaQueue)
 AGAIN = 1.0  # seconds for which all watches share one failure
 
 
@@ -79,10 +81,10 @@ class Eureka(Discovery):
         self._interval = interval
         self._timeout = timeout
         self._verify = tls(self.urls, verify, cert)
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._registry: Registry | None = None
         self._services: dict[str, list[Any]] = {}
-        self._asked_at = float("-inf")
+        self._asked_at = self._good_at = float("-inf")
         self._failure: str | None = None
 
     @classmethod
@@ -124,7 +126,9 @@ class Eureka(Discovery):
                 raise ConnectionError(self._failure)
             if self._registry is None or self._failure is not None or age >= self._interval * 0.9:
                 try:
-                    before, self._registry = self._registry, self._fetched(self._registry)
+                    before, now = self._registry, time.monotonic()
+                    self._registry = self._fetched(before if now - self._good_at < DELTAS_REACH else None)
+                    self._good_at = now
                     if self._registry is not before:
                         self._services = services_of(self._registry)
                     self._failure = None

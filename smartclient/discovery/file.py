@@ -21,6 +21,7 @@ from urllib.parse import SplitResult, unquote
 
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
+from .threads import Lock
 
 LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
 JOB_LABELS = ("service", "job", "__meta_service")
@@ -44,7 +45,7 @@ class File(Discovery):
             raise ValueError(f"File.interval: expected seconds > 0, got {interval!r}")
         self.interval = interval
         self.grace = 0.0  # a file that lists none means it
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._read: tuple[object, Mapping[str, Addresses]] = (None, {})
         self._looked_at = float("-inf")
 
@@ -62,8 +63,8 @@ class File(Discovery):
             self._looked_at = time.monotonic()
             try:
                 self._current()
-            except (OSError, ValueError):
-                pass  # a watch will say so
+            except Exception:
+                pass  # a watch will say so; here a request to anywhere asks
         return host in self._read[1]
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
@@ -96,7 +97,10 @@ def parsed(content: str, format: str) -> dict[str, Addresses]:
     if not isinstance(said, dict):
         raise ValueError(f"expected services with their addresses, got {type(said).__name__}")
     services: dict[str, Addresses] = {}
-    for name, addresses in said.get("services", said).items():
+    said = said.get("services", said)
+    if not isinstance(said, dict):
+        raise ValueError(f"services: expected names with their addresses, got {type(said).__name__}")
+    for name, addresses in said.items():
         if not isinstance(addresses, list):
             raise ValueError(f"service {name!r}: expected a list of addresses, got {addresses!r}")
         services[str(name).lower().rstrip(".")] = addresses
@@ -109,6 +113,8 @@ def _from_prometheus(groups: list[Any]) -> dict[str, Addresses]:
     for group in groups:
         if not isinstance(group, dict) or not isinstance(group.get("targets"), list):
             raise ValueError(f"file_sd: expected {{'targets': […], 'labels': {{…}}}}, got {group!r}")
+        if not isinstance(group.get("labels") or {}, dict):
+            raise ValueError(f"file_sd: expected labels as an object, got {group!r}")
         labels = {str(key): str(value) for key, value in (group.get("labels") or {}).items()}
         name = next((labels[label] for label in JOB_LABELS if label in labels), None)
         if name is None:

@@ -17,6 +17,7 @@ import os
 import ssl
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -28,7 +29,7 @@ import httpx
 from ..instance import Instance
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
-from .registry import Handle, RegistryAnswer, tls
+from .registry import Handle, RegistryAnswer, tls, token_in
 
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
@@ -139,7 +140,7 @@ class Kubernetes(Discovery):
         return None
 
     def _headers(self) -> dict[str, str]:
-        token = Path(self._token_file).read_text("utf-8").strip() if self._token_file else self._token
+        token = token_in(self._token_file) if self._token_file else self._token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
     def _list(self, client: httpx.Client, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Any], str]:
@@ -170,10 +171,12 @@ class Kubernetes(Discovery):
                     raise KubernetesAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
                 handle = self._handles[stop] = Handle()
                 handle.hold(answer.extensions["network_stream"])
+                began, silent = time.monotonic(), True
                 try:
                     if stop.is_set():
                         return
                     for line in answer.iter_lines():
+                        silent = False
                         event = json.loads(line)
                         kind, thing = event["type"], event["object"]
                         if kind == "ERROR":
@@ -189,12 +192,17 @@ class Kubernetes(Discovery):
                 finally:
                     self._handles.pop(stop, None)
                     handle.release()
+                if silent and time.monotonic() - began < 1:  # client-go: "very short watch"
+                    raise ConnectionError("the watch ended at once, without an event")
 
     def _instances(self, slices: Mapping[str, Any]) -> list[Any]:
         ready: list[Any] = []
         serving: list[Any] = []
         for one in slices.values():
-            port = port_of(one, self._port)
+            try:
+                port = port_of(one, self._port)
+            except LookupError:
+                continue  # its pods have no port of that name
             for endpoint in one.get("endpoints") or ():
                 conditions = endpoint.get("conditions") or {}
                 # No condition at all counts as ready.
@@ -212,12 +220,16 @@ class KubernetesAnswer(RegistryAnswer):
 
 
 def port_of(one: Mapping[str, Any], name: str | None) -> int | None:
-    """The port of a slice by its name, else its first; None: the URL's."""
+    """The port of a slice by its name, else its first; None: it has none, and the URL's is used. Raises LookupError if
+    it has ports and none of that name.
+    """
     ports = one.get("ports") or ()
     for port in ports:
         if name is None or port.get("name") == name:
             number = port.get("port")
             return number if isinstance(number, int) else None
+    if ports and name is not None:
+        raise LookupError(name)
     return None
 
 

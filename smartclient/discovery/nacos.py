@@ -90,7 +90,8 @@ class Nacos(Discovery):
         shown: list[Any] | None = None
         with httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False) as client:
             if self._login is not None:
-                client.params = {"accessToken": self._token(client, *self._login)}
+                # Not as the parameter accessToken: httpx logs URLs.
+                client.headers["Authorization"] = f"Bearer {self._token(client, *self._login)}"
             while not stop.is_set():
                 answer = client.get(self._path, params={"serviceName": service, **self._query})
                 if answer.status_code != 200:  # also when the token has run out: the watch begins anew

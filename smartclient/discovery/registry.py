@@ -91,6 +91,20 @@ def tls(urls: Sequence[httpx.URL], verify: Any, cert: Any) -> ssl.SSLContext:
     return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
+def checked_token(name: str, token: str | None) -> str | None:
+    """A token as it goes into a header (one read from a file ends in a newline). It is never shown."""
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{name}: expected printable ASCII (what was given is not shown here)")
+    return token or None
+
+
+def token_in(path: Any) -> str | None:
+    """A token kept in a file."""
+    with open(path, encoding="utf-8") as file:
+        return checked_token(f"the token in {path}", file.read(10_000))
+
+
 def weight_of(metadata: Mapping[str, str]) -> Any:
     """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
     try:

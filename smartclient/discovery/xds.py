@@ -18,6 +18,7 @@ from __future__ import annotations
 import os
 import socket
 import threading
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -29,7 +30,8 @@ import httpx
 from .base import Addresses, Discovery
 from .endpoints import Assignment, Messages
 from .options import flag, read_options, seconds, text
-from .registry import RegistryAnswer, registry_url, tls
+from .registry import RegistryAnswer, registry_url, tls, token_in
+from .threads import Lock, taken
 
 PORT = 18000
 REST_PATH = "/v3/discovery:endpoints"
@@ -88,7 +90,7 @@ class Xds(Discovery):
         self._verify = tls([self._url] if rest else [], str(ca_file) if ca_file else True, cert)
         self._absent_after, self._keepalive = absent_after, keepalive
         self._interval, self._timeout = interval, timeout
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._shared: _Stream | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
 
@@ -127,8 +129,10 @@ class Xds(Discovery):
         try:
             while True:
                 try:
-                    said = queue.get(timeout=wait)
+                    said = taken(queue, stop, wait)
                 except Empty:
+                    if shown is None and time.monotonic() - stream.began < self._timeout:
+                        continue  # it may not be connected yet (gRFC A57): later on, it had failed if it were not
                     said = Assignment()  # it does not exist; or nobody stands for it any more
                 if stop.is_set():
                     return
@@ -183,7 +187,7 @@ class Xds(Discovery):
                 self._shared = None
 
     def _token(self) -> str | None:
-        return None if self._token_file is None else Path(self._token_file).read_text("utf-8").strip()
+        return None if self._token_file is None else token_in(self._token_file)
 
     def _channel(self) -> Any:
         grpc = self._messages.grpc
@@ -192,6 +196,7 @@ class Xds(Discovery):
             ("grpc.keepalive_time_ms", milliseconds),
             ("grpc.keepalive_timeout_ms", int(self._timeout * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
+            ("grpc.min_reconnect_backoff_ms", int(self._timeout * 1000)),  # that is how long it may take to connect
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.max_receive_message_length", 64 << 20),
@@ -228,6 +233,7 @@ class _Stream:
         self._problem: str | None = None
         self._over = False
         self._channel = channel()
+        self.began = time.monotonic()
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._call = messages.stub(self._channel).StreamAggregatedResources(self._requests(), metadata=metadata)
 
@@ -253,7 +259,6 @@ class _Stream:
                 queues.remove(queue)
             if not queues:
                 self._queues.pop(name, None)
-                self._latest.pop(name, None)
             last = not self._queues
             self._over = self._over or last
         if self.pid != os.getpid():
@@ -277,6 +282,8 @@ class _Stream:
             with self._lock:
                 names, problem, self._problem = sorted(self._queues), self._problem, None
                 version, nonce = self._version, self._nonce
+                # Not sooner: of a name that is wanted again before this went out, nothing would be sent again.
+                self._latest = {name: said for name, said in self._latest.items() if name in self._queues}
             yield self._messages.request(names, version, nonce, problem, node=first)
             first = False
 

@@ -26,6 +26,7 @@ from ..instance import Instance
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
 from .registry import kept_alive, weight_of
+from .threads import Lock, taken
 
 PORT = 2181
 PATIENCE = 2.0  # seconds that a session may be without a server before a new one is tried
@@ -64,7 +65,7 @@ class ZooKeeper(Discovery):
         self._auth = None if user is None else (user, password or os.environ.get("ZOOKEEPER_PASSWORD") or "")
         self._timeout = timeout
         self._session_timeout = session_timeout
-        self._lock = threading.Lock()
+        self._lock = Lock()
         self._shared: _Session | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
 
@@ -86,12 +87,12 @@ class ZooKeeper(Discovery):
         session.listeners[stop] = lambda state: queue.put(None)
         try:
             while not stop.is_set():
-                self._connected(session, queue, stop)
+                self._connected(session, queue, reading, stop)
                 if stop.is_set():
                     return
                 if reading.changed(session.client):
                     yield list(reading.values.values())
-                said = [queue.get()]
+                said = [taken(queue, stop)]
                 try:
                     while True:
                         said.append(queue.get_nowait())
@@ -159,13 +160,13 @@ class ZooKeeper(Discovery):
         finally:
             self._leave(session)
 
-    def _connected(self, session: _Session, queue: SimpleQueue[Any], stop: threading.Event) -> None:
+    def _connected(self, session: _Session, queue: SimpleQueue[Any], reading: _Reading, stop: threading.Event) -> None:
         """Wait for the session. Raises ConnectionError, and has a new one made, if it does not come (back) in time."""
         patience = self._timeout if not session.came else PATIENCE
         until = time.monotonic() + patience
         while not session.client.connected and not stop.is_set():
             try:
-                queue.get(timeout=max(0.0, until - time.monotonic()))
+                reading.told([queue.get(timeout=max(0.0, until - time.monotonic()))])
             except Empty:
                 self._give_up(session)
                 raise ConnectionError(f"no connection within {patience:g} s") from None
@@ -292,9 +293,9 @@ class _Reading:
                     return set()
 
 
-def value_of(name: str, data: bytes) -> Any:
+def value_of(name: str, data: bytes | None) -> Any:
     """Curator's JSON as an instance's fields; None: it is not to be called. What is neither is refused later on."""
-    written = data.decode("utf-8", "replace").strip()
+    written = (data or b"").decode("utf-8", "replace").strip()
     try:
         said = json.loads(written)
     except (ValueError, RecursionError):

@@ -139,6 +139,14 @@ def test_a_headless_service(knot: KnotServer) -> None:
             assert ttl == 5
 
 
+def test_a_record_that_cannot_be_called_takes_no_others_with_it(knot: KnotServer) -> None:
+    knot.change(("set", "a", "5", "A", "127.0.0.7"))
+    for port in (0, 8080):
+        knot.change(("set", "_http._tcp.orders", "5", "SRV", f"0 1 {port} a.test."))
+    with Client(f"dns+srv://127.0.0.1:{knot.port}?domain=test") as client:
+        until(lambda: listed(client) == {"127.0.0.7:8080"})
+
+
 def test_consuls_own_interface(agents: Any) -> None:
     """It leaves instances out of what it answers over UDP, and does not say so."""
     agent = agents()

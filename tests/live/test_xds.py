@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import statistics
 import threading
 import time
@@ -119,9 +120,29 @@ def test_what_is_no_assignment_is_refused_and_the_rest_is_used(plane: ControlPla
 
 @pytest.mark.parametrize("rest", [False, True], ids=["ads", "rest"])
 def test_a_cluster_that_does_not_exist(plane: ControlPlane, rest: bool) -> None:
-    with Client(source(plane, rest, absent_after=0.3), timeout=5) as client:
+    with Client(source(plane, rest, timeout=1, absent_after=0.3), timeout=5) as client:
         with pytest.raises(httpx.ConnectError, match=r"no instances: xds at .* lists none"):
             client.get(URL)
+
+
+def test_a_silent_control_plane_has_not_said_that_a_cluster_does_not_exist() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        source = Xds(f"127.0.0.1:{silent.getsockname()[1]}", timeout=1, absent_after=0.1)
+        with pytest.raises(ConnectionError, match="UNAVAILABLE"):
+            next(iter(source.watch("orders", threading.Event())))
+
+
+def test_a_service_that_is_left_and_wanted_again_at_once(plane: ControlPlane) -> None:
+    plane.put("orders", group(endpoint("10.0.0.1:80")))
+    plane.put("users", group(endpoint("10.0.0.2:80")))
+    xds, stop = source(plane, absent_after=0.5, timeout=0.5), threading.Event()
+    users = xds.watch("users", stop)  # keeps the stream
+    assert len(list(next(users))) == 1
+    for _ in range(30):
+        watch = xds.watch("orders", threading.Event())
+        assert [one["host"] if isinstance(one, dict) else one.host for one in next(watch)] == ["10.0.0.1"]
+        watch.close()  # type: ignore[attr-defined]
+    users.close()  # type: ignore[attr-defined]
 
 
 def test_stale_endpoints_go(plane: ControlPlane) -> None:
