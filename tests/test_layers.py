@@ -117,6 +117,7 @@ def test_time_and_chance_are_arguments() -> None:
         "transport/racers",
         "transport/tasks",
         "transport/sync",
+        "discovery/ads",
         "discovery/combined",
         "discovery/consul",
         "discovery/etcd",

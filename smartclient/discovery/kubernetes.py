@@ -11,16 +11,13 @@ Rules of the API ("Efficient detection of changes"; what was seen on real server
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import ssl
-import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
-from pathlib import Path
 from typing import Any, ClassVar
 from urllib.parse import SplitResult, quote
 
@@ -28,10 +25,10 @@ import httpx
 
 from ..instance import Instance
 from .base import Addresses, Discovery
+from .kubeconfig import access_to
 from .options import read_options, seconds, text
 from .registry import Handle, RegistryAnswer, tls, token_in
 
-MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 LABEL = "kubernetes.io/service-name"
 WATCH_FOR = 60  # seconds after which the server ends a watch, and it begins anew; a silent one is given up soon after
@@ -63,7 +60,7 @@ class Kubernetes(Discovery):
         timeout: float = 5.0,
         grace: float = 10.0,
     ) -> None:
-        access = _access(server, token_file, ca_file)
+        access = access_to(server, token_file, ca_file)
         self.url: str = access["server"]
         self.namespace = namespace or access.get("namespace") or "default"
         self.grace = grace
@@ -247,74 +244,3 @@ def entries_of(endpoint: Mapping[str, Any], port: int | None) -> list[Any]:
         except (ValueError, TypeError):
             found.append(fields)
     return found
-
-
-def _access(server: str | None, token_file: Any, ca_file: Any) -> dict[str, Any]:
-    """How the API is reached: as said, as a pod, or as KUBECONFIG's current context says."""
-    inside = os.environ.get("KUBERNETES_SERVICE_HOST")
-    if server is None and not inside:
-        path = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
-        if not path.exists():
-            raise ValueError(f"Kubernetes: neither in a cluster nor with a kubeconfig ({path}); give its server=")
-        return _from_kubeconfig(path)
-    if server is None:
-        host = f"[{inside}]" if ":" in str(inside) else inside
-        server = f"https://{host}:{os.environ.get('KUBERNETES_SERVICE_PORT', '443')}"
-    found: dict[str, Any] = {"server": server}
-    token_file = token_file or MOUNTED / "token"
-    ca_file = ca_file or MOUNTED / "ca.crt"
-    if Path(token_file).exists():
-        found["token_file"] = token_file
-    if Path(ca_file).exists():
-        found["ca_file"] = str(ca_file)
-    if (MOUNTED / "namespace").exists():
-        found["namespace"] = (MOUNTED / "namespace").read_text("utf-8").strip()
-    return found
-
-
-def _from_kubeconfig(path: Path) -> dict[str, Any]:
-    try:
-        import yaml
-    except ImportError:
-        raise ImportError("a kubeconfig needs the package PyYAML: pip install 'smartclient[yaml]'") from None
-    said = yaml.safe_load(path.read_text("utf-8")) or {}
-
-    def named(kind: str, name: Any) -> dict[str, Any]:
-        for one in said.get(f"{kind}s") or ():
-            if one.get("name") == name:
-                return dict(one.get(kind) or {})
-        raise ValueError(f"Kubernetes: {path} has no {kind} {name!r}")
-
-    context = named("context", said.get("current-context"))
-    cluster, user = named("cluster", context.get("cluster")), named("user", context.get("user"))
-    found: dict[str, Any] = {"server": cluster["server"], "namespace": context.get("namespace")}
-    if any(name in user for name in ("exec", "auth-provider")):
-        raise ValueError(f"Kubernetes: the user of {path} logs in by a program; give token_file= or token")
-    found["verify"] = _tls(path.parent, cluster, user)
-    if user.get("tokenFile"):
-        found["token_file"] = path.parent / user["tokenFile"]
-    found["token"] = user.get("token")
-    return found
-
-
-def _tls(home: Path, cluster: Mapping[str, Any], user: Mapping[str, Any]) -> Any:
-    """Certificates come as files, or as their content."""
-    if cluster.get("insecure-skip-tls-verify"):
-        return False
-    if not str(cluster["server"]).startswith("https"):
-        return True
-    data = cluster.get("certificate-authority-data")
-    file = cluster.get("certificate-authority")
-    context = ssl.create_default_context(
-        cafile=str(home / file) if file else None, cadata=base64.b64decode(data).decode() if data else None
-    )
-    if user.get("client-certificate") and user.get("client-key"):
-        context.load_cert_chain(home / user["client-certificate"], home / user["client-key"])
-    elif user.get("client-certificate-data") and user.get("client-key-data"):
-        with tempfile.TemporaryDirectory() as folder:  # OpenSSL takes files only
-            paths = [Path(folder) / "certificate", Path(folder) / "key"]
-            for path, name in zip(paths, ("client-certificate-data", "client-key-data"), strict=True):
-                path.touch(0o600)
-                path.write_bytes(base64.b64decode(user[name]))
-            context.load_cert_chain(str(paths[0]), str(paths[1]))
-    return context

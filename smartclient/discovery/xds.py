@@ -27,6 +27,7 @@ from urllib.parse import SplitResult
 
 import httpx
 
+from .ads import Stream
 from .base import Addresses, Discovery
 from .endpoints import Assignment, Messages
 from .options import flag, read_options, seconds, text
@@ -91,7 +92,7 @@ class Xds(Discovery):
         self._absent_after, self._keepalive = absent_after, keepalive
         self._interval, self._timeout = interval, timeout
         self._lock = Lock()
-        self._shared: _Stream | None = None
+        self._shared: Stream | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
 
     @classmethod
@@ -172,16 +173,16 @@ class Xds(Discovery):
                         yield said
                 stop.wait(self._interval)
 
-    def _join(self, name: str, queue: SimpleQueue[Any]) -> _Stream:
+    def _join(self, name: str, queue: SimpleQueue[Any]) -> Stream:
         with self._lock:
             stream = self._shared
             if stream is None or stream.pid != os.getpid() or not stream.subscribe(name, queue):
-                stream = self._shared = _Stream(self._messages, self._channel, self._token(), str(self))
+                stream = self._shared = Stream(self._messages, self._channel, self._token(), str(self))
                 stream.subscribe(name, queue)
                 stream.start()  # not sooner: it may end before anybody could be told
             return stream
 
-    def _leave(self, stream: _Stream, name: str, queue: SimpleQueue[Any]) -> None:
+    def _leave(self, stream: Stream, name: str, queue: SimpleQueue[Any]) -> None:
         with self._lock:
             if stream.unsubscribe(name, queue) and self._shared is stream:
                 self._shared = None
@@ -216,100 +217,3 @@ class XdsAnswer(RegistryAnswer):
 
     def hint(self, status: int, message: str) -> str:
         return {401: " (is the token good?)", 403: " (is the token good?)"}.get(status, "")
-
-
-class _Stream:
-    """One aggregated stream, and the watches that share it. It ends for good at its first break."""
-
-    def __init__(self, messages: Messages, channel: Any, token: str | None, source: str) -> None:
-        self.pid = os.getpid()
-        self._messages = messages
-        self._source = source
-        self._lock = threading.Lock()
-        self._queues: dict[str, list[SimpleQueue[Any]]] = {}
-        self._latest: dict[str, Assignment] = {}
-        self._wanted: SimpleQueue[bool] = SimpleQueue()  # something is to be sent; False: no more
-        self._version = self._nonce = ""
-        self._problem: str | None = None
-        self._over = False
-        self._channel = channel()
-        self.began = time.monotonic()
-        metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-        self._call = messages.stub(self._channel).StreamAggregatedResources(self._requests(), metadata=metadata)
-
-    def start(self) -> None:
-        threading.Thread(target=self._run, name=f"smartclient-{self._source}", daemon=True).start()
-
-    def subscribe(self, name: str, queue: SimpleQueue[Any]) -> bool:
-        """False: it has ended."""
-        with self._lock:
-            if self._over:
-                return False
-            self._queues.setdefault(name, []).append(queue)
-            if name in self._latest:
-                queue.put(self._latest[name])
-        self._wanted.put(True)
-        return True
-
-    def unsubscribe(self, name: str, queue: SimpleQueue[Any]) -> bool:
-        """Whether that was the last one: the stream has ended."""
-        with self._lock:
-            queues = self._queues.get(name, [])
-            if queue in queues:
-                queues.remove(queue)
-            if not queues:
-                self._queues.pop(name, None)
-            last = not self._queues
-            self._over = self._over or last
-        if self.pid != os.getpid():
-            return last  # the parent's
-        if last:
-            self._wanted.put(False)
-            self._call.cancel()
-        else:
-            self._wanted.put(True)
-        return last
-
-    def _requests(self) -> Iterator[Any]:
-        first = True
-        while self._wanted.get():
-            try:
-                while self._wanted.get_nowait():  # one request says it all
-                    pass
-                return
-            except Empty:
-                pass
-            with self._lock:
-                names, problem, self._problem = sorted(self._queues), self._problem, None
-                version, nonce = self._version, self._nonce
-                # Not sooner: of a name that is wanted again before this went out, nothing would be sent again.
-                self._latest = {name: said for name, said in self._latest.items() if name in self._queues}
-            yield self._messages.request(names, version, nonce, problem, node=first)
-            first = False
-
-    def _run(self) -> None:
-        try:
-            for response in self._call:
-                found, problem = self._messages.assignments(response)
-                with self._lock:
-                    self._nonce, self._problem = response.nonce, problem
-                    if problem is None:
-                        self._version = response.version_info
-                    for name, said in found.items():
-                        if name in self._queues:
-                            self._latest[name] = said
-                            for queue in self._queues[name]:
-                                queue.put(said)
-                self._wanted.put(True)
-            why = "the stream ended"
-        except self._messages.grpc.RpcError as error:
-            code, details = error.code(), error.details() or ""
-            hint = " (is the token good?)" if code.name in ("UNAUTHENTICATED", "PERMISSION_DENIED") else ""
-            why = f"{code.name}: {' '.join(details.split())[:200]}{hint}"
-        with self._lock:
-            self._over = True
-            waiting = [queue for queues in self._queues.values() for queue in queues]
-        for queue in waiting:
-            queue.put(ConnectionError(why))
-        self._wanted.put(False)
-        self._channel.close()

@@ -24,8 +24,9 @@ from urllib.parse import SplitResult
 
 from ..instance import Instance
 from .base import Addresses, Discovery
+from .curator import Reading
 from .options import read_options, seconds, text
-from .registry import kept_alive, weight_of
+from .registry import kept_alive
 from .threads import Lock, taken
 
 PORT = 2181
@@ -83,7 +84,7 @@ class ZooKeeper(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         queue = self._queues[stop] = SimpleQueue()
         session = self._join()
-        reading = _Reading(self._kazoo, f"{self.base}/{service}", queue.put, self._timeout)
+        reading = Reading(self._kazoo, f"{self.base}/{service}", queue.put, self._timeout)
         session.listeners[stop] = lambda state: queue.put(None)
         try:
             while not stop.is_set():
@@ -160,7 +161,7 @@ class ZooKeeper(Discovery):
         finally:
             self._leave(session)
 
-    def _connected(self, session: _Session, queue: SimpleQueue[Any], reading: _Reading, stop: threading.Event) -> None:
+    def _connected(self, session: _Session, queue: SimpleQueue[Any], reading: Reading, stop: threading.Event) -> None:
         """Wait for the session. Raises ConnectionError, and has a new one made, if it does not come (back) in time."""
         patience = self._timeout if not session.came else PATIENCE
         until = time.monotonic() + patience
@@ -231,92 +232,6 @@ class _Session:
     def _changed(self, state: Any) -> None:
         for listener in tuple(self.listeners.values()):
             listener(state)
-
-
-class _Reading:
-    """What is known of one service: the values of its nodes, and which of them must be read (anew).
-
-    ZooKeeper's watches fire once, and all of them when the connection is lost: then all is read anew.
-    """
-
-    def __init__(self, kazoo: _Kazoo, path: str, say: Callable[[Any], None], timeout: float) -> None:
-        self._kazoo = kazoo
-        self._path = path
-        self._say = say
-        self._timeout = timeout
-        self._stale: set[str] = set()
-        self._all = self._relist = True
-        self.values: dict[str, Any] = {}
-
-    def told(self, events: list[Any]) -> None:
-        for event in events:
-            if event is None or event.type == "NONE":
-                self._all = self._relist = True
-            elif event.path == self._path:
-                self._relist = True
-            else:
-                self._stale.add(event.path.rpartition("/")[2])
-
-    def changed(self, client: Any) -> bool:
-        """Read what must be read; whether the list may be another now."""
-        if not (self._relist or self._stale):
-            return False
-        stale, self._stale = self._stale, set()
-        if self._relist:
-            names = self._names(client)
-            gone = self.values.keys() - names
-            for name in gone:
-                del self.values[name]
-            stale = set(names) if self._all else (stale & names) | (names - self.values.keys())
-        self._all = self._relist = False
-        asked = [(name, client.get_async(f"{self._path}/{name}", watch=self._say)) for name in sorted(stale)]
-        for name, answer in asked:
-            try:
-                data, _ = answer.get(timeout=self._timeout)
-            except self._kazoo.no_node:
-                self.values.pop(name, None)
-                continue
-            value = value_of(name, data)
-            if value is None:
-                self.values.pop(name, None)
-            else:
-                self.values[name] = value
-        return True
-
-    def _names(self, client: Any) -> set[str]:
-        while True:
-            try:
-                return set(client.get_children_async(self._path, watch=self._say).get(timeout=self._timeout))
-            except self._kazoo.no_node:
-                there = client.exists_async(self._path, watch=self._say).get(timeout=self._timeout)
-                if there is None:
-                    return set()
-
-
-def value_of(name: str, data: bytes | None) -> Any:
-    """Curator's JSON as an instance's fields; None: it is not to be called. What is neither is refused later on."""
-    written = (data or b"").decode("utf-8", "replace").strip()
-    try:
-        said = json.loads(written)
-    except (ValueError, RecursionError):
-        return written
-    if not isinstance(said, dict):
-        return written
-    if said.get("enabled") is False:
-        return None
-    payload = said.get("payload")
-    details = payload.get("metadata") if isinstance(payload, dict) and "metadata" in payload else payload
-    metadata = {str(key): str(value) for key, value in details.items()} if isinstance(details, dict) else {}
-    secure = said.get("port") is None and said.get("sslPort") is not None
-    return {
-        "host": said.get("address"),
-        "port": said.get("sslPort") if secure else said.get("port"),
-        "scheme": "https" if secure else "http",
-        "weight": weight_of(metadata),
-        "zone": metadata.get("zone"),
-        "metadata": metadata,
-        "id": str(said.get("id") or name),
-    }
 
 
 class _Kazoo:

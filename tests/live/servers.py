@@ -52,6 +52,10 @@ class Process:
         shutil.rmtree(self.home / "data", ignore_errors=True)
 
     def kill(self) -> None:
+        if self._process is not None and self._process.poll() not in (None, -signal.SIGKILL):
+            print(
+                f"{self.command[0]} had died ({self._process.returncode}):\n{(self.home / 'log').read_text()[-2000:]}"
+            )
         if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGCONT)
             self._process.kill()
