@@ -44,6 +44,7 @@ def _resolve_watched(source: Any, service: str, options: argparse.Namespace) -> 
     said: SimpleQueue[Any] = SimpleQueue()
     watcher = standing_alone(service, source, said.put, said.put)
     watcher.start()
+    problem = ""
     status, until = 1, time.monotonic() + options.timeout
     try:
         while True:
@@ -53,8 +54,11 @@ def _resolve_watched(source: Any, service: str, options: argparse.Namespace) -> 
                 print(f"{source} has not answered within {options.timeout:g} s", file=sys.stderr)
                 return 1
             if isinstance(one, str):
-                print(f"{source}: {one}", file=sys.stderr)
+                if one != problem:  # once, not at each try
+                    print(f"{source}: {one}", file=sys.stderr)
+                problem = one
                 continue
+            problem = ""
             status = 0 if one else 1
             _show(service, str(source), one, options.json)
             if not options.watch:

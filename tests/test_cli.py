@@ -57,10 +57,10 @@ def test_resolve(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_resolve_says_why_nobody_answers(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["resolve", "orders", "--discovery", "etcd://127.0.0.1:1", "--timeout", "0.5"]) == 1
+    assert cli.main(["resolve", "orders", "--discovery", "etcd://127.0.0.1:1", "--timeout", "0.8"]) == 1
     said = capsys.readouterr().err
-    assert "etcd at 127.0.0.1:1: ConnectError" in said
-    assert "has not answered within 0.5 s" in said
+    assert said.count("etcd at 127.0.0.1:1: ConnectError") == 1
+    assert "has not answered within 0.8 s" in said
     with pytest.raises(SystemExit) as ended:
         cli.main(["resolve", "orders", "--discovery", "nonsense://x"])
     assert ended.value.code == 2
