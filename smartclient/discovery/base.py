@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..instance import Instance
@@ -45,6 +45,14 @@ class Listing(tuple[Any, ...]):
 def drop_of(addresses: object) -> float:
     """The share of calls that a list asks not to be made."""
     return addresses.drop if isinstance(addresses, Listing) else 0.0
+
+
+def entry_of(fields: Mapping[str, Any]) -> Any:
+    """An instance; or the fields as they are, where they cannot be one: the watcher refuses them by themselves."""
+    try:
+        return Instance.parse(fields)
+    except (ValueError, TypeError):
+        return fields
 
 
 class Discovery(ABC):

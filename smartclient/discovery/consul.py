@@ -32,7 +32,7 @@ from .base import Discovery
 from .combined import Fallback
 from .consul_agent import Agent, Agents
 from .consul_entries import Entries
-from .options import Reader, flag, number, read_options, seconds, text
+from .options import Reader, check_seconds, flag, number, read_options, seconds, text
 from .registration import register
 from .registry import checked_token, registry_url, tls, token_in
 
@@ -109,9 +109,9 @@ class Consul(Discovery):
                 raise ValueError(f"Consul.{name}: expected seconds from 0 to 600, got {value!r}")
         if not isinstance(grace, (int, float)) or not grace >= 0:
             raise ValueError(f"Consul.grace: expected seconds, got {grace!r}")
-        for name, value in (("interval", interval), ("max_stale", 1.0 if max_stale is None else max_stale)):
-            if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-                raise ValueError(f"Consul.{name}: expected seconds > 0, got {value!r}")
+        check_seconds("Consul.interval", interval)
+        if max_stale is not None:
+            check_seconds("Consul.max_stale", max_stale)
         if not isinstance(connections, int) or connections < 2:
             raise ValueError(f"Consul.connections: expected at least 2, got {connections!r}")
         environ = os.environ

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import SplitResult
 
 from ..instance import Instance, is_ip
-from .base import Addresses, PollingDiscovery
+from .base import Addresses, PollingDiscovery, entry_of
 from .options import flag, number, read_options, seconds, text
 
 SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
@@ -114,9 +114,9 @@ class Dns(PollingDiscovery):
                 ttl = min(ttl, its_ttl)
             # Weight 0 has "a very small chance" of being chosen.
             weight = float(record.weight) or 0.01
-            metadata = {"target": target.rstrip(".")}
-            found += [_entry(address, self._port or record.port, weight, record.priority, metadata)
-                      for address in addresses]  # fmt: skip
+            fields = {"port": self._port or record.port, "weight": weight, "priority": record.priority,
+                      "metadata": {"target": target.rstrip(".")}}  # fmt: skip
+            found += [entry_of({"host": address, **fields}) for address in addresses]
         return found, ttl
 
     def _addresses(self, name: str) -> tuple[list[str], float]:
@@ -143,13 +143,6 @@ class Dns(PollingDiscovery):
                 sets.append(one)
                 came_along.setdefault(str(one.name).lower(), []).extend(addresses)
         return list(answer), max(SHORTEST, float(min((one.ttl for one in sets), default=0))), came_along
-
-
-def _entry(host: str, port: int, weight: float, priority: int, metadata: Mapping[str, str]) -> Any:
-    try:
-        return Instance(host, port, weight=weight, priority=priority, metadata=metadata)
-    except ValueError:  # port 0: it is refused by itself, and takes no others with it
-        return {"host": host, "port": port}
 
 
 def _reason(error: Any) -> str:

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult
 import httpx
 
 from .base import Addresses, Discovery
-from .options import flag, read_options, seconds, text
+from .options import check_seconds, flag, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls, weight_of
 from .threads import Lock
 
@@ -69,8 +69,7 @@ class Eureka(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
-        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
-            raise ValueError(f"Eureka.interval: expected seconds > 0, got {interval!r}")
+        check_seconds("Eureka.interval", interval)
         addresses = [address] if isinstance(address, str) else list(address)
         if not addresses:
             raise ValueError("Eureka.address: expected an address, or several, got none")

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import SplitResult, unquote
 
 from .base import Addresses, Discovery
-from .options import read_options, seconds, text
+from .options import check_seconds, read_options, seconds, text
 from .threads import Lock
 
 LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
@@ -41,8 +41,7 @@ class File(Discovery):
         self.format = format or {"yml": "yaml"}.get(suffix, suffix)
         if self.format not in PARSERS:
             raise ValueError(f"File.format: expected json, yaml or toml, got {self.format!r} ({self.path})")
-        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
-            raise ValueError(f"File.interval: expected seconds > 0, got {interval!r}")
+        check_seconds("File.interval", interval)
         self.interval = interval
         self.grace = 0.0  # a file that lists none means it
         self._lock = Lock()

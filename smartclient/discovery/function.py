@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Addresses, PollingDiscovery
+from .options import check_seconds
 
 
 class Function(PollingDiscovery):
@@ -17,8 +18,7 @@ class Function(PollingDiscovery):
     def __init__(self, resolve: Callable[[str], Any], interval: float = 5.0) -> None:
         if not callable(resolve):
             raise TypeError(f"Function: expected a callable service -> [address, …], got {resolve!r}")
-        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
-            raise ValueError(f"Function.interval: expected seconds > 0, got {interval!r}")
+        check_seconds("Function.interval", interval)
         self._resolve = resolve
         self.interval = interval
 

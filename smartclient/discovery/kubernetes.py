@@ -23,8 +23,7 @@ from urllib.parse import SplitResult, quote
 
 import httpx
 
-from ..instance import Instance
-from .base import Addresses, Discovery
+from .base import Addresses, Discovery, entry_of
 from .kubeconfig import access_to
 from .options import read_options, seconds, text
 from .registry import Handle, RegistryAnswer, tls, token_in
@@ -239,8 +238,5 @@ def entries_of(endpoint: Mapping[str, Any], port: int | None) -> list[Any]:
     for address in endpoint.get("addresses") or ():
         fields = {"host": address, "port": port, "zone": endpoint.get("zone"),
                   "metadata": {key: value for key, value in metadata.items() if value}}  # fmt: skip
-        try:
-            found.append(Instance.parse(fields))
-        except (ValueError, TypeError):
-            found.append(fields)
+        found.append(entry_of(fields))
     return found

@@ -16,7 +16,7 @@ from urllib.parse import SplitResult
 import httpx
 
 from .base import Addresses, Discovery
-from .options import read_options, seconds, text
+from .options import check_seconds, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls
 
 PORT = 8848
@@ -58,8 +58,7 @@ class Nacos(Discovery):
     ) -> None:
         if api not in LISTS:
             raise ValueError(f"Nacos.api: expected one of {', '.join(LISTS)}, got {api!r}")
-        if not isinstance(interval, (int, float)) or not 0 < interval < float("inf"):
-            raise ValueError(f"Nacos.interval: expected seconds > 0, got {interval!r}")
+        check_seconds("Nacos.interval", interval)
         url = registry_url("Nacos", address, PORT)
         self.url = url if url.path.strip("/") else url.copy_with(path="/nacos")
         self.grace = grace

@@ -24,6 +24,12 @@ def seconds(value: str) -> float:
         raise ValueError(f"expected seconds, got {value!r}") from None
 
 
+def check_seconds(name: str, value: Any) -> None:
+    """Raises ValueError unless it is a finite number of seconds > 0."""
+    if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"{name}: expected seconds > 0, got {value!r}")
+
+
 def number(value: str) -> int:
     try:
         return int(value)
