@@ -9,7 +9,44 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 
-class StandIn:
+class Answering(BaseHTTPRequestHandler):
+    """Answers a connection after another, and tells nobody."""
+
+    protocol_version = "HTTP/1.1"
+
+    def answer(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+
+class Serving:
+    """A server in a thread, at an address of its own."""
+
+    def __init__(self, handler: type[Answering]) -> None:
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._server.daemon_threads = True
+        self.address = f"127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Any:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+class StandIn(Serving):
     """An HTTP server; `answer(method, path, query, headers)` returns a status and what is sent as JSON (None: nothing).
 
     status: in place of all answers, unless it is 200;  asked: the paths it was asked for
@@ -20,9 +57,7 @@ class StandIn:
         self.asked: list[str] = []
         stand_in = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Answering):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 body = self.rfile.read(int(self.headers.get("Content-Length", 0))).decode()
@@ -32,32 +67,14 @@ class StandIn:
                 if stand_in.status != 200:
                     status, said = stand_in.status, {"message": "as told"}
                 content = b"" if said is None else json.dumps(said).encode()
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(content)))
-                self.end_headers()
-                self.wfile.write(content)
+                self.answer(status, content)
 
             do_POST = do_GET
 
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
+        super().__init__(Handler)
 
     def answer(self, method: str, path: str, query: dict[str, str], headers: Any) -> tuple[int, Any]:
         raise NotImplementedError
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 class EurekaStandIn(StandIn):
@@ -153,7 +170,7 @@ def endpoint(address: str, **conditions: bool) -> dict[str, Any]:
             "targetRef": {"kind": "Pod", "name": "orders-abc"}, "hints": {"forZones": [{"name": "eu-1a"}]}}  # fmt: skip
 
 
-class KubernetesStandIn:
+class KubernetesStandIn(Serving):
     """A Kubernetes API server: a list, and a watch that says what it is told to. It replays documented sequences, and
     what was seen on real servers: an expired watch is an answer 200 with an ERROR event of code 410.
 
@@ -170,9 +187,7 @@ class KubernetesStandIn:
         self._over = False
         stand_in = self
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
+        class Handler(Answering):
             def do_GET(self) -> None:
                 parts = urlsplit(self.path)
                 query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
@@ -181,19 +196,13 @@ class KubernetesStandIn:
                 status = 401 if wrong else stand_in.status
                 if status != 200:
                     said = {"kind": "Status", "code": status, "message": "Unauthorized" if wrong else "Expired"}
-                    self._answer(status, json.dumps(said).encode())
+                    self.answer(status, json.dumps(said).encode())
                 elif "watch" in query:
                     self._watch(int(query["resourceVersion"]), query)
                 else:
                     items = [one for one in stand_in.items if selected(one, query)]
                     listed = {"metadata": {"resourceVersion": str(stand_in.version)}, "items": items}
-                    self._answer(200, json.dumps(listed).encode())
-
-            def _answer(self, status: int, body: bytes) -> None:
-                self.send_response(status)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
+                    self.answer(200, json.dumps(listed).encode())
 
             def _watch(self, since: int, query: dict[str, str]) -> None:
                 self.send_response(200)
@@ -215,14 +224,7 @@ class KubernetesStandIn:
                                 self.wfile.write(b"0\r\n\r\n")
                                 return
 
-            def log_message(self, *arguments: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
-        self.address = f"127.0.0.1:{self._server.server_address[1]}"
-        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
-        self._thread.start()
+        super().__init__(Handler)
 
     def more(self, seen: int) -> bool:
         return self._over or len(self._events) > seen
@@ -242,9 +244,7 @@ class KubernetesStandIn:
         with self._changed:
             self._over = True
             self._changed.notify_all()
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        super().close()
 
 
 def selected(thing: Any, query: dict[str, str]) -> bool:

@@ -290,14 +290,19 @@ class Line:
         self.closed = True
 
 
-def test_connections_that_an_agent_refuses_are_shared_and_tried_again_by_the_minute() -> None:
-    now, made = [0.0], list[Line]()
+def agents_of(limit: int) -> tuple[Agents, list[Line], list[float]]:
+    """So many connections; those that are made; the time, to be set."""
+    made, now = list[Line](), [0.0]
 
     def make() -> Any:
         made.append(Line())
         return made[-1]
 
-    agents = Agents(make, 28, lambda: now[0])
+    return Agents(make, limit, lambda: now[0]), made, now
+
+
+def test_connections_that_an_agent_refuses_are_shared_and_tried_again_by_the_minute() -> None:
+    agents, made, now = agents_of(28)
     with ExitStack() as stack:
         for _ in range(6):
             stack.enter_context(agents.watching())
@@ -344,14 +349,7 @@ def test_an_agent_that_goes_is_no_agent_that_refuses() -> None:
 
 
 def test_refusals_are_known_within_the_handshake_and_all_places_come_back() -> None:
-    now = [0.0]
-    lines: list[Line] = []
-
-    def make() -> Any:
-        lines.append(Line())
-        return lines[-1]
-
-    agents = Agents(make, 4, lambda: now[0])
+    agents, lines, now = agents_of(4)
     with ExitStack() as stack:
         for _ in range(3):
             stack.enter_context(agents.watching())

@@ -9,13 +9,14 @@ import subprocess
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import httpx
 from agent import Agent, consul_program
 from servers import EtcdServer, KnotServer, ZooKeeperServer, etcd_program
+from stand_ins import Answering
 
 Lists = Mapping[str, Sequence[str]]
 
@@ -207,20 +208,11 @@ REGISTRIES: dict[str, type[Any]] = {
 }
 
 
-class Answer(BaseHTTPRequestHandler):
+class Answer(Answering):
     """Says at which address it was called."""
 
-    protocol_version = "HTTP/1.1"
-
     def do_GET(self) -> None:
-        body = self.connection.getsockname()[0].encode()
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *arguments: Any) -> None:
-        pass
+        self.answer(200, self.connection.getsockname()[0].encode())
 
 
 @contextmanager
