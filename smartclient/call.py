@@ -174,6 +174,7 @@ class Call:
     retried:    it is made for a request that is itself a retry
     repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
     within:     a further condition of `usable`: the bound on a node's load
+    only:       the same, for the rest of the call: nodes that are connected, where nothing is left to connect with
     """
 
     __slots__ = (
@@ -181,6 +182,7 @@ class Call:
         "attempts",
         "finished",
         "now",
+        "only",
         "options",
         "repeatable",
         "request",
@@ -202,6 +204,7 @@ class Call:
         self.repeatable = False
         self.retried = False
         self.within: Callable[[Node], bool] | None = None
+        self.only: Callable[[Node], bool] | None = None
 
     @property
     def hash_key(self) -> str | None:
@@ -209,7 +212,7 @@ class Call:
 
     def usable(self, node: Node) -> bool:
         """Whether the call may go to that node. (`require` and `prefer` choose the nodes a picker is made for.)"""
-        if node.excluded or node.removed or node in self.tried:
+        if node.excluded or node.removed or node in self.tried or (self.only is not None and not self.only(node)):
             return False
         return self.within is None or self.within(node)
 

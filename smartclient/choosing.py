@@ -245,6 +245,8 @@ class Chooser:
         if require and not fitting:
             wanted = ", ".join(f"{key}={value}" for key, value in require.items())
             raise Unavailable(f"none of {len(members)} instances has {wanted}")
+        if call.only is not None:
+            fitting = [node for node in fitting if call.only(node)] or fitting
         drawn = choice.group(self._rng.random())
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
         sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
@@ -257,6 +259,8 @@ class Chooser:
         for liked in (prefer, None) if prefer else (None,):
             for nodes in sorts:
                 found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or has(n, liked))]
+                if call.only is not None:
+                    found = [node for node in found if call.only(node)]
                 if found:
                     return found
         for nodes in (*sorts, fitting):  # every one has been tried

@@ -61,7 +61,7 @@ class ServiceHosts:
         self._covers = covers
 
     def matches(self, url: Any) -> bool:
-        return url.scheme in ("http", "https") and self._covers(url.host)
+        return url.scheme in ("http", "https", "ws", "wss") and self._covers(url.raw_host.decode("ascii"))
 
 
 class ClientMixin:

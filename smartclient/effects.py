@@ -12,7 +12,8 @@ from .service import Service
 from .waiting import Places
 
 Headers = tuple[tuple[bytes, bytes], ...]
-SHORTEST = 0.001  # a timeout of 0 would mean "non-blocking" to a socket
+SHORTEST = 0.001  # seconds: a timeout of 0 would mean "non-blocking" to a socket
+LONGEST = 1e6  # seconds: sockets count milliseconds in 31 bits
 
 
 class TimeLeft(Mapping[str, "float | None"]):
@@ -37,7 +38,19 @@ class TimeLeft(Mapping[str, "float | None"]):
         """A timeout as far as there is time left."""
         if self.ends_at is None:
             return timeout
-        left = max(self.ends_at - self._clock(), SHORTEST)
+        left = min(max(self.ends_at - self._clock(), SHORTEST), LONGEST)
+        return left if timeout is None else min(timeout, left)
+
+    def left(self, timeout: float | None, late: type[Exception], among: int = 1) -> float | None:
+        """The same, shared out among several tries. Raises `late` when the time is over: a peer that always has
+        something to say would never meet a timeout.
+        """
+        if self.ends_at is None:
+            return timeout
+        left = self.ends_at - self._clock()
+        if left <= 0:
+            raise late("out of time")
+        left = min(max(left / among, SHORTEST), LONGEST)
         return left if timeout is None else min(timeout, left)
 
     def __iter__(self) -> Iterator[str]:

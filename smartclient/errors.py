@@ -7,6 +7,7 @@ httpx, in `smartclient.httpx2` over httpx2), at module level, so that they pickl
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -82,6 +83,31 @@ class DeadlineExceeded(DeadlineExceededFields, httpx.TimeoutException):
 
 class Overloaded(OverloadedFields, httpx.PoolTimeout):
     __doc__ = OverloadedFields.__doc__
+
+
+class OwnTrouble(Exception):
+    """Something is wrong on our side of a connection: no instance would do better. For `Flavour.fault` to know."""
+
+
+class NotTaken(Exception):
+    """The server says that it did not take a request which was sent (HTTP/2). For `Flavour.fault` to know.
+
+    ended: since it ends the connection: another one will do
+    """
+
+    ended = False
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An exception, what it came of, and the members of groups among them."""
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        one = left.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            yield one
+            left += [one.__cause__, one.__context__, *getattr(one, "exceptions", ())]
 
 
 def describe(error: BaseException) -> str:

@@ -6,6 +6,7 @@ this package knows neither; it is handed a `Flavour`.
 
 from __future__ import annotations
 
+import errno
 import ssl
 from collections.abc import Iterator
 from types import ModuleType
@@ -16,26 +17,37 @@ import httpcore
 import httpx
 
 from . import errors
+from .errors import NotTaken, OwnTrouble, causes
 from .retry.replay import WatchedStream
 
 
 class Fault(NamedTuple):
     """What an exception of an attempt means.
 
+    what:        in a word
     repeatable:  another node may do better
     blamed:      it is the node's fault, not trouble of our own
     sent:        something of the request may have reached the node
     """
 
+    what: str
     repeatable: bool
     blamed: bool
     sent: bool
 
 
-LOCAL = Fault(repeatable=False, blamed=False, sent=True)
-NEVER_CONNECTED = Fault(repeatable=True, blamed=True, sent=False)
-CERTIFICATE = Fault(repeatable=True, blamed=False, sent=False)
-BROKEN = Fault(repeatable=True, blamed=True, sent=True)
+LOCAL = Fault("local", repeatable=False, blamed=False, sent=True)
+NEVER_CONNECTED = Fault("never connected", repeatable=True, blamed=True, sent=False)
+CERTIFICATE = Fault("certificate", repeatable=True, blamed=False, sent=False)
+EXHAUSTED = Fault("exhausted", repeatable=True, blamed=False, sent=False)
+"""Nothing is left of ours to connect with: only a connection that is there already helps."""
+REFUSED = Fault("refused", repeatable=True, blamed=False, sent=False)
+"""HTTP/2: the server says that it did not take the request (RFC 9113 §8.7)."""
+ENDED = Fault("ended", repeatable=True, blamed=False, sent=False)
+"""The same, since it was about to end the connection: another connection will do (RFC 9113 §6.8)."""
+BROKEN = Fault("broken", repeatable=True, blamed=True, sent=True)
+
+OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
 
 
 class Flavour:
@@ -69,6 +81,7 @@ class Flavour:
         }
         # h11's escapes httpcore unmapped while the body is sent ("too much data for declared Content-Length").
         self._mapped[h11.LocalProtocolError] = self.httpx.LocalProtocolError
+        self._mapped[self.httpcore.ConnectionNotAvailable] = self.httpx.ConnectError  # only a pool should see it
 
     def mapped(self, error: type[BaseException]) -> type[Exception] | None:
         """The httpx exception that stands for one of httpcore's; None for any other exception."""
@@ -78,16 +91,43 @@ class Flavour:
                 return to
         return None
 
+    def translated(self, error: BaseException, connected: bool = True) -> BaseException:
+        """httpx's exception for httpcore's, and for those of the socket's layer that httpcore lets through; any other
+        as it is.
+
+        connected: false: nothing can have been sent yet
+
+        It is returned and not raised here: an exception that a frame of its own traceback holds is a reference cycle.
+        """
+        mapped = self.mapped(type(error))
+        if mapped is None and not connected and _is_of_connecting(error):
+            mapped = self.httpx.ConnectError
+        elif mapped is None and isinstance(error, ssl.SSLError):
+            mapped = self.httpx.ReadError
+        if mapped is None:
+            return error
+        made = mapped(str(error))
+        made.__cause__ = error
+        return made
+
     def fault(self, error: BaseException) -> Fault:
         """By phase (was anything sent?) and by whose fault it was."""
         httpx = self.httpx
-        if isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout)):
+        if not isinstance(error, httpx.TransportError):
+            return LOCAL
+        connecting = isinstance(error, (httpx.ConnectError, httpx.ConnectTimeout))
+        if _is_ours(error):
+            return EXHAUSTED if connecting else LOCAL
+        if connecting:
+            if any(isinstance(cause, OwnTrouble) for cause in causes(error)):
+                return LOCAL
             return CERTIFICATE if _is_certificate_error(error) else NEVER_CONNECTED
         if isinstance(error, (httpx.PoolTimeout, httpx.UnsupportedProtocol, httpx.LocalProtocolError)):
             return LOCAL
-        if isinstance(error, httpx.TransportError):
-            return BROKEN
-        return LOCAL
+        for cause in causes(error):
+            if isinstance(cause, NotTaken):
+                return ENDED if cause.ended else REFUSED
+        return BROKEN
 
 
 def _subclasses(module: Any) -> Iterator[type[BaseException]]:
@@ -97,13 +137,27 @@ def _subclasses(module: Any) -> Iterator[type[BaseException]]:
             yield value
 
 
+def _is_of_connecting(error: BaseException) -> bool:
+    """An address that nobody can resolve, no descriptor, no thread for the resolver, …: whatever it is, it is said as a
+    ConnectError, which other instances may not have.
+    """
+    return isinstance(error, (OSError, UnicodeError, OverflowError, OwnTrouble)) or _is_no_thread(error)
+
+
+def _is_no_thread(error: BaseException) -> bool:
+    return isinstance(error, RuntimeError) and "start new thread" in str(error)
+
+
+def _is_ours(error: BaseException) -> bool:
+    """Descriptors, ports, memory or threads of this process or machine are used up."""
+    return any(
+        (isinstance(cause, OSError) and cause.errno in OURS) or isinstance(cause, MemoryError) or _is_no_thread(cause)
+        for cause in causes(error)
+    )
+
+
 def _is_certificate_error(error: BaseException) -> bool:
-    cause: BaseException | None = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return True
-        cause = cause.__cause__ or cause.__context__
-    return False
+    return any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes(error))
 
 
 HTTPX = Flavour(httpx, httpcore, errors)

@@ -18,10 +18,10 @@ from .choosing import Full, Unavailable
 from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
-from .flavour import Flavour
+from .flavour import ENDED, EXHAUSTED, Flavour
 from .hedging import hedged
 from .limits import Refused
-from .node import Outcome
+from .node import Node, Outcome
 from .outgoing import headers_of
 from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
@@ -281,7 +281,9 @@ class CallFlow:
             service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
 
     def send(self, attempt: Attempt) -> Generator[Send, Any, Any]:
-        """Send, and once more if an idle connection turned out to be dead: the keep-alive race is nobody's failure."""
+        """Send, and once more if an idle connection turned out to be dead: the keep-alive race is nobody's failure. So
+        is a connection whose end left the request out: that may be sent again whatever its method.
+        """
         context, body = self.context, self.body
         limit = self.call.options.attempt_timeout or self.service.policy.attempt_timeout
         timeouts = None
@@ -298,8 +300,11 @@ class CallFlow:
         while True:
             try:
                 response = yield Send(attempt, fresh, timeouts, stream, headers, context)
-            except self.flavour.STALE:
-                if fresh or not attempt.reused or attempt.overtaken or not self._repeatable(self._retry):
+            except self.flavour.STALE as error:
+                ended = self.flavour.fault(error) is ENDED
+                if fresh or attempt.overtaken or (not attempt.reused and not ended):
+                    raise
+                if not (self._repeatable(self._retry) or (ended and (body is None or body.repeatable))):
                     raise
                 fresh = True
                 if body is not None:
@@ -348,7 +353,10 @@ class CallFlow:
     ) -> float | None:
         """Seconds until the next attempt; None: there is none."""
         if error is not None:
-            done = self.flavour.fault(error).sent
+            fault = self.flavour.fault(error)
+            done = fault.sent
+            if fault is EXHAUSTED and not self._leave_to_connected():
+                return None
         else:
             done = response.status_code not in NOT_DONE
             if _pushed_back(response.headers):
@@ -380,6 +388,13 @@ class CallFlow:
         budget = self.service.budget
         # The budget last: asking is paying.
         return None if budget is not None and not budget.take(now) else pause
+
+    def _leave_to_connected(self) -> bool:
+        """Nothing is left of ours to connect with: the call goes on where a connection is; whether there is one."""
+        call = self.call
+        call.only = _is_connected
+        tried = {attempt.node for attempt in call.attempts}
+        return any(_is_connected(node) for node in self.service.nodes if node not in tried)
 
     # ---- small questions ----
 
@@ -413,6 +428,10 @@ class CallFlow:
             CallFinished(self.service.name, self.request.method, self.call.attempt, status,
                          None if error is None else describe(error), self.clock() - self.call.started)
         )  # fmt: skip
+
+
+def _is_connected(node: Node) -> bool:
+    return node.connections is not None and bool(node.connections.has_idle)
 
 
 def _pushed_back(headers: Any) -> bool:

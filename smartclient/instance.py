@@ -11,9 +11,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from .hosts import is_name, wire_name
+
 MAX_WEIGHT = 1_000_000.0
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]*")
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?")
 
 
 class Metadata(dict[str, str]):
@@ -32,7 +33,7 @@ class Metadata(dict[str, str]):
 class Instance:
     """One address of a service.
 
-    host:      a name or an IP literal (IPv6 without brackets)
+    host:      a name or an IP literal (IPv6 without brackets); an international name is kept in its A-labels
     port:      1 to 65535; None: the port of the request's URL, as with DNS
     scheme:    "http" or "https". TLS is used when the instance or the URL says https
     weight:    share of traffic relative to its peers; 0 takes none while others can
@@ -54,6 +55,8 @@ class Instance:
     id: str | None = None
 
     def __post_init__(self) -> None:
+        if isinstance(self.host, str) and not self.host.isascii():
+            object.__setattr__(self, "host", wire_name(self.host))
         check_host(self.host)
         if self.port is not None and (
             not isinstance(self.port, int) or isinstance(self.port, bool) or not 1 <= self.port <= 65535
@@ -138,10 +141,12 @@ def _split_port(text: str, address: str) -> tuple[str, int | None]:
 
 
 def check_host(host: object) -> None:
-    """Raise unless `host` is a name or IP literal that may stand in a request (no CRLF, space or slash)."""
+    """Raise unless `host` is a name or IP literal that can be connected to and may stand in a request (no CRLF, space
+    or slash, no empty label).
+    """
     if not isinstance(host, str):
         raise TypeError(f"host: expected a string, got {host!r}")
-    if not (_HOST.fullmatch(host) or (is_ip(host) and _SCOPE.fullmatch(host.partition("%")[2]))):
+    if not (is_name(host) or (is_ip(host) and _SCOPE.fullmatch(host.partition("%")[2]))):
         raise ValueError(f"host: expected a name or an IP address, got {host!r}")
 
 

@@ -16,6 +16,7 @@ import httpx
 from .client import Client
 from .discovery import discovery_of
 from .discovery.watcher import standing_alone
+from .hosts import wire_name
 from .instance import Instance, parse_all
 from .report import report
 
@@ -28,7 +29,7 @@ def run_resolve(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
         source = discovery_of(options.discovery)
     except (ValueError, TypeError, ImportError) as error:
         parser.exit(2, f"smartclient resolve: {error}\n")
-    service = options.service.lower().rstrip(".")
+    service = wire_name(options.service)
     if source is None or not source.covers(service):
         print(f"{source} does not cover {service!r}", file=sys.stderr)
         return 1

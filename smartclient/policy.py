@@ -12,6 +12,7 @@ from .balancers import Adaptive, Balancer, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
+from .hosts import wire_name
 from .limits import Circuit, Limits, Throttle
 from .retry.hedge import Hedge
 from .retry.policy import Retry
@@ -152,7 +153,7 @@ class Policies:
         for service, own in (policies or {}).items():
             if not isinstance(own, Policy):
                 raise TypeError(f"policies[{service!r}]: expected a Policy, got {own!r}")
-            self._policies[service.lower().rstrip(".")] = own
+            self._policies[wire_name(service)] = own
 
     def __iter__(self) -> Iterator[Policy]:
         """The default, and all others."""

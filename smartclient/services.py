@@ -17,6 +17,7 @@ from .discovery.base import Discovery, drop_of
 from .discovery.watcher import Watcher
 from .events import Observers
 from .health.stalls import Stalls
+from .hosts import wire_name
 from .instance import Instance, parse_all
 from .node import Node
 from .policy import Policies
@@ -60,7 +61,7 @@ class Services:
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
-        return host in self._services or self.discovery.covers(host.lower().rstrip("."))
+        return host in self._services or self.discovery.covers(wire_name(host))
 
     def get(self, host: str) -> Service | None:
         """The service of that name, watched from now on; None: it is not a service."""
@@ -69,14 +70,14 @@ class Services:
             watcher = self._watchers.get(service.name)
             if watcher is None or watcher.running:
                 return service
-        name = host.lower().rstrip(".")
+        name = wire_name(host)
         return self._open(name) if self.discovery.covers(name) else None
 
     def refresh(self, name: str | None = None) -> None:
         """Have the source of a service that is watched asked anew, at once; None: of all. The list stays meanwhile."""
         replaced = []
         with self._lock:
-            for one in tuple(self._watchers) if name is None else (name.lower().rstrip("."),):
+            for one in tuple(self._watchers) if name is None else (wire_name(name),):
                 watcher, before = self._watchers.get(one), self._replaced.get(one)
                 if before is not None and before.alive:
                     continue  # its source hangs: another thread would hang, too

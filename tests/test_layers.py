@@ -12,7 +12,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies", "window"},
+    {"hosts", "instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies", "window"},
     {"errors", "events", "report", "node"},
     {"membership", "balancers", "health", "retry", "topology", "limits"},
     {"policy"},
@@ -30,7 +30,7 @@ LAYERS = [
     {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
 ]
 # Beside the layers: knows only instances, errors, events, and how to wait for a place.
-DISCOVERY = {"instance", "errors", "events", "waiting"}
+DISCOVERY = {"hosts", "instance", "errors", "events", "waiting"}
 HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
 MAY_KNOW_HTTP = {
     "client",

@@ -175,7 +175,7 @@ def test_a_connection_that_is_cut_does_not_go_on_in_clear_text() -> None:
     thread = threading.Thread(target=serve)
     thread.start()
     with trusted.wrap_socket(ours, server_hostname="orders") as secure:
-        backend: Any = Backend()
+        backend: Any = Backend(tls=True, http2=False)
         backend.stream = type("Stream", (), {"get_extra_info": lambda self, name: secure})()
         backend.cut()
         assert secure._sslobj is not None  # type: ignore[attr-defined]

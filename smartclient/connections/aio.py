@@ -1,12 +1,13 @@
 """A node's connections for the async client, under asyncio and trio. The rules are in `base`.
 
 Idle connections are kept per running loop (a connection works only in the loop that made it); those of loops that have
-ended are dropped. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is
+ended are closed. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is
 closed because of an error is closed in a shielded scope. The good path pays nothing for that.
 """
 
 from __future__ import annotations
 
+import math
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -15,14 +16,18 @@ from typing import Any
 
 import anyio
 
+from ..call import Attempt
 from ..effects import Send
 from ..events import logger
 from ..flavour import Flavour
-from ..loops import current_loop, has_ended, spawn
+from ..loops import current_loop, spawn
 from ..node import Node
 from ..retry.replay import WatchedStream
 from ..service import Service
-from .base import Body, Dialing, Link, NodeConnections, inherited, translated
+from .base import Body, Dialing, NodeConnections, inherited
+from .idle import Idle
+from .link import Link
+from .multiplexed import Asking, Shared, send_shared
 from .timed import async_backend
 from .wire import Address, instance_request
 
@@ -30,6 +35,10 @@ AFTERWARDS = 0.005  # seconds
 
 
 class AsyncBody(Body):
+    """asking: over HTTP/2, the request on its shared connection"""
+
+    asking: Asking | None = None
+
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._chunks is not None:
             while self._chunks:
@@ -37,7 +46,7 @@ class AsyncBody(Body):
             return
         limited = self._ends_at is not None
         chunks = self._raw.__aiter__()
-        if limited and self._link is None:
+        if self.asking is not None or (limited and self._link is None):
             chunks = Timed(chunks, self)
         try:
             async for chunk in chunks:
@@ -45,6 +54,7 @@ class AsyncBody(Body):
                 if limited and self._too_late():
                     await self._cut_short(chunks)
                     raise self.late()
+            self._whole = True
         except BaseException as error:
             # An async generator left in the middle is finished by the garbage collector, too late and in no task.
             if hasattr(chunks, "aclose"):
@@ -56,7 +66,7 @@ class AsyncBody(Body):
 
     async def _cut_short(self, chunks: AsyncIterator[bytes]) -> None:
         """Close the connection and let httpcore's nested generators find that out: it does not close the inner ones."""
-        if self._link is None:
+        if self._link is None or self.asking is not None:
             return
         await self._connections.drop_now(self._link)
         try:
@@ -68,11 +78,12 @@ class AsyncBody(Body):
         """Read it all, and be done with the connection."""
         chunks: deque[bytes] = deque()
         # Without a deadline straight from httpcore: a generator less for each chunk.
-        source = self._raw if self._ends_at is None else self
+        source = self._raw if self._ends_at is None and self.asking is None else self
         self._in_flow = True
         try:
             async for chunk in source:
                 chunks.append(chunk)
+            self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
         finally:
@@ -87,7 +98,7 @@ class AsyncBody(Body):
         try:
             await self._raw.aclose()
             if self._link is not None:
-                await self._connections.give_back(self._home, self._link, self._network)
+                await self._connections.give_back(self._home, self._link, self._whole, self.asking)
         except BaseException:
             if self._link is not None:
                 await self._connections.drop_now(self._link)
@@ -107,9 +118,11 @@ class Timed:
         return self
 
     async def __anext__(self) -> bytes:
-        with anyio.move_on_after(self._body.left()):
+        body = self._body
+        left, patience = body.left(), math.inf if body.asking is None else body.asking.patience
+        with anyio.move_on_after(min(left, patience)):
             return await self._chunks.__anext__()
-        raise self._body.late()
+        raise body.late() if left <= patience else body.httpx.ReadTimeout("nothing to read on this stream")
 
     async def aclose(self) -> None:
         if hasattr(self._chunks, "aclose"):
@@ -142,14 +155,20 @@ def body_class(flavour: Flavour) -> Any:
 
 
 class AsyncConnections(NodeConnections):
-    """The connections of one node. Idle ones are kept per loop and origin."""
+    """The connections of one node. Idle ones are kept per loop and address."""
 
     def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
         self._backend_class = async_backend(dialing.flavour)
         self._loop: Any = None  # where the transport was used last
-        self._homes: dict[Any, dict[Address, Any]] = {}  # by loop: of a stack of links, or (HTTP/2) a pool
+        self._homes: dict[Any, dict[Address, Shared]] = {}  # by loop
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a request needs no new connection."""
+        homes = self._homes.get(current_loop(), {})
+        return any(len(home.idle) or any(True for _ in home) for home in homes.values())
 
     async def send(self, request: Any, effect: Send) -> Any:
         """Send on an idle connection, else a new one; the response, its body unread."""
@@ -167,68 +186,108 @@ class AsyncConnections(NodeConnections):
         raise httpx.ReadTimeout("out of time")
 
     async def _send(self, request: Any, effect: Send, made: list[Link]) -> Any:
-        attempt, dialing = effect.attempt, self.dialing
-        flavour = dialing.flavour
+        attempt, flavour = effect.attempt, self.dialing.flavour
         address = self.address(request)
         if self.transport is not None:
             self._loop = current_loop()
             response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
             if not response.is_closed:  # MockTransport's are, from the start
-                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
+                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
             return response
         wire = self.wire_request(request, effect, address)
         if isinstance(effect.stream, flavour.ByteStream):
             wire.stream = InMemory(effect.stream)
-        home = self._home(address)
-        link = None
+        home, sweep = self._home(address), self.dialing.sweep
+        now = self.dialing.clock()
+        if now >= sweep.due:
+            for stack, links in sweep.look(now):
+                stack.owner.drop_idle(links)
         try:
-            if dialing.http2:
-                raw = await home.handle_async_request(wire)
+            if self.dialing.http2:
+                raw, link, asking = await send_shared(self, wire, effect, address, home, made)
             else:
-                link = None if effect.fresh else await self._take(home)
-                attempt.reused = link is not None
-                if link is None:
-                    link = self.new_link(flavour.httpcore.AsyncHTTPConnection, address, attempt, self._backend_class())
-                    made.append(link)
-                link.attempt, link.backend.times = attempt, effect.timeouts
-                dialing.active[attempt] = link
-                raw = await link.http.handle_async_request(wire)
-        except BaseException as error:
-            if link is not None:
-                await self.drop_now(link)
-            raise translated(error, flavour)  # noqa: B904  (it has its cause)
+                raw, link, asking = await self._send_alone(wire, effect, address, home, made, now)
         finally:
             if isinstance(effect.stream, WatchedStream):
                 with anyio.CancelScope(shield=True):
                     await effect.stream.aclose()
-        network = raw.extensions.get("network_stream")
-        body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
+        body = self._body_class(raw.stream, self, attempt, effect.context, link, home)
+        body.asking = asking
         return self.response(raw, body)
 
-    async def give_back(self, home: deque[Link], link: Link, network: Any) -> None:
-        dialing = self.dialing
-        if not link.http.is_idle():
-            await self.drop_now(link)
-            return
-        link.rest(network, dialing.clock())
-        home.append(link)
-        keep = 0 if self.node.removed else dialing.max_keepalive
-        while keep is not None and len(home) > keep:
-            await _close(home.popleft())
+    async def _send_alone(
+        self, wire: Any, effect: Send, address: Address, home: Shared, made: list[Link], now: float
+    ) -> Any:
+        """On a connection of its own."""
+        attempt, dialing, link = effect.attempt, self.dialing, None
+        try:
+            link = None if effect.fresh else await self._take(home.idle, now)
+            attempt.reused = link is not None
+            if link is None:
+                link = self.new(address, attempt)
+                made.append(link)
+            link.attempt, link.backend.times = attempt, effect.timeouts
+            dialing.active[attempt] = link
+            return await link.http.handle_async_request(wire), link, None
+        except BaseException as error:
+            dialing.active.pop(attempt, None)
+            ready = link is not None and link.backend.ready
+            if link is not None:
+                await self.drop_now(link)
+            raise dialing.flavour.translated(error, ready)  # noqa: B904  (it has its cause)
+
+    def new(self, address: Address, attempt: Attempt) -> Link:
+        """A connection, not yet connected."""
+        connection_class = self.dialing.flavour.httpcore.AsyncHTTPConnection
+        return self.new_link(connection_class, self._backend_class, address, attempt)
+
+    async def give_back(self, home: Shared, link: Link, whole: bool, asking: Asking | None) -> None:
+        """The response is over. whole: it was read to its end"""
+        if self.dialing.http2:
+            if asking is not None and not whole:
+                asking.give_up()
+            await self.leave(home, link)
+        else:
+            await self._rest(home, link)
+
+    async def leave(self, home: Shared, link: Link) -> None:
+        """A request on a connection that others may use, too, is over."""
+        over = home.leave(link)
+        if link.backend.frames is not None and (untold := link.http._connection._h2_state.data_to_send()):
+            with anyio.move_on_after(AFTERWARDS, shield=True):  # of streams that were given up
+                try:
+                    await link.backend.stream.write(untold)
+                except Exception:
+                    pass  # its reader will find it out
+        if over:
+            await self._rest(home, link)
 
     async def drop_now(self, link: Link) -> None:
         """Close a connection whatever happens, cancellation too."""
-        self.dialing.active.pop(link.attempt, None)
         with anyio.CancelScope(shield=True):
             await _close(link)
 
+    def forgotten(self, link: Link, home: Shared) -> None:
+        """Its response was dropped unread, wherever we are."""
+        if link.streams > 1 and link.backend.loop is not None:
+            spawn(link.backend.loop, partial(self.leave, home, link), otherwise=link.backend.cut)
+        else:
+            self.drop(link)
+
     def drop(self, link: Link) -> None:
         """Close a connection from outside of its loop's tasks."""
-        self.dialing.active.pop(link.attempt, None)
-        loop = link.backend.loop
-        if loop is None:  # it never got as far as a socket
-            return
-        spawn(loop, lambda: _close(link), otherwise=link.backend.cut)
+        if link.backend.loop is not None:  # else it never got as far as a socket
+            spawn(link.backend.loop, lambda: _close(link), otherwise=link.backend.abandon)
+
+    def drop_idle(self, links: Iterable[Link]) -> None:
+        for link in links:
+            self.drop(link)
+
+    async def close_all(self, links: Iterable[Link]) -> None:
+        if links:
+            with anyio.CancelScope(shield=True):
+                for link in links:
+                    await _close(link)
 
     async def aclose(self) -> None:
         """Close what is idle: here what is this loop's, in their loops what is others'."""
@@ -236,9 +295,9 @@ class AsyncConnections(NodeConnections):
         self._loop = None
         self.close()
         for home in here.values():
-            await (_quietly(home.aclose) if self.dialing.http2 else _close_all(home))
+            await self.close_all(self._emptied(home))
         if self.transport is not None and self.dialing.owned:
-            await _quietly(self.transport.aclose)
+            await quietly(self.transport.aclose)
 
     async def end(self, link: Link) -> None:
         """Close a connection that is in use, in its own loop."""
@@ -250,81 +309,74 @@ class AsyncConnections(NodeConnections):
     def close(self) -> None:
         """Close what is idle, from any thread: each connection in its own loop."""
         if self.transport is not None and self.dialing.owned and self._loop is not None:
-            spawn(self._loop, partial(_quietly, self.transport.aclose), otherwise=_nothing)
+            spawn(self._loop, partial(quietly, self.transport.aclose), otherwise=_nothing)
         homes, self._homes = self._homes, {}
-        for loop, stores in homes.items():
+        for stores in homes.values():
             for home in stores.values():
-                if self.dialing.http2:
-                    spawn(loop, partial(_quietly, home.aclose), otherwise=_nothing)
-                elif home:
-                    spawn(loop, partial(_close_all, home), otherwise=partial(_shut_down_all, home))
+                self.drop_idle(self._emptied(home))
+
+    def forget_loop(self, loop: Any) -> None:
+        """That loop has ended."""
+        for home in self._homes.pop(loop, {}).values():
+            for link in self._emptied(home):
+                link.backend.abandon()
 
     def after_fork(self) -> None:
         """Drop what is shared with the parent: their loop is not ours."""
         if self.transport is not None:
             self.leave_to_parent()
         inherited.append(self._homes)
-        if not self.dialing.http2:
-            for stores in self._homes.values():
-                for home in stores.values():
-                    for link in home:
-                        _close_inherited(link)
+        for stores in self._homes.values():
+            for home in stores.values():
+                for link in (*home, *home.idle.empty()):
+                    _close_inherited(link)
         self._homes = {}
 
-    def _home(self, address: Address) -> Any:
+    def _emptied(self, home: Shared) -> list[Link]:
+        """What is to be closed: idle connections, and those that requests share."""
+        self.dialing.sweep.discard(home.idle)
+        return [*home.idle.empty(), *home]
+
+    def _home(self, address: Address) -> Shared:
         loop = current_loop()
         stores = self._homes.get(loop)
         if stores is None:
-            for other in tuple(self._homes):
-                if has_ended(other):
-                    for home in self._homes.pop(other, {}).values():
-                        if not self.dialing.http2:
-                            _shut_down_all(home)
             stores = self._homes.setdefault(loop, {})
         home = stores.get(address)
         if home is None:
-            pool_class = self.dialing.flavour.httpcore.AsyncConnectionPool
-            home = self.new_pool(pool_class, address) if self.dialing.http2 else deque()
-            stores[address] = home
+            home = stores[address] = Shared(self.dialing.idle(self))
         return home
 
-    async def _take(self, home: deque[Link]) -> Link | None:
-        now, expiry = self.dialing.clock(), self.dialing.keepalive_expiry
-        while home:
-            link = home.pop()
-            if link.alive(now, expiry):
-                return link
+    async def _take(self, idle: Idle, now: float) -> Link | None:
+        link, ended = idle.take(now)
+        if ended:
+            await self.close_all(ended)
+        return link
+
+    async def _rest(self, home: Shared, link: Link) -> None:
+        """Nobody uses it any more: idle, or closed."""
+        if self.node.removed or not link.rests(self.dialing.clock()):
             await self.drop_now(link)
-        return None
+        elif surplus := home.idle.put(link):
+            await self.close_all(surplus)
 
 
 async def _close(link: Link) -> None:
-    try:
-        await link.http.aclose()
-        # httpcore has nothing to close while TLS is being agreed; closing a socket twice does no harm.
-        if link.backend.stream is not None:
-            await link.backend.stream.aclose()
-    except Exception:
-        pass  # what cannot be closed is gone
+    # httpcore has nothing to close while TLS is being agreed; closing a socket twice does no harm.
+    for one in (link.http, link.backend.beneath):
+        try:
+            if one is not None:
+                await one.aclose()
+        except Exception:
+            pass  # what cannot be closed is gone
 
 
-async def _quietly(close: Callable[[], Awaitable[object]]) -> None:
+async def quietly(close: Callable[[], Awaitable[object]]) -> None:
     """Close something of another's: on trio an error in a task of its own would end the whole run."""
     try:
         await close()
     except Exception:
-        logger.exception("a transport could not be closed")
-
-
-async def _close_all(links: deque[Link]) -> None:
-    while links:
-        await _close(links.popleft())
-
-
-def _shut_down_all(links: deque[Link]) -> None:
-    """End connections whose loop is gone: the server is told, the descriptors go with the garbage."""
-    while links:
-        links.popleft().backend.cut()
+        logger.exception("a connection or transport could not be closed")
 
 
 def _nothing() -> None:
@@ -333,6 +385,6 @@ def _nothing() -> None:
 
 def _close_inherited(link: Link) -> None:
     try:
-        os.close(link.backend.stream.get_extra_info("socket").fileno())
+        os.close(link.backend.beneath.get_extra_info("socket").fileno())
     except (OSError, AttributeError):
         pass

@@ -1,18 +1,15 @@
 """The rules for a node's connections, sync and async alike.
 
-1. A node's idle connections are a stack: the newest is taken first, so that surplus ones grow old and are dropped.
-2. One is taken only if it is younger than `keepalive_expiry` and its socket is not readable: an idle connection that
-   has something to say has been closed by its server (httpcore's `has_expired`; a connection the server closed stays
-   "available").
-3. It is given back when the response body is closed and httpcore says it is idle; at most `max_keepalive_connections`
-   stay.
-4. With HTTP/2 a node has one httpcore pool instead: a multiplexed connection is never "taken".
-5. A request goes straight to httpcore, with the node's origin and the URL's own path (`wire`).
+1. A node's idle connections are stacks (`idle`), one for each origin its requests go to, and for each event loop.
+2. A connection is given back when the response body is closed, if it may be used again (`link`).
+3. Over HTTP/2 an async client shares a connection among its requests (`multiplexed`). A blocking one takes it for each
+   request alone: threads that share one wait for each other's reads, whatever their deadlines.
+4. A request goes straight to httpcore, with the node's origin and the URL's own path (`wire`).
 """
 
 from __future__ import annotations
 
-import select
+import math
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -20,11 +17,13 @@ from typing import Any
 
 from ..call import Attempt
 from ..effects import Send, SendContext
-from ..errors import describe
+from ..errors import NotTaken, OwnTrouble, describe
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
 from ..service import Service
+from .idle import Idle, Sweep
+from .link import Link
 from .wire import Address, WireRequest, WireURL, address_of, extensions_for, headers_for
 
 
@@ -36,6 +35,7 @@ class Dialing:
     owned:        whether such a transport is closed with its node
     active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
     lost:         attempts whose response was forgotten unread, for the next call to finish
+    sweep:        looks through the idle connections of all nodes
     """
 
     def __init__(
@@ -56,6 +56,7 @@ class Dialing:
         self.owned = owned
         self.active: dict[Attempt, Link | None] = {}
         self.lost: deque[Attempt] = deque()
+        self.sweep = Sweep()
         self.http1 = http1
         self.http2 = http2
         self.max_keepalive = max_keepalive
@@ -67,63 +68,27 @@ class Dialing:
 
     @property
     def ssl_context(self) -> Any:
+        """Raises OwnTrouble where it cannot be made: a file that SSL_CERT_FILE names is missing, say."""
         with self._lock:
             if self._ssl_context is None:
-                self._ssl_context = self._make_ssl_context()
+                try:
+                    self._ssl_context = self._make_ssl_context()
+                except Exception as error:
+                    raise OwnTrouble(f"TLS cannot be set up: {describe(error)}") from error
             return self._ssl_context
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
-        self.active, self.lost = {}, deque()
+        self.active, self.lost, self.sweep = {}, deque(), Sweep()
+
+    def idle(self, owner: Any) -> Idle:
+        """A stack for idle connections."""
+        return Idle(owner, self.max_keepalive, self.keepalive_expiry, self.sweep)
 
     def options(self, https: bool) -> dict[str, Any]:
-        """Keywords that httpcore's connections and pools have in common."""
+        """Keywords of httpcore's connections."""
         context = self.ssl_context if https else None
         return {"ssl_context": context, "http1": self.http1, "http2": self.http2}
-
-
-def readable(stream: Any) -> Callable[[], bool]:
-    """A function that tells whether a connection's socket has something to read, at the price of one system call."""
-    sock = stream.get_extra_info("socket")
-    number = -1 if sock is None else sock.fileno()
-    if number < 0:
-        return lambda: True
-    if not hasattr(select, "poll"):  # Windows
-        return lambda: bool(select.select([number], [], [], 0)[0])
-    poll = select.poll()
-    poll.register(number, select.POLLIN)
-    return lambda: bool(poll.poll(0))
-
-
-class Link:
-    """One connection of a node.
-
-    http:        httpcore's connection
-    backend:     its network backend: knows the socket, and what is left of a request's time
-    idle_since:  when it was given back
-    attempt:     who has it now
-    """
-
-    __slots__ = ("_readable", "attempt", "backend", "http", "idle_since")
-
-    def __init__(self, http: Any, attempt: Attempt, backend: Any) -> None:
-        self.http = http
-        self.attempt = attempt
-        self.backend = backend
-        self.idle_since = 0.0
-        self._readable: Callable[[], bool] | None = None
-
-    def rest(self, network_stream: Any, now: float) -> None:
-        """It is idle now."""
-        if self._readable is None:
-            self._readable = readable(network_stream)
-        self.idle_since = now
-
-    def alive(self, now: float, expiry: float | None) -> bool:
-        """Whether an idle connection may be taken."""
-        if expiry is not None and now - self.idle_since > expiry:
-            return False
-        return self._readable is not None and not self._readable()
 
 
 # In a forked child: what would say something on the parent's sockets, or to loops that are not here, were it closed.
@@ -142,17 +107,20 @@ class NodeConnections:
         self.dialing = dialing
         self.transport = None if dialing.connect is None else dialing.connect(node.instance)
         self._service = service
+        self._instance = node.instance
         self.addresses: dict[tuple[str, int | None], Address] = {}
 
     def address(self, request: Any) -> Address:
         """Where the request goes; remembered for each scheme and port it may come with."""
+        if self.node.instance is not self._instance:  # it may speak TLS now
+            self._instance, self.addresses = self.node.instance, {}
         url = request.url
         key = (url.scheme, url.port)
         address = self.addresses.get(key)
         if address is None:
             flavour = self.dialing.flavour
-            address = address_of(self.node, self._service.name, self._service.policy, *key, flavour)
-            same = [known for known in self.addresses.values() if known.origin == address.origin]
+            address = address_of(self._instance, self._service.name, self._service.policy, *key, flavour)
+            same = [known for known in self.addresses.values() if known == address]
             self.addresses[key] = address = same[0] if same else address
         return address
 
@@ -165,18 +133,29 @@ class NodeConnections:
             extensions_for(request, effect, address),
         )
 
-    def new_link(self, connection_class: Any, address: Address, attempt: Attempt, backend: Any) -> Link:
-        options = self.dialing.options(address.sni is not None)
-        return Link(connection_class(address.origin, network_backend=backend, **options), attempt, backend)
+    def new_link(self, connection_class: Any, backend_class: Any, address: Address, attempt: Attempt) -> Link:
+        dialing, https = self.dialing, address.sni is not None
+        backend = backend_class(https, dialing.http2 and not dialing.http1)
+        http = connection_class(address.origin, network_backend=backend, **dialing.options(https))
+        return Link(http, attempt, backend)
 
-    def new_pool(self, pool_class: Any, address: Address) -> Any:
-        dialing = self.dialing
-        return pool_class(
-            max_connections=None,
-            max_keepalive_connections=dialing.max_keepalive,
-            keepalive_expiry=dialing.keepalive_expiry,
-            **dialing.options(address.sni is not None),
-        )
+    def is_of_http2(self, link: Link, error: BaseException) -> bool:
+        """Whether an error may say no more than that this connection takes no further request (`multiplexed`)."""
+        httpcore = self.dialing.flavour.httpcore
+        refusals = (httpcore.LocalProtocolError, httpcore.ConnectionNotAvailable)
+        return isinstance(error, refusals) and (link.backend.frames is not None or self.dialing.http2)
+
+    def not_taken(self, error: BaseException, stream: Any) -> BaseException | None:
+        """What to raise where the server said that it did not take a request.
+
+        stream: knows that: has `left_out` and `refused`
+        """
+        if not isinstance(error, Exception) or not (stream.left_out or stream.refused):
+            return None
+        made: BaseException = self.dialing.flavour.httpx.RemoteProtocolError("the server did not take the request")
+        made.__cause__ = told = NotTaken(str(error))
+        told.ended = stream.left_out
+        return made
 
     def cut(self, attempt: Attempt) -> None:
         """Make the thread that waits for that attempt's answer find its connection ended."""
@@ -196,19 +175,6 @@ class NodeConnections:
         )
 
 
-def translated(error: BaseException, flavour: Flavour) -> BaseException:
-    """httpx's exception for httpcore's; any other as it is.
-
-    It is returned and not raised here: an exception that a frame of its own traceback holds is a reference cycle.
-    """
-    mapped = flavour.mapped(type(error))
-    if mapped is None:
-        return error
-    made = mapped(str(error))
-    made.__cause__ = error
-    return made
-
-
 class Body:
     """A response's body: gives the connection back and finishes its attempt when it is closed, or forgotten."""
 
@@ -220,17 +186,16 @@ class Body:
         context: SendContext,
         link: Link | None,
         home: Any,
-        network: Any,
     ) -> None:
         self.attempt = attempt
         self._raw = raw
         self._connections = connections
         self._link = link
         self._home = home
-        self._network = network
         self._context = context
         self._ends_at = context.body_ends_at
         self._closed = False
+        self._whole = False  # it was read to its end
         self._in_flow = False  # read by the flow, which tells the story of its errors itself
         connections.dialing.active[attempt] = link
         self._chunks: deque[bytes] | None = None
@@ -240,24 +205,23 @@ class Body:
         return self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at
 
     def left(self) -> float:
-        """Seconds until it must have been read, where there is such a moment."""
-        return max(0.0, (self._ends_at or 0.0) - float(self._connections.dialing.clock()))
+        """Seconds until it must have been read; without such a moment infinitely many."""
+        return math.inf if self._ends_at is None else max(0.0, self._ends_at - self._connections.dialing.clock())
 
     def _broken(self, error: Exception) -> BaseException:
         """The body failed: blame the node. What to raise: httpx's exception for httpcore's."""
         flavour = self._connections.dialing.flavour
-        mapped = flavour.mapped(type(error)) or type(error)
-        if issubclass(mapped, flavour.TransportError):
+        made: BaseException = flavour.translated(error)
+        if isinstance(made, flavour.TransportError):
             self.attempt.spoil(describe(error))
         if (
             self._too_late()
-            and issubclass(mapped, flavour.httpx.TimeoutException)
+            and isinstance(made, flavour.httpx.TimeoutException)
             and not isinstance(error, flavour.DeadlineExceeded)
         ):
             late = self.late()
             late.__cause__ = error
             return late
-        made = translated(error, flavour)
         call = self._context.call
         if call is not None and not self._in_flow:
             call.attach_to(made)
@@ -269,6 +233,11 @@ class Body:
         )
         return error
 
+    @property
+    def httpx(self) -> Any:
+        """The flavour's module."""
+        return self._connections.dialing.flavour.httpx
+
     def _let_go(self) -> None:
         self._connections.dialing.active.pop(self.attempt, None)
 
@@ -278,5 +247,5 @@ class Body:
             self._closed = True
             self._let_go()
             if self._link is not None:
-                self._connections.drop(self._link)
+                self._connections.forgotten(self._link, self._home)
             self._connections.dialing.lost.append(self.attempt)

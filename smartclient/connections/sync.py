@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,10 @@ from ..effects import Send
 from ..flavour import Flavour
 from ..node import Node
 from ..service import Service
-from .base import Body, Dialing, Link, NodeConnections, inherited, translated
+from .base import Body, Dialing, NodeConnections, inherited
+from .frames import Frames
+from .idle import Idle
+from .link import Link
 from .timed import sync_backend
 from .wire import Address, instance_request
 
@@ -28,6 +31,7 @@ class SyncBody(Body):
                 yield chunk
                 if limited and self._too_late():
                     raise self.late()
+            self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
 
@@ -38,6 +42,7 @@ class SyncBody(Body):
         self._in_flow = True
         try:
             chunks = deque(source)
+            self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
         finally:
@@ -48,13 +53,19 @@ class SyncBody(Body):
         if self._closed:
             return
         self._closed = True
-        self._let_go()
+        link, given_back = self._link, False
         try:
+            self._let_go()
             self._raw.close()
-        finally:
-            if self._link is not None:
-                self._connections.give_back(self._home, self._link, self._network)
-            self.attempt.finish()
+            if link is not None:
+                self._connections.give_back(self._home, link, self._whole)
+            given_back = True
+        finally:  # each step whatever became of the one before: a Ctrl-C may come anywhere
+            try:
+                if not given_back and link is not None:
+                    self._connections.drop(link)
+            finally:
+                self.attempt.finish()
 
 
 @cache
@@ -64,13 +75,18 @@ def body_class(flavour: Flavour) -> Any:
 
 
 class SyncConnections(NodeConnections):
-    """The connections of one node. Idle ones are kept per origin: a URL may say http or https, and a port."""
+    """The connections of one node. Idle ones are kept per address: a URL may say http or https, and a port."""
 
     def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
         self._backend_class = sync_backend(dialing.flavour)
-        self._homes: dict[Address, Any] = {}  # of a stack of links, or (HTTP/2) a pool
+        self._homes: dict[Address, Idle] = {}
+
+    @property
+    def has_idle(self) -> bool:
+        """Whether a request needs no new connection."""
+        return any(len(home) for home in tuple(self._homes.values()))
 
     def send(self, request: Any, effect: Send) -> Any:
         """Send on an idle connection, else a new one; the response, its body unread."""
@@ -80,54 +96,66 @@ class SyncConnections(NodeConnections):
         if self.transport is not None:
             response = self.transport.handle_request(instance_request(request, effect, address, flavour))
             if not response.is_closed:  # MockTransport's are, from the start
-                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None, None)
+                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
             return response
         wire = self.wire_request(request, effect, address)
         home = self._homes.get(address)
-        if home is None:
-            home = self._new_home(address)
-        link = None
-        try:
-            if dialing.http2:
-                raw = home.handle_request(wire)
-            else:
-                link = None if effect.fresh else self._take(home)
+        if home is None:  # two threads may come here at once; both go on with the one that was first
+            home = self._homes.setdefault(address, dialing.idle(self))
+        fresh, frames, before = effect.fresh, None, 0
+        while True:
+            link = None
+            try:
+                link = None if fresh else self._take(home)
                 attempt.reused = link is not None
                 if link is None:
-                    link = self.new_link(flavour.httpcore.HTTPConnection, address, attempt, self._backend_class())
+                    connection_class = flavour.httpcore.HTTPConnection
+                    link = self.new_link(connection_class, self._backend_class, address, attempt)
                 link.attempt, link.backend.times = attempt, effect.timeouts
                 dialing.active[attempt] = link
+                if (frames := link.backend.frames) is not None:
+                    before = frames.highest
                 raw = link.http.handle_request(wire)
-        except BaseException as error:
-            if link is not None:
-                self.drop(link)
-            raise translated(error, flavour)  # noqa: B904  (it has its cause)
-        network = raw.extensions.get("network_stream")
-        body = self._body_class(raw.stream, self, attempt, effect.context, link, home, network)
-        return self.response(raw, body)
+            except BaseException as error:
+                dialing.active.pop(attempt, None)
+                if link is not None:
+                    self.drop(link)
+                    frames = link.backend.frames
+                    if frames is not None and (told := self.not_taken(error, OneStream(frames))):
+                        raise told  # noqa: B904  (it has its cause)
+                    if self.is_of_http2(link, error):
+                        if frames is not None and frames.highest > before:
+                            raise flavour.httpx.RemoteProtocolError(str(error)) from error
+                        if attempt.reused:
+                            fresh = True
+                            continue
+                ready = link is not None and link.backend.ready
+                raise flavour.translated(error, ready)  # noqa: B904  (it has its cause)
+            return self.response(raw, self._body_class(raw.stream, self, attempt, effect.context, link, home))
 
-    def give_back(self, home: deque[Link], link: Link, network: Any) -> None:
-        dialing = self.dialing
-        if not link.http.is_idle():
+    def give_back(self, home: Idle, link: Link, whole: bool) -> None:
+        # Over HTTP/2 the rest of a response that was not read would still come.
+        spent = self.node.removed or (link.backend.frames is not None and not whole)
+        if spent or not link.rests(self.dialing.clock()):
             self.drop(link)
-            return
-        link.rest(network, dialing.clock())
-        home.append(link)
-        keep = 0 if self.node.removed else dialing.max_keepalive
-        while keep is not None and len(home) > keep:
-            _close_oldest(home)
+        elif surplus := home.put(link):
+            _close(surplus)
 
     def drop(self, link: Link) -> None:
-        self.dialing.active.pop(link.attempt, None)
-        link.http.close()
+        _close((link,))
+
+    def forgotten(self, link: Link, home: Idle) -> None:
+        """Its response was dropped unread."""
+        self.drop(link)
+
+    def drop_idle(self, links: Iterable[Link]) -> None:
+        _close(links)
 
     def close(self) -> None:
         """Close what is idle. What is in use is closed as it comes back, since the node is removed."""
-        for home in self._homes.values():
-            if self.dialing.http2:
-                home.close()
-            while home and not self.dialing.http2:
-                _close_oldest(home)
+        for home in tuple(self._homes.values()):
+            self.dialing.sweep.discard(home)
+            _close(home.empty())
         if self.transport is not None and self.dialing.owned:
             self.transport.close()
 
@@ -135,33 +163,36 @@ class SyncConnections(NodeConnections):
         """Drop what is shared with the parent. Closing here says nothing on the wire: the parent still has its copy."""
         if self.transport is not None:
             self.leave_to_parent()
-        elif self.dialing.http2:
+        elif self.dialing.http2:  # closing would say GOAWAY on the parent's connections
             inherited.append(self._homes)
             self._homes = {}
         else:
             self.close()
+            self._homes = {}
 
-    def _new_home(self, address: Address) -> Any:
-        pool_class = self.dialing.flavour.httpcore.ConnectionPool
-        home: Any = self.new_pool(pool_class, address) if self.dialing.http2 else deque()
-        # Two threads may come here at once; both go on with the one that was first.
-        return self._homes.setdefault(address, home)
+    def _take(self, home: Idle) -> Link | None:
+        dialing = self.dialing
+        now = dialing.clock()
+        if now >= dialing.sweep.due:
+            for stack, links in dialing.sweep.look(now):
+                stack.owner.drop_idle(links)
+        link, ended = home.take(now)
+        if ended:
+            _close(ended)
+        return link
 
-    def _take(self, home: deque[Link]) -> Link | None:
-        now, expiry = self.dialing.clock(), self.dialing.keepalive_expiry
-        while home:
-            try:
-                link = home.pop()
-            except IndexError:  # another thread was faster
-                return None
-            if link.alive(now, expiry):
-                return link
+
+class OneStream:
+    """The stream of the only request on an HTTP/2 connection."""
+
+    def __init__(self, frames: Frames) -> None:
+        self.left_out = frames.left_out(frames.highest)
+        self.refused = frames.refused(frames.highest)
+
+
+def _close(links: Iterable[Link]) -> None:
+    for link in links:
+        try:
             link.http.close()
-        return None
-
-
-def _close_oldest(home: deque[Link]) -> None:
-    try:
-        home.popleft().http.close()
-    except IndexError:
-        pass
+        except Exception:
+            pass  # what cannot be closed is gone

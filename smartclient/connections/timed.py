@@ -1,8 +1,8 @@
 """Network streams that keep a deadline, and the backends that make them.
 
 httpcore asks for a phase's timeout once and then reads with it as often as that takes, so a server that sends a byte
-now and then is never timed out. Here each read is told what is left at its moment. A backend belongs to one link: it
-also remembers the socket of a connection that is still in the making.
+now and then is never timed out. Here the clock is asked at every read and write. A backend belongs to one link: it also
+remembers the socket of a connection that is still in the making, and what HTTP/2's frames say (`frames`).
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ import socket
 from functools import cache
 from typing import Any
 
+import anyio
+
 from ..effects import TimeLeft
 from ..flavour import Flavour
 from ..loops import current_loop
+from .frames import Frames
 
 PIECE = 1 << 16  # bytes that are written under one timeout
 
@@ -21,51 +24,73 @@ PIECE = 1 << 16  # bytes that are written under one timeout
 class Timed:
     """A network stream of httpcore's, its timeouts those of the backend's present request."""
 
-    def __init__(self, stream: Any, backend: Any) -> None:
+    def __init__(self, stream: Any, backend: Backend) -> None:
         self._stream = stream
         self._backend = backend
         self.get_extra_info = stream.get_extra_info
 
+    @property
+    def anyio_stream(self) -> Any:
+        """anyio's stream inside of httpcore's; None where httpcore reads from the socket itself."""
+        return getattr(self._stream, "_stream", None)
+
 
 class SyncTimed(Timed):
     def read(self, max_bytes: int, timeout: float | None = None) -> Any:
-        times = self._backend.times
-        return self._stream.read(max_bytes, timeout if times is None else times.cut(timeout))
+        backend = self._backend
+        if backend.times is not None:
+            timeout = backend.times.left(timeout, backend.errors.ReadTimeout)
+        return self._stream.read(max_bytes, timeout)
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        times = self._backend.times
-        if self._backend.was_cut:  # while it was still connecting
-            raise self._backend.errors.WriteError("nobody waits for the answer any more")
-        if times is None:
+        backend = self._backend
+        if backend.was_cut:  # while it was still connecting
+            raise backend.errors.WriteError("nobody waits for the answer any more")
+        if backend.times is None:
             self._stream.write(buffer, timeout)
             return
         for at in range(0, len(buffer), PIECE):
-            self._stream.write(buffer[at : at + PIECE], times.cut(timeout))
+            self._stream.write(buffer[at : at + PIECE], backend.times.left(timeout, backend.errors.WriteTimeout))
 
     def close(self) -> None:
         self._stream.close()
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        backend = self._backend
-        # `wrap_socket` takes the socket away: to cut the connection meanwhile there is another handle on it.
-        backend.handle = self.get_extra_info("socket").dup()
+        """httpcore's, in two steps: the socket can be shut down from another thread while TLS is agreed."""
+        backend, errors = self._backend, self._backend.errors
+        sock = self.get_extra_info("socket")
         try:
-            stream = self._stream.start_tls(ssl_context, server_hostname, backend.cut_short(timeout))
+            sock.settimeout(backend.cut_short(timeout))
+            backend.handle = tls = ssl_context.wrap_socket(
+                sock, server_hostname=server_hostname, do_handshake_on_connect=False
+            )
+            if backend.was_cut:
+                raise errors.ConnectError("nobody waits for the answer any more")
+            tls.do_handshake()
+        except BaseException as error:
+            (backend.handle or sock).close()
+            if isinstance(error, socket.timeout):
+                raise errors.ConnectTimeout(str(error)) from error
+            if isinstance(error, (OSError, ValueError)):  # ValueError: a name that TLS cannot ask for
+                raise errors.ConnectError(str(error)) from error
+            raise
         finally:
-            handle, backend.handle = backend.handle, None
-            handle.close()
-        backend.stream = made = SyncTimed(stream, backend)
-        return made
+            backend.handle = None
+        return backend.connected(type(self._stream)(tls))
 
 
 class AsyncTimed(Timed):
     async def read(self, max_bytes: int, timeout: float | None = None) -> Any:
-        times = self._backend.times
-        return await self._stream.read(max_bytes, timeout if times is None else times.cut(timeout))
+        backend = self._backend
+        if backend.times is not None:
+            timeout = backend.times.left(timeout, backend.errors.ReadTimeout)
+        return await self._stream.read(max_bytes, timeout)
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        times = self._backend.times
-        await self._stream.write(buffer, timeout if times is None else times.cut(timeout))
+        backend = self._backend
+        if backend.times is not None:
+            timeout = backend.times.left(timeout, backend.errors.WriteTimeout)
+        await self._stream.write(buffer, timeout)
 
     async def aclose(self) -> None:
         await self._stream.aclose()
@@ -73,30 +98,124 @@ class AsyncTimed(Timed):
     async def start_tls(
         self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None
     ) -> Any:
-        stream = await self._stream.start_tls(ssl_context, server_hostname, self._backend.cut_short(timeout))
-        return AsyncTimed(stream, self._backend)
+        backend = self._backend
+        return backend.connected(await self._stream.start_tls(ssl_context, server_hostname, backend.cut_short(timeout)))
+
+
+class SyncFramed(SyncTimed):
+    """Over HTTP/2."""
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> Any:
+        while True:
+            data = super().read(max_bytes, timeout)
+            passed = self._backend.frames.incoming(data) if data else b""
+            if passed or not data:
+                return passed
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._backend.frames.outgoing(buffer)
+        super().write(buffer, timeout)
+
+
+class AsyncFramed(AsyncTimed):
+    """Over HTTP/2, for several requests at once: each keeps its own time, since one that runs out of it while it reads
+    for all would end the connection for all.
+    """
+
+    def __init__(self, stream: Any, backend: Backend) -> None:
+        super().__init__(stream, backend)
+        self._writing = anyio.Lock()
+        self._unsent = b""
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> Any:
+        while True:
+            data = await self._stream.read(max_bytes, None)
+            passed = self._backend.frames.incoming(data) if data else b""
+            if passed or not data:
+                return passed
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        """What h2 has handed out must go out, in its order, or the connection means nothing any more: so it is not cut
+        short by whoever's request is given up, and what did not come to its turn goes with the next.
+        """
+        self._backend.frames.outgoing(buffer)
+        self._unsent += buffer
+        async with self._writing:
+            with anyio.CancelScope(shield=True):
+                data, self._unsent = self._unsent, b""
+                whole = not data
+                try:
+                    await self._stream.write(data, timeout)
+                    whole = True
+                finally:
+                    if not whole:
+                        self._backend.frames.open = False
+                        await self._stream.aclose()
 
 
 class Backend:
     """What the backends of both kinds remember of their link.
 
     times:    of the present request; None: httpx's alone
-    stream:   the connection
+    stream:   the connection, as far as it has come
+    ready:    it is connected, and TLS is agreed
+    frames:   over HTTP/2: what they say
     handle:   on the socket, while TLS is agreed
     loop:     async only: the loop it belongs to
     was_cut:  nobody waits for it any more
+    failed:   async only: why it could not be connected, for those who wait for it, too
     errors:   httpcore's module
+    tls, http2: whether TLS comes next, and HTTP/2 without having been agreed
     """
 
-    times: TimeLeft | None = None
-    stream: Any = None
-    handle: Any = None
-    loop: Any = None
-    was_cut = False
     errors: Any = None
+    _plain: type[Timed] = Timed
+    _framed: type[Timed] = Timed
+
+    def __init__(self, tls: bool, http2: bool) -> None:
+        super().__init__()
+        self.tls = tls
+        self.http2 = http2
+        self.times: TimeLeft | None = None
+        self.stream: Any = None
+        self.beneath: Any = None
+        self.ready = False
+        self.frames: Any = None
+        self.handle: Any = None
+        self.loop: Any = None
+        self.was_cut = False
+        self.failed: Exception | None = None
+
+    def connected(self, stream: Any) -> Any:
+        """It has come so far: to a socket, or to TLS over it."""
+        agreed = stream.get_extra_info("ssl_object")
+        self.ready = agreed is not None or not self.tls
+        if self.ready and (self.http2 if agreed is None else agreed.selected_alpn_protocol() == "h2"):
+            self.frames = Frames()
+        self.stream = made = (self._plain if self.frames is None else self._framed)(stream, self)
+        if self.beneath is None:
+            self.beneath = made
+        return made
 
     def cut_short(self, timeout: float | None) -> float | None:
-        return timeout if self.times is None else self.times.cut(timeout)
+        return timeout if self.times is None else self.times.left(timeout, self.errors.ConnectTimeout)
+
+    def abandon(self) -> None:
+        """Its event loop has ended: nobody else will ever close it. The server is told, the descriptor given back."""
+        self.cut()
+        if self.beneath is None:
+            return
+        # asyncio closes a socket in a callback of its loop, which is gone: so it is called here. (Else the socket would
+        # stay open until a collection, and then be warned of.) trio's own is a plain socket.
+        transport = getattr(self.beneath.anyio_stream, "_transport", None)
+        close = getattr(transport, "_call_connection_lost", None)
+        try:
+            if close is not None:
+                close(None)
+            else:
+                self.beneath.get_extra_info("socket").close()
+        except (OSError, AttributeError):
+            pass
 
     def cut(self) -> None:
         """Make whoever waits for that connection find it ended, from any thread."""
@@ -111,38 +230,57 @@ class Backend:
 class SyncBackend(Backend):
     """Over httpcore's `SyncBackend`."""
 
+    _plain, _framed = SyncTimed, SyncFramed
+
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **keywords: Any) -> Any:
-        addresses = [host] if self.times is None else _addresses(host, port)
-        for number, address in enumerate(addresses, 1):  # `create_connection` would give each of them all of the time
+        """httpcore's, which tries a name's addresses one after the other; what is left of a deadline is shared out
+        among them, else a silent one would have all of it.
+        """
+        connect: Any = super().connect_tcp  # type: ignore[misc]
+        if self.times is None:
+            return self.connected(connect(host, port, timeout, **keywords))
+        addresses = _addresses(host, port)
+        for left in range(len(addresses), 0, -1):
+            share = self.times.left(timeout, self.errors.ConnectTimeout, among=left)
             try:
-                stream = super().connect_tcp(address, port, self.cut_short(timeout), **keywords)  # type: ignore[misc]
-                break
-            except self.errors.ConnectError:
-                if number == len(addresses):
+                return self.connected(connect(addresses[-left], port, share, **keywords))
+            except (self.errors.ConnectError, self.errors.ConnectTimeout):
+                if left == 1:
                     raise
-        self.stream = made = SyncTimed(stream, self)
-        return made
+        raise AssertionError
 
 
 def _addresses(host: str, port: int) -> list[str]:
+    """A name's addresses in the resolver's order, link-local ones with their zone."""
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
         return [host]  # who connects will say what is wrong with it
-    return list(dict.fromkeys(str(address[0]) for *_, address in found))
+    return list(dict.fromkeys(_with_zone(*address) for *_, address in found))
+
+
+def _with_zone(host: Any, port: Any, flow: int = 0, zone: int = 0) -> str:
+    return f"{host}%{zone}" if zone and "%" not in str(host) else str(host)
 
 
 class AsyncBackend(Backend):
-    """Over httpcore's `AnyIOBackend`, which serves asyncio and trio.
+    """Over httpcore's `AnyIOBackend`, which serves asyncio and trio, and tries a name's addresses side by side.
 
-    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only): `stream` is the one
+    httpcore forgets a socket whose TLS handshake is cancelled (it closes it on `Exception` only): `beneath` is the one
     beneath TLS.
     """
 
+    _plain, _framed = AsyncTimed, AsyncFramed
+
     async def connect_tcp(self, *args: Any, **keywords: Any) -> Any:
+        if self.failed is not None:  # those who wait for one connection fail with it, not one after the other
+            raise type(self.failed)(str(self.failed)) from self.failed
         self.loop = current_loop()
-        self.stream = made = AsyncTimed(await super().connect_tcp(*args, **keywords), self)  # type: ignore[misc]
-        return made
+        try:
+            return self.connected(await super().connect_tcp(*args, **keywords))  # type: ignore[misc]
+        except Exception as error:
+            self.failed = error
+            raise
 
 
 @cache

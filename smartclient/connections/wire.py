@@ -6,16 +6,17 @@ again.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..effects import Send
 from ..flavour import Flavour
-from ..instance import is_ip
-from ..node import Node
+from ..hosts import wire_name
+from ..instance import Instance, is_ip
 from ..policy import Policy
 
 DEFAULT_PORTS = {"http": 80, "https": 443}
+SECURE = frozenset({"https", "wss"})
 
 
 class WireURL:
@@ -55,35 +56,43 @@ class WireRequest:
         self.extensions = extensions
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class Address:
     """Where a node's requests go, for one scheme and port of the URL.
 
-    sni:   the name for TLS, None without TLS
-    host:  the Host header, None where the service's stays
+    origin: its scheme, host and port, as httpcore wants them
+    sni:    the name for TLS, None without TLS
+    host:   the Host header, None where the service's stays
     """
 
-    origin: Any
+    scheme: str
+    name: str
+    port: int
     sni: str | None
     host: bytes | None
+    origin: Any = field(compare=False, hash=False)
 
 
-def address_of(node: Node, service: str, policy: Policy, scheme: str, port: int | None, flavour: Flavour) -> Address:
-    """The instance's port wins, the URL's is used where it has none; TLS if either says https."""
-    instance = node.instance
-    https = "https" in (scheme, instance.scheme)
+def address_of(
+    instance: Instance, service: str, policy: Policy, scheme: str, port: int | None, flavour: Flavour
+) -> Address:
+    """The instance's port wins, the URL's is used where it has none; TLS if either says https (or wss). A zone id
+    ("fe80::1%eth0") means something on this machine only: it is for the socket, and in no header (RFC 9110 §7.2).
+    """
+    https = scheme in SECURE or instance.scheme == "https"
     scheme = "https" if https else "http"
     port = instance.port or port or DEFAULT_PORTS[scheme]
-    origin = flavour.httpcore.Origin(scheme.encode(), instance.host.encode(), port)
     sni = None
     if https:
         named = "." in instance.host and not is_ip(instance.host)
-        sni = policy.tls_server_name or (instance.host if named else service)
+        sni = wire_name(policy.tls_server_name or (instance.host if named else service))
     host = None
     if policy.host_header == "instance":
-        bracketed = f"[{instance.host}]" if ":" in instance.host else instance.host
+        name = instance.host.partition("%")[0]
+        bracketed = f"[{name}]" if ":" in name else name
         host = (bracketed if port == DEFAULT_PORTS[scheme] else f"{bracketed}:{port}").encode()
-    return Address(origin, sni, host)
+    origin = flavour.httpcore.Origin(scheme.encode(), instance.host.encode(), port)
+    return Address(scheme, instance.host, port, sni, host, origin)
 
 
 def headers_for(request: Any, effect: Send, address: Address) -> Any:
@@ -114,8 +123,7 @@ def extensions_for(request: Any, effect: Send, address: Address) -> Any:
 
 def instance_request(request: Any, effect: Send, address: Address, flavour: Flavour) -> Any:
     """The request as a transport of `connect=` sees it: the instance's URL, the service's Host header."""
-    origin = address.origin
-    url = request.url.copy_with(scheme=origin.scheme.decode(), host=origin.host.decode(), port=origin.port)
+    url = request.url.copy_with(scheme=address.scheme, host=address.name, port=address.port)
     return flavour.httpx.Request(
         request.method,
         url,

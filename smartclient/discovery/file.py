@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from ..hosts import wire_name
 from .base import Addresses, Discovery
 from .options import check_seconds, read_options, seconds, text
 from .threads import Lock
@@ -102,7 +103,7 @@ def parsed(content: str, format: str) -> dict[str, Addresses]:
     for name, addresses in said.items():
         if not isinstance(addresses, list):
             raise ValueError(f"service {name!r}: expected a list of addresses, got {addresses!r}")
-        services[str(name).lower().rstrip(".")] = addresses
+        services[wire_name(str(name))] = addresses
     return services
 
 
@@ -118,7 +119,7 @@ def _from_prometheus(groups: list[Any]) -> dict[str, Addresses]:
         name = next((labels[label] for label in JOB_LABELS if label in labels), None)
         if name is None:
             raise ValueError(f"file_sd: a group without the label 'service' or 'job': {group!r}")
-        known = services.setdefault(name.lower(), [])
+        known = services.setdefault(wire_name(name), [])
         known += [{"address": target, "zone": labels.get("zone"), "metadata": labels} for target in group["targets"]]
     return dict(services)
 

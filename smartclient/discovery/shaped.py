@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..hosts import wire_name
 from ..instance import Instance
 from .base import Addresses, Discovery, Listing, drop_of
 
@@ -82,7 +83,7 @@ class Routed(Discovery):
             made = Static({pattern: source}) if isinstance(source, (list, tuple)) else discovery_of(source)
             if made is None:
                 raise TypeError(f"Routed[{pattern!r}]: expected a source, got None")
-            self.routes[pattern.lower().rstrip(".")] = made
+            self.routes[wire_name(pattern)] = made
         if not self.routes:
             raise ValueError("Routed: expected at least one route")
         self.grace = max(source.grace for source in self.routes.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 
+from ..hosts import wire_name
 from ..instance import Instance, parse_all
 from .base import Discovery
 
@@ -25,7 +26,7 @@ class Static(Discovery):
         for service, addresses in services.items():
             if not isinstance(service, str) or not service:
                 raise TypeError(f"Static: expected names of services as keys, got {service!r}")
-            self._services[service.lower().rstrip(".")] = parse_all(addresses, f"service {service!r}")
+            self._services[wire_name(service)] = parse_all(addresses, f"service {service!r}")
 
     def covers(self, host: str) -> bool:
         return host in self._services

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from ..hosts import wire_name
 from .base import Discovery
 from .consul import Consul
 from .dns import Dns
@@ -63,7 +64,7 @@ def discovery_from_url(url: str) -> Discovery:
     names = [name.strip() for value in options.pop("services", []) for name in value.split(",")]
     source = opener(parts, options)
     if names:
-        source.services = frozenset(name.lower().rstrip(".") for name in names if name)
+        source.services = frozenset(wire_name(name) for name in names if name)
     return source
 
 

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import anyio
 
 from ..call import Attempt
-from ..connections.aio import AsyncConnections
+from ..connections.aio import AsyncConnections, quietly
 from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..health.stalls import TICK
 from ..loops import call_later, call_soon, current_loop, has_ended
@@ -29,6 +29,7 @@ class AsyncTransport(TransportBase):
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
         self._watched: set[Any] = set()  # loops whose timers are looked at
+        self._loops: set[Any] = set()  # where it was used
 
     async def handle_async_request(self, request: Any) -> Any:
         flow = self._flow(request)
@@ -47,14 +48,12 @@ class AsyncTransport(TransportBase):
                 for service in self._services:
                     for node in service.nodes:
                         if node.connections is not None:
-                            await node.connections.aclose()
+                            await quietly(node.connections.aclose)
                 self._stop()
                 for attempt, link in tuple(self._dialing.active.items()):
-                    try:
-                        if link is not None:
-                            await attempt.node.connections.end(link)
-                    finally:
-                        attempt.finish()
+                    if link is not None:
+                        await quietly(partial(attempt.node.connections.end, link))
+                    attempt.finish()
                 self._dialing.active.clear()
             finally:
                 if self._fallback is not None:
@@ -63,6 +62,9 @@ class AsyncTransport(TransportBase):
     def _look_for_stalls(self) -> None:
         """A timer while calls are under way: as late as it comes the loop was held up."""
         loop = current_loop()
+        if loop not in self._loops:
+            self._forget_ended_loops()
+            self._loops.add(loop)
         expected = time.monotonic() + TICK
         this = weakref.ref(self)
 
@@ -77,6 +79,15 @@ class AsyncTransport(TransportBase):
 
         self._watched = {known for known in self._watched if not has_ended(known)} | {loop}
         call_later(loop, TICK, look)
+
+    def _forget_ended_loops(self) -> None:
+        """Close the connections of loops that have ended: `asyncio.run` again and again leaves them behind."""
+        for loop in [known for known in tuple(self._loops) if has_ended(known)]:
+            self._loops.discard(loop)
+            for service in self._services:
+                for node in service.nodes:
+                    if node.connections is not None:
+                        node.connections.forget_loop(loop)
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:

@@ -132,7 +132,7 @@ class TransportBase:
 
     def _flow(self, request: Any) -> CallFlow | None:
         """The flow of a request's call; None: its host is not a service."""
-        service = self._services.get(request.url.host)
+        service = self._services.get(request.url.raw_host.decode("ascii"))
         if service is None:
             return None
         if self._checker is not None and service.policy.health_check is not None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from random import Random
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -147,7 +148,7 @@ class Checker:
         address = self._address(service, settings, node)
         https = address.sni is not None
         options = self._dialing.options(https)
-        host, port = address.origin.host.decode(), address.origin.port
+        host, port = address.name, address.port
         if settings.path is None:
             tls = {"ssl": options["ssl_context"], "server_hostname": address.sni} if https else {}
             _, writer = await asyncio.open_connection(host, port, **tls)
@@ -171,8 +172,8 @@ class Checker:
         """Where calls to that node go; before there was one, where they would go without a port in their URL."""
         used = () if node.connections is None else tuple(node.connections.addresses)
         scheme, port = used[0] if used else (node.instance.scheme, None)
-        address = address_of(node, service.name, service.policy, scheme, port, self._dialing.flavour)
+        address = address_of(node.instance, service.name, service.policy, scheme, port, self._dialing.flavour)
         if settings.port is None:
             return address
         origin = self._dialing.flavour.httpcore.Origin(address.origin.scheme, address.origin.host, settings.port)
-        return Address(origin, address.sni, address.host)
+        return replace(address, port=settings.port, origin=origin)

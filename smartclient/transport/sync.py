@@ -6,6 +6,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Generator
+from contextlib import ExitStack
 from typing import Any, ClassVar
 
 from ..connections.sync import SyncConnections
@@ -35,20 +36,22 @@ class SyncTransport(TransportBase):
 
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
-        try:
-            self._stop()
-            for attempt, link in tuple(self._dialing.active.items()):
-                try:
-                    if link is not None:
-                        link.backend.cut()  # closing alone would not wake a thread that reads from it
-                        link.http.close()
-                finally:
-                    attempt.finish()
-            self._dialing.active.clear()
-            self._racers.close()
-        finally:
+        with ExitStack() as stack:  # from the last to the first, each step whatever became of the others
             if self._fallback is not None:
-                self._fallback.close()
+                stack.callback(self._fallback.close)
+            stack.callback(self._racers.close)
+            stack.callback(self._cut_active)
+            stack.callback(self._stop)
+
+    def _cut_active(self) -> None:
+        for attempt, link in tuple(self._dialing.active.items()):
+            try:
+                if link is not None:
+                    link.backend.cut()  # closing alone would not wake a thread that reads from it
+                    attempt.node.connections.drop(link)
+            finally:
+                attempt.finish()
+        self._dialing.active.clear()
 
     def _after_fork(self) -> None:
         super()._after_fork()

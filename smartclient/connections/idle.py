@@ -1,0 +1,139 @@
+"""Idle: the connections of a node that nobody uses, a stack: the newest is taken first, so surplus ones grow old.
+
+The rules, one for sync and async; nothing here closes anything, what is to be closed is returned (httpcore's pool does
+it alike, outside of its lock):
+
+1. One is taken only if it is younger than `keepalive_expiry` and has nothing to say (`link`).
+2. At most `max_keepalive_connections` stay, the newest.
+3. A stack never looks at its bottom, and a node that gets no calls at nothing. So now and then a call, of whichever
+   node, looks through the stacks of its client (`Sweep`): what is too old, or was closed by its server, goes. It looks
+   at a few at a time, so that no call waits for all of a large fleet. (Without any call nothing is looked at, as in
+   httpx.)
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from .link import Link
+
+EVERY = 0.5  # seconds between two rounds
+AT_ONCE = 64  # connections that one call looks at
+
+
+class Idle:
+    """The idle connections of one node: those to one origin, on one event loop.
+
+    owner:  closes what is to be closed
+    most:   how many stay; None: all
+    expiry: seconds after which one is too old; None: never
+    """
+
+    __slots__ = ("_expiry", "_links", "_most", "_sweep", "owner")
+
+    def __init__(self, owner: Any, most: int | None, expiry: float | None, sweep: Sweep) -> None:
+        self.owner = owner
+        self._most = most
+        self._expiry = expiry
+        self._sweep = sweep
+        self._links: deque[Link] = deque()
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def take(self, now: float) -> tuple[Link | None, Sequence[Link]]:
+        """The newest that can be used, and those above it that cannot."""
+        ended: list[Link] = []
+        while True:
+            try:
+                link = self._links.pop()
+            except IndexError:  # none is left; other threads take some, too
+                return None, ended
+            if not self._is_old(link, now) and not link.ended():
+                return link, ended
+            ended.append(link)
+
+    def put(self, link: Link) -> Sequence[Link]:
+        """Keep it; what there is too much of."""
+        links, most = self._links, self._most
+        links.append(link)
+        self._sweep.add(self)
+        if most is None or len(links) <= most:
+            return ()
+        return self._from_bottom(len(links) - most)
+
+    def empty(self) -> Sequence[Link]:
+        """All of them."""
+        return self._from_bottom(len(self._links))
+
+    def old(self, now: float, at_most: int) -> tuple[Sequence[Link], int]:
+        """Those that are too old or were closed by their server, of the oldest `at_most`; how many were looked at."""
+        found, looked = [], 0
+        for link in tuple(self._links)[:at_most]:
+            looked += 1
+            if self._is_old(link, now) or link.ended():
+                try:
+                    self._links.remove(link)
+                except ValueError:  # taken meanwhile
+                    continue
+                found.append(link)
+        return found, looked
+
+    def _is_old(self, link: Link, now: float) -> bool:
+        return self._expiry is not None and now - link.idle_since > self._expiry
+
+    def _from_bottom(self, count: int) -> Sequence[Link]:
+        found = []
+        for _ in range(count):
+            try:
+                found.append(self._links.popleft())
+            except IndexError:
+                break
+        return found
+
+
+class Sweep:
+    """All stacks of one client, looked through now and then.
+
+    due: when that is to be gone on with
+    """
+
+    __slots__ = ("_left", "_stacks", "due")
+
+    def __init__(self) -> None:
+        self.due = float("-inf")
+        self._stacks: dict[Idle, None] = {}  # those that have, or had, something
+        self._left: list[Idle] = []  # of this round
+
+    def add(self, stack: Idle) -> None:
+        self._stacks[stack] = None
+
+    def discard(self, stack: Idle) -> None:
+        self._stacks.pop(stack, None)
+
+    def stacks(self) -> Iterable[Idle]:
+        return tuple(self._stacks)
+
+    def look(self, now: float) -> list[tuple[Idle, Sequence[Link]]]:
+        """Go on with the round, or begin one; what is to be closed, with the stack it was in."""
+        left = self._left
+        if not left:
+            self._left = left = list(self._stacks)
+        found, looks = [], AT_ONCE
+        while looks > 0:
+            try:
+                stack = left.pop()
+            except IndexError:  # the round is over, for this thread or another
+                self.due = now + EVERY
+                break
+            links, looked = stack.old(now, looks)
+            looks -= looked + 1
+            if links:
+                found.append((stack, links))
+            if not len(stack):
+                self.discard(stack)
+                if len(stack):  # given one meanwhile
+                    self.add(stack)
+        return found
