@@ -10,6 +10,8 @@ import sys
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio
+
 _tasks: set[Any] = set()  # asyncio keeps only weak references to its tasks
 
 
@@ -48,6 +50,25 @@ def call_later(loop: Any, seconds: float, function: Callable[[], object]) -> Non
         function()
 
     trio.lowlevel.spawn_system_task(later)
+
+
+async def wait_for(event: anyio.Event, seconds: float | None) -> None:
+    """Wait until it is set, and set it after so many seconds. Not by a cancel scope: on asyncio one that runs out in the
+    turn of the loop in which its task is cancelled takes that for its own, and the cancellation is lost.
+    """
+    loop = current_loop()
+    if seconds is None:
+        await event.wait()
+    elif isinstance(loop, asyncio.AbstractEventLoop):
+        timer = loop.call_later(seconds, event.set)
+        try:
+            await event.wait()
+        finally:
+            timer.cancel()
+    else:
+        with anyio.move_on_after(seconds):
+            await event.wait()
+        event.set()
 
 
 def has_ended(loop: Any) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
 import weakref
 from collections.abc import Callable, Generator
@@ -14,7 +16,7 @@ from ..call import Attempt
 from ..connections.aio import AsyncConnections, quietly
 from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..health.stalls import TICK
-from ..loops import call_later, call_soon, current_loop, has_ended
+from ..loops import call_later, call_soon, current_loop, has_ended, wait_for
 from ..waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
 from .tasks import race
@@ -90,6 +92,7 @@ class AsyncTransport(TransportBase):
                         node.connections.forget_loop(loop)
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
+        cancelled_before = _cancelled()
         try:
             effect = next(flow)
             while True:
@@ -104,7 +107,11 @@ class AsyncTransport(TransportBase):
                     else:
                         result = [await self._perform(effect)]
                 except BaseException as error:
-                    effect = flow.throw(error)
+                    if isinstance(error, Exception) and _cancelled() > cancelled_before:
+                        # A timer of httpcore's in the same turn of the loop: anyio's scope took both for its own.
+                        effect = flow.throw(asyncio.CancelledError())
+                    else:
+                        effect = flow.throw(error)
                 else:
                     # Taken out: a race's may be an error, whose traceback this frame will be in.
                     effect = flow.send(result.pop())
@@ -127,21 +134,36 @@ class AsyncTransport(TransportBase):
         return await _wait(effect.service.ready, effect.timeout, self._finish_lost)
 
 
+def _cancelled() -> int:
+    """How often this task was asked to end: by others than cancel scopes, which take that back (Python 3.11)."""
+    try:
+        task: Any = asyncio.current_task()
+    except RuntimeError:  # trio
+        return 0
+    cancelling = getattr(task, "cancelling", None)
+    return 0 if cancelling is None else int(cancelling())
+
+
 async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None]) -> bool:
     """Wait to be woken by it, from whichever thread; whether it came in time."""
     loop = current_loop()
+    ends_at = math.inf if timeout is None else time.monotonic() + timeout
+    came = False
     woken = anyio.Event()
-    waiter = Waiter(lambda: call_soon(loop, woken.set))
+
+    def wake() -> None:
+        nonlocal came
+        came = True
+        woken.set()
+
+    waiter = Waiter(lambda: call_soon(loop, wake))
     if not what.join(waiter):
         return True
-    came = False
     try:
-        with anyio.move_on_after(timeout):
-            while not came:
-                with anyio.move_on_after(LOOK_AGAIN):
-                    await woken.wait()
-                    came = True
-                now_and_then()
+        while not came and (left := ends_at - time.monotonic()) > 0:
+            woken = anyio.Event()
+            await wait_for(woken, min(left, LOOK_AGAIN))
+            now_and_then()
         return came
     finally:
         if not came:

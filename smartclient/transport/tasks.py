@@ -1,16 +1,24 @@
-"""A race of hedged attempts in tasks of their own, under asyncio and trio. The loser is cancelled."""
+"""A race of hedged attempts in tasks of their own, under asyncio and trio. The loser is cancelled.
+
+A cancellation of the call always comes out. On asyncio a cancel scope cannot promise that: when its own cancellation
+(a timer, the end of a group) and the call's come in one turn of the loop they fold into one, and the scope takes it for
+its own. So there nothing is timed by a scope here, and the attempts are plain tasks.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 import anyio
 
 from ..call import Attempt
 from ..effects import Ended, Race
+from ..loops import current_loop, wait_for
 
 
 async def race(race: Race, run: Callable[[Attempt], Awaitable[Any]]) -> Ended:
@@ -32,11 +40,11 @@ class Track:
         self._ended: deque[Ended] = deque()
         self._current: Ended | None = None
         self._heard = anyio.Event()
-        self._error: BaseException | None = None  # of the flow's: the group would wrap it
+        self._error: BaseException | None = None  # of the flow's: a task group would wrap it
 
     async def result(self) -> Ended:
         try:
-            async with anyio.create_task_group() as group:
+            async with _group() as group:
                 group.start_soon(self._compete, self._race.first)
                 try:
                     await self._decide(group)
@@ -75,9 +83,8 @@ class Track:
         race, out, ended = self._race, self._out, self._ended
         may_start, due = True, time.monotonic() + race.after
         while True:
-            with anyio.move_on_after(max(0.0, due - time.monotonic()) if may_start else None):
-                if not ended:
-                    await self._heard.wait()
+            if not ended:
+                await wait_for(self._heard, max(0.0, due - time.monotonic()) if may_start else None)
             self._heard = anyio.Event()
             self._current = last = ended.popleft() if ended else None
             if last is not None:
@@ -106,3 +113,39 @@ class Track:
                     await response.aclose()
             finally:
                 attempt.finish()
+
+
+def _group() -> AbstractAsyncContextManager[Any]:
+    return PlainTasks() if isinstance(current_loop(), asyncio.AbstractEventLoop) else anyio.create_task_group()
+
+
+class PlainTasks:
+    """As much of a task group as a race needs, of asyncio's own tasks. They are cancelled and waited for at its end."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.cancel_scope = self
+
+    async def __aenter__(self) -> PlainTasks:
+        return self
+
+    def start_soon(self, function: Callable[[Attempt], Any], attempt: Attempt) -> None:
+        self._tasks.add(asyncio.get_running_loop().create_task(function(attempt)))
+
+    def cancel(self) -> None:
+        for task in self._tasks:
+            task.cancel()
+
+    async def __aexit__(self, *error: object) -> None:
+        cancelled = None
+        while waited_for := [task for task in self._tasks if not task.done()]:
+            try:
+                with anyio.CancelScope(shield=True):
+                    await asyncio.wait(waited_for)
+            except asyncio.CancelledError as caught:  # once more: they still have their connections to close
+                cancelled = caught
+        try:
+            if cancelled is not None:
+                raise cancelled
+        finally:
+            cancelled = None
