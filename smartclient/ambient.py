@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from .foreign import seconds
+
 GRPC_TIMEOUT = "grpc-timeout"
 DEADLINE_HEADERS = ("x-request-deadline-ms", GRPC_TIMEOUT, "x-envoy-expected-rq-timeout-ms")
 UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
@@ -115,9 +117,9 @@ def parsed(name: str, value: str) -> float | None:
     """Seconds; None: not understood."""
     if name.lower() == GRPC_TIMEOUT:
         match = re.fullmatch(r"(\d{1,8})([HMSmun])", value.strip(), re.ASCII)
-        return int(match[1]) * UNITS[match[2]] if match else None
-    match = re.fullmatch(r"-?\d{1,12}(\.\d*)?", value.strip(), re.ASCII)
-    return max(0.0, float(match[0]) / 1000) if match else None
+        return seconds(int(match[1]) * UNITS[match[2]]) if match else None
+    match = re.fullmatch(r"-?\d{1,12}(\.\d{0,12})?", value.strip(), re.ASCII)
+    return seconds(float(match[0]) / 1000) if match else None
 
 
 def header_of(headers: Mapping[Any, Any] | Iterable[tuple[Any, Any]], name: str) -> str | None:

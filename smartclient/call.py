@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from .errors import annotate
+from .errors import annotate, say_where
 from .node import Node, Outcome
-from .policy import check_seconds
+from .policy import check_times
 from .report import ATTRIBUTE, AttemptReport, CallReport
 from .retry.hedge import Hedge
 from .retry.policy import Retry
+from .settings import Check, kind, metadata, optional, seconds, string
 
 if TYPE_CHECKING:
     from .service import Service
@@ -40,7 +41,23 @@ class CallOptions:
     require: Mapping[str, str] | None = None
     hedge: Hedge | _Unset | None = UNSET
 
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            value = getattr(self, name)
+            if value is not None and value is not UNSET:
+                check(f"call({name}=…)", value)
+        check_times("call(attempt_timeout=…)", self.attempt_timeout, self.deadline)
 
+
+CHECKS: dict[str, Check] = {
+    "hash_key": optional(string),
+    "deadline": optional(seconds()),
+    "attempt_timeout": optional(seconds()),
+    "retry": optional(kind(Retry)),
+    "prefer": optional(metadata),
+    "require": optional(metadata),
+    "hedge": optional(kind(Hedge)),
+}
 NO_OPTIONS = CallOptions()
 
 
@@ -65,18 +82,6 @@ def call(
     hedge:            a `Hedge` in place of the policy's; None: no hedge
     require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
     """
-    if hash_key is not None and not isinstance(hash_key, str):
-        raise TypeError(f"call(hash_key=…): expected a string, got {hash_key!r}")
-    check_seconds("call(deadline=…)", deadline)
-    check_seconds("call(attempt_timeout=…)", attempt_timeout)
-    if not isinstance(retry, (Retry, _Unset)) and retry is not None:
-        raise TypeError(f"call(retry=…): expected a Retry or None, got {retry!r}")
-    if not isinstance(hedge, (Hedge, _Unset)) and hedge is not None:
-        raise TypeError(f"call(hedge=…): expected a Hedge or None, got {hedge!r}")
-    if prefer is not None and not isinstance(prefer, Mapping):
-        raise TypeError(f"call(prefer=…): expected a mapping, got {prefer!r}")
-    if require is not None and not isinstance(require, Mapping):
-        raise TypeError(f"call(require=…): expected a mapping, got {require!r}")
     return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
 
 
@@ -102,6 +107,7 @@ class Attempt:
         "started",
         "status",
         "streak",
+        "unreached",
         "waited",
     )
 
@@ -118,6 +124,7 @@ class Attempt:
         self.error: str | None = None
         self.elapsed = 0.0
         self.streak = 0  # transport errors in a row before a success, should its body fail
+        self.unreached = False  # it could not connect
         self.overtaken = False  # another attempt of the call was faster
         self.stalled = 0.0  # what the client had been stalled before
         self._finished = False
@@ -174,19 +181,25 @@ class Call:
     retried:    it is made for a request that is itself a retry
     repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
     within:     a further condition of `usable`: the bound on a node's load
-    only:       the same, for the rest of the call: nodes that are connected, where nothing is left to connect with
+    rather:     nodes that its next attempt should go to, if there are any
+    prefers:    the node of the request before it in the same auth flow: a challenge is answered where it was made
+    free:       attempts that never reached a server, and were not counted
+    served:     the node whose response it returned, unless that was a redirect
     """
 
     __slots__ = (
         "attempt",
         "attempts",
         "finished",
+        "free",
         "now",
-        "only",
         "options",
+        "prefers",
+        "rather",
         "repeatable",
         "request",
         "retried",
+        "served",
         "service",
         "started",
         "tried",
@@ -204,7 +217,10 @@ class Call:
         self.repeatable = False
         self.retried = False
         self.within: Callable[[Node], bool] | None = None
-        self.only: Callable[[Node], bool] | None = None
+        self.rather: Callable[[Node], bool] | None = None
+        self.prefers: Node | None = None
+        self.served: Node | None = None
+        self.free = 0
 
     @property
     def hash_key(self) -> str | None:
@@ -212,7 +228,7 @@ class Call:
 
     def usable(self, node: Node) -> bool:
         """Whether the call may go to that node. (`require` and `prefer` choose the nodes a picker is made for.)"""
-        if node.excluded or node.removed or node in self.tried or (self.only is not None and not self.only(node)):
+        if node.excluded or node.removed or node in self.tried:
             return False
         return self.within is None or self.within(node)
 
@@ -221,9 +237,14 @@ class Call:
             self.service, tuple(attempt.report() for attempt in self.attempts), self.finished - self.started
         )
 
-    def attach_to(self, error: BaseException) -> None:
-        """Give an error the story of this call. A call that never got a node has none worth a note."""
+    def attach_to(self, error: BaseException, named: bool) -> None:
+        """Give an error the story of this call. A call that never got a node has none worth a note.
+
+        named: its message says which service it was, and which instance was tried last
+        """
         report = self.report()
+        if named:
+            say_where(error, self.service, str(report.attempts[-1].instance) if report.attempts else None)
         try:
             setattr(error, ATTRIBUTE, report)
         except AttributeError:

@@ -22,7 +22,7 @@ from .events import logger
 from .hashing import SPAN, hash_of
 from .node import Node
 from .policy import Policy
-from .topology import Group, arrange
+from .topology import Group, arrange, is_well
 
 Metadata = Mapping[str, str]
 MANY = 64  # with more nodes than this a retry looks at a sample, not at all of them
@@ -87,12 +87,15 @@ class Chooser:
     # ---- making a choice ----
 
     def groups(
-        self, nodes: Sequence[Node], each: Callable[[Sequence[Node]], Iterable[Node]] = iter
+        self,
+        nodes: Sequence[Node],
+        each: Callable[[Sequence[Node]], Iterable[Node]] = iter,
+        well: Callable[[Node], bool] = is_well,
     ) -> tuple[Group, ...]:
-        """Who of the members is in use, by health, priority and zone."""
+        """Who of the members is in use, by health, priority and zone. well: who may be called"""
         policy = self._policy
         return tuple(
-            arrange(nodes, policy.panic_threshold, self._zone, policy.client_zones, policy.min_zone_size, each)
+            arrange(nodes, policy.panic_threshold, self._zone, policy.client_zones, policy.min_zone_size, each, well)
             if nodes
             else ()
         )
@@ -145,11 +148,18 @@ class Chooser:
         """The metadata that a node must have for that call."""
         return call.options.require or (self._policy.require and _asked(self._policy.require, call))
 
+    def preferred(self, call: Call) -> Metadata | None:
+        """The metadata that a node should rather have."""
+        return call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
+
+    def asked(self, call: Call) -> tuple[Metadata | None, Metadata | None]:
+        """What that call requires and prefers."""
+        return self.required(call), self.preferred(call)
+
     def pick(self, call: Call, choice: Choice, members: tuple[Node, ...], in_flight: int) -> Node:
         """The node of the call's next attempt. Raises Unavailable. in_flight: of all nodes together."""
         balancer = self.balancer
-        require = self.required(call)
-        prefer = call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
+        require, prefer = self.required(call), self.preferred(call)
         call.within = room = self.room
         if balancer.over_members:
             node = self._by_table(call, choice, require, prefer, in_flight)
@@ -160,7 +170,7 @@ class Chooser:
                 node = choice.picker(call)
                 if not (node.excluded or node.removed) and (room is None or room(node)):
                     return node
-            if len(members) > MANY:  # a look at all of them would take a while
+            if len(members) > MANY and call.rather is None:  # a look at all of them would take a while
                 nodes = choice.groups[choice.group(self._rng.random())].nodes
                 found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
                 if found:
@@ -195,7 +205,10 @@ class Chooser:
             point = self._rng.random() if key is None else hash_of(key, GROUPS) / SPAN
             limits.append(choice.groups[choice.group(point)].nodes.__contains__)
         fits, likes = self._musts(require), _fitting(prefer)
-        for conditions in ([*limits, *fits, *likes], [*limits, *fits], fits):
+        tiers = [[*limits, *fits, *likes], [*limits, *fits], fits]
+        if call.rather is not None:
+            tiers = [[*conditions, call.rather] for conditions in tiers] + tiers
+        for conditions in tiers:
             call.within = _all(conditions)
             node = choice.picker(call)
             if call.usable(node):
@@ -245,8 +258,6 @@ class Chooser:
         if require and not fitting:
             wanted = ", ".join(f"{key}={value}" for key, value in require.items())
             raise Unavailable(f"none of {len(members)} instances has {wanted}")
-        if call.only is not None:
-            fitting = [node for node in fitting if call.only(node)] or fitting
         drawn = choice.group(self._rng.random())
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
         sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
@@ -256,13 +267,13 @@ class Chooser:
             sorts = [[node for node in nodes if self.room(node)] for nodes in sorts]
             if known and not fitting:
                 raise Full(f"all of {known} instances have as many attempts in progress as they may (Limits.per_node)")
-        for liked in (prefer, None) if prefer else (None,):
-            for nodes in sorts:
-                found = [n for n in nodes if not n.removed and n not in call.tried and (not liked or has(n, liked))]
-                if call.only is not None:
-                    found = [node for node in found if call.only(node)]
-                if found:
-                    return found
+        untried = [[node for node in nodes if not node.removed and node not in call.tried] for nodes in sorts]
+        for rather in (call.rather, None) if call.rather else (None,):
+            for liked in (prefer, None) if prefer else (None,):
+                for nodes in untried:
+                    found = [n for n in nodes if (not liked or has(n, liked)) and (rather is None or rather(n))]
+                    if found:
+                        return found
         for nodes in (*sorts, fitting):  # every one has been tried
             found = [node for node in nodes if not node.removed]
             if found:

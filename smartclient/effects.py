@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .call import NO_OPTIONS, Attempt, Call, CallOptions
+from .foreign import LONGEST
 from .retry.replay import Body
 from .service import Service
 from .waiting import Places
 
 Headers = tuple[tuple[bytes, bytes], ...]
 SHORTEST = 0.001  # seconds: a timeout of 0 would mean "non-blocking" to a socket
-LONGEST = 1e6  # seconds: sockets count milliseconds in 31 bits
 
 
 class TimeLeft(Mapping[str, "float | None"]):

@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 
+SAID = "_smartclient_message"  # attribute of an exception: its message before ours
+
 
 class _Picklable(Exception):
     """Exceptions with keyword arguments need to say how they are made again."""
@@ -114,6 +116,21 @@ def describe(error: BaseException) -> str:
     """An exception in one line, for reports and logs."""
     text = str(error).partition("\n")[0]
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def say_where(error: BaseException, service: str, instance: str | None) -> None:
+    """Begin an exception's message with the service and the instance it was about: it is what `logger.error("%s", e)`
+    and SDKs show. One that a transport of the user's raises again and again is told anew each time.
+    """
+    message = getattr(error, SAID, error.args[0] if error.args else "")
+    if not isinstance(message, str) or (instance is None and message.startswith(f"{service}: ")):
+        return
+    setattr(error, SAID, message)
+    if message.startswith(f"{service}: "):  # one of ours
+        told = f"{message} (last tried: {instance})"
+    else:
+        told = ": ".join(part for part in (service, instance, message) if part)
+    error.args = (told, *error.args[1:])
 
 
 def annotate(error: BaseException, note: str) -> None:

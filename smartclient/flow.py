@@ -1,14 +1,16 @@
 """The flow of a call: choose, send, judge, wait, again. Written once, as a generator that does no I/O.
 
 It yields effects and is resumed with their results, or has exceptions thrown into it; two small drivers perform the
-effects, one with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). All policy of a call is
-here, none in a driver.
+effects, one with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). The course of a call is
+decided here, with what `hedging` (a second attempt), `turns` (places) and `retry.policy` (tenacity's strategies) know
+of their parts; drivers decide nothing.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from typing import Any
 
 from .ambient import deadline as ambient_deadline
@@ -18,7 +20,8 @@ from .choosing import Full, Unavailable
 from .effects import Discard, Effect, Read, Send, SendContext, Sleep, TimeLeft, WaitForNodes
 from .errors import describe
 from .events import AttemptFinished, AttemptStarted, CallFinished, RetryScheduled
-from .flavour import ENDED, EXHAUSTED, Flavour
+from .flavour import CERTIFICATE, ENDED, EXHAUSTED, NEVER_CONNECTED, Flavour
+from .foreign import whole_number
 from .hedging import hedged
 from .limits import Refused
 from .node import Node, Outcome
@@ -27,7 +30,7 @@ from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
 from .retry.replay import Body
 from .retry.retry_after import retry_after
-from .service import Service
+from .service import Service, is_up
 from .turns import leave_places, queue, try_places
 from .waiting import Places
 
@@ -39,6 +42,8 @@ TRY_AGAIN = NOT_DONE | {408}
 
 
 LOOK_AGAIN = 0.01  # seconds
+MAX_PAUSE = 30.0  # seconds that a call waits for a Retry-After, without outlier detection to say so
+MOST_FREE = 5  # attempts of a call that never reached a server and are not counted
 
 
 class CallFlow:
@@ -82,7 +87,10 @@ class CallFlow:
         self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self._retry = service.policy.retry if isinstance(options.retry, _Unset) else options.retry
         self._hedge = service.policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
-        self.call = context.call = Call(request, service.name, options, clock())
+        self.call = call = Call(request, service.name, options, clock())
+        before, context.call = context.call, call
+        if before is not None and before.service == call.service and before.served is not None:
+            call.prefers = before.served  # one auth flow: a challenge is answered where it was made
         deadline = options.deadline or service.policy.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
@@ -181,6 +189,8 @@ class CallFlow:
                 raise last
             assert response is not None
             response.extensions[KEY] = call
+            if not response.has_redirect_location:
+                call.served = attempt.node
             return response
         except Exception as error:
             if response is not None:  # a strategy of the user's raised
@@ -188,7 +198,7 @@ class CallFlow:
             if attempt is not None:
                 attempt.finish()
             call.finished = self.clock()
-            call.attach_to(error)
+            call.attach_to(error, named=isinstance(error, self.flavour.TransportError))
             raise
         finally:
             if retrying is not None:
@@ -219,7 +229,7 @@ class CallFlow:
         call.now = self.clock()
         if self.context.ends_at is not None and call.now >= self.context.ends_at:
             raise self.deadline_exceeded(
-                "before anything was sent" if last is None else "before the next attempt"
+                "before the next attempt" if call.attempts else "before anything was sent"
             ) from last
         if service.guard is not None and call.attempt == 1:
             try:
@@ -333,7 +343,9 @@ class CallFlow:
         else:
             assert error is not None
             stale = attempt.reused and isinstance(error, self.flavour.STALE)
-            blamed = self.flavour.fault(error).blamed and not stale
+            fault = self.flavour.fault(error)
+            blamed = fault.blamed and not stale
+            attempt.unreached = fault is NEVER_CONNECTED
             attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
             attempt.finish()
         if self.service.observed:
@@ -352,47 +364,84 @@ class CallFlow:
         self, retrying: Retrying, response: Any, error: Exception | None, retry: Retry, now: float
     ) -> float | None:
         """Seconds until the next attempt; None: there is none."""
+        call, service, fault = self.call, self.service, None
+        call.rather = None
+        asked = pushback = None
         if error is not None:
             fault = self.flavour.fault(error)
             done = fault.sent
-            if fault is EXHAUSTED and not self._leave_to_connected():
-                return None
         else:
             done = response.status_code not in NOT_DONE
-            if _pushed_back(response.headers):
-                return None
-        if done and (self.call.retried or not self._may_repeat(retry)):
+            asked, pushback = retry_after(response.headers), response.headers.get(PUSHBACK)
+        if done and (call.retried or not self._may_repeat(retry)):
             return None
         if self.body is not None and not self.body.repeatable:
             return None
-        pause = retrying.pause()
+        if fault is EXHAUSTED and not self._leave_to_connected():
+            return None
+        if fault is CERTIFICATE and len(call.attempts) > 1:
+            return None  # two say so: it is the trust of ours that is wrong
+        free = fault is NEVER_CONNECTED and retry.attempts > 1 and retry.stop is None and self._is_free(now)
+        pause = retrying.pause(free)
         if pause is None:
             return None
-        asked = None if response is None else retry_after(response.headers)
-        ends_at = self.context.ends_at
-        if asked is not None and asked > pause:
-            # Without a deadline a caller's patience is what it would have waited for an answer.
-            patience = ends_at - now if ends_at is not None else self.timeouts.get("read")
-            if patience is None or asked < patience:
-                pause = asked
-            elif len(self.call.tried) + 1 >= len(self.service.nodes):
-                return None  # all have been asked, and none will be back in time
-        if ends_at is not None and now + pause + (self.service.measure().percentile(0.5, now) or 0.0) >= ends_at:
+        if pushback is not None:
+            pause = self._as_pushed_back(pushback, now)
+        elif asked is not None and asked > pause and not service.others_may_be_called(call):
+            pause = self._as_asked(asked, now)
+        if pause is None:
             return None
-        guard = self.service.guard
+        ends_at = self.context.ends_at
+        if ends_at is not None and now + pause + (service.measure().percentile(0.5, now) or 0.0) >= ends_at:
+            return None
+        guard = service.guard
         if guard is not None:
             if guard.places is not None and guard.places.waiting:
                 return None  # others wait for the place
-            if not guard.admits(len(self.service.nodes), now):
+            if not guard.admits(len(service.nodes), now):
                 return None
-        budget = self.service.budget
+        if free:
+            call.free += 1
+            return pause
+        budget = service.budget
         # The budget last: asking is paying.
         return None if budget is not None and not budget.take(now) else pause
+
+    def _is_free(self, now: float) -> bool:
+        """Whether an attempt that never reached a server costs nothing: while some node is known to be up, the call is
+        entitled to reach it, however many others refuse.
+        """
+        call, service = self.call, self.service
+        if call.free >= MOST_FREE or not service.knows_up(now) or not service.others_may_be_called(call):
+            return False
+        call.rather = partial(is_up, now=now)
+        return True
+
+    def _patience(self, now: float) -> float:
+        """Seconds that the call waits because it was told to: without a deadline a caller's patience is what it would
+        have waited for an answer.
+        """
+        ends_at, outlier = self.context.ends_at, self.service.policy.outlier
+        longest = MAX_PAUSE if outlier is None else outlier.max_pause
+        left = ends_at - now if ends_at is not None else self.timeouts.get("read")
+        return longest if left is None else min(longest, left)
+
+    def _as_asked(self, asked: float, now: float) -> float | None:
+        """All instances asked to be left alone (Retry-After): the first one's time, as far as the call can wait."""
+        paused = [node.paused_until - now for node in self.service.nodes if node.paused_until is not None]
+        asked = max(0.0, min(asked, *paused)) if paused else asked
+        return asked if asked < self._patience(now) else None
+
+    def _as_pushed_back(self, value: str, now: float) -> float | None:
+        """gRPC A6: the server says when to retry; a time that is negative, or not understood, says not to."""
+        ms = whole_number(value)
+        seconds = None if ms is None or ms < 0 else ms / 1000
+        return seconds if seconds is not None and seconds <= self._patience(now) else None
 
     def _leave_to_connected(self) -> bool:
         """Nothing is left of ours to connect with: the call goes on where a connection is; whether there is one."""
         call = self.call
-        call.only = _is_connected
+        call.rather = _is_connected
         tried = {attempt.node for attempt in call.attempts}
         return any(_is_connected(node) for node in self.service.nodes if node not in tried)
 
@@ -432,9 +481,3 @@ class CallFlow:
 
 def _is_connected(node: Node) -> bool:
     return node.connections is not None and bool(node.connections.has_idle)
-
-
-def _pushed_back(headers: Any) -> bool:
-    """gRPC A6: a pushback that is negative, or not understood, says not to retry."""
-    value = headers.get(PUSHBACK)
-    return value is not None and not (value.isascii() and value.isdigit())

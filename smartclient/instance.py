@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from .hosts import is_name, wire_name
+from .settings import nearest, shown
 
-MAX_WEIGHT = 1_000_000.0
+MOST_WEIGHT, MOST_PRIORITY = 1e15, 1 << 31
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]*")
 
 
@@ -36,11 +37,13 @@ class Instance:
     host:      a name or an IP literal (IPv6 without brackets); an international name is kept in its A-labels
     port:      1 to 65535; None: the port of the request's URL, as with DNS
     scheme:    "http" or "https". TLS is used when the instance or the URL says https
-    weight:    share of traffic relative to its peers; 0 takes none while others can
+    weight:    share of traffic relative to its peers, any number from 0 to 10¹⁵; 0 takes none while others can
     zone:      where it runs ("eu-1a"), if known
     priority:  0 is used first
     metadata:  anything the registry says of it ({"version": "v2"}); copied and read-only
-    id:        the registry's own name for it; identifies it across changes of its other fields
+    id:        the registry's own name for it
+    healthy:   false: the registry lists it as down. It gets no calls but in panic, and counts among the instances of
+               its priority (Envoy: EDS health status)
 
     Raises ValueError or TypeError for what cannot be an address.
     """
@@ -53,24 +56,39 @@ class Instance:
     priority: int = 0
     metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     id: str | None = None
+    healthy: bool = True
 
     def __post_init__(self) -> None:
         if isinstance(self.host, str) and not self.host.isascii():
             object.__setattr__(self, "host", wire_name(self.host))
         check_host(self.host)
-        if self.port is not None and (
-            not isinstance(self.port, int) or isinstance(self.port, bool) or not 1 <= self.port <= 65535
-        ):
-            raise ValueError(f"port: expected 1 to 65535 or None, got {self.port!r} (host {self.host})")
+        port, weight, priority = self.port, self.weight, self.priority
+        if port is not None and (not isinstance(port, int) or isinstance(port, bool) or not 1 <= port <= 65535):
+            raise self._wrong("port", "1 to 65535 or None", ValueError)
         if self.scheme not in ("http", "https"):
-            raise ValueError(f"scheme: expected 'http' or 'https', got {self.scheme!r} (host {self.host})")
-        if (
-            not isinstance(self.weight, (int, float)) or not 0 <= self.weight <= MAX_WEIGHT  # NaN neither
-        ):
-            raise ValueError(f"weight: expected 0 to {MAX_WEIGHT:g}, got {self.weight!r} (host {self.host})")
+            raise self._wrong("scheme", "'http' or 'https'", ValueError)
+        if not isinstance(weight, (int, float)) or isinstance(weight, bool):
+            raise self._wrong("weight", "a number from 0 to 1e15", TypeError)
+        if not 0 <= weight <= MOST_WEIGHT:  # NaN neither
+            raise self._wrong("weight", "a number from 0 to 1e15", ValueError)
+        for name in ("zone", "id"):
+            if not isinstance(getattr(self, name), (str, type(None))):
+                raise self._wrong(name, "a string or None", TypeError)
+        if not isinstance(priority, int) or isinstance(priority, bool):
+            raise self._wrong("priority", "a whole number from 0 up", TypeError)
+        if not 0 <= priority <= MOST_PRIORITY:
+            raise self._wrong("priority", "a whole number from 0 up", ValueError)
+        if not isinstance(self.healthy, bool):
+            raise self._wrong("healthy", "True or False", TypeError)
         if not isinstance(self.metadata, Mapping):
-            raise TypeError(f"metadata: expected a mapping, got {self.metadata!r} (host {self.host})")
+            raise self._wrong("metadata", "a mapping of strings", TypeError)
+        for key, value in self.metadata.items():
+            if not (isinstance(key, str) and isinstance(value, str)):
+                raise self._wrong("metadata", "a mapping of strings", TypeError)
         object.__setattr__(self, "metadata", Metadata(self.metadata))
+
+    def _wrong(self, name: str, expected: str, error: type[Exception]) -> Exception:
+        return error(f"Instance.{name}: expected {expected}, got {shown(getattr(self, name))} (host {self.host})")
 
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
@@ -102,16 +120,15 @@ def _of_fields(cls: type[Instance], given: Mapping[str, Any]) -> Instance:
     if "address" in fields:
         parsed = cls.parse(fields.pop("address"))
         fields = {"host": parsed.host, "port": parsed.port, "scheme": parsed.scheme, **fields}
-    unknown = fields.keys() - cls.__dataclass_fields__.keys()
-    if unknown or "host" not in fields:
-        problem = f"unknown fields {sorted(unknown)}" if unknown else "no host"
-        raise ValueError(f"address: {problem} in {dict(given)!r}")
+    unknown = sorted(fields.keys() - cls.__dataclass_fields__.keys())
+    if unknown:
+        hint = nearest(unknown[0], ("address", *cls.__dataclass_fields__))
+        raise ValueError(f"address: unknown fields {shown(unknown)}{hint} (host {shown(fields.get('host'))})")
+    if "host" not in fields:
+        raise ValueError(f"address: no host in {shown(dict(given))}")
     metadata = fields.get("metadata")
     if isinstance(metadata, Mapping):
         fields["metadata"] = {str(key): str(value) for key, value in metadata.items()}
-    for name, kind in (("zone", str), ("id", str), ("priority", int)):
-        if name in fields and (not isinstance(fields[name], kind) or isinstance(fields[name], bool)):
-            raise TypeError(f"{name}: expected {kind.__name__}, got {fields[name]!r} (host {fields['host']})")
     return cls(**fields)
 
 
@@ -145,9 +162,9 @@ def check_host(host: object) -> None:
     or slash, no empty label).
     """
     if not isinstance(host, str):
-        raise TypeError(f"host: expected a string, got {host!r}")
+        raise TypeError(f"Instance.host: expected a string, got {shown(host)}")
     if not (is_name(host) or (is_ip(host) and _SCOPE.fullmatch(host.partition("%")[2]))):
-        raise ValueError(f"host: expected a name or an IP address, got {host!r}")
+        raise ValueError(f"Instance.host: expected a name or an IP address, got {shown(host)}")
 
 
 def is_ip(host: str) -> bool:
@@ -157,6 +174,14 @@ def is_ip(host: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def compressed(host: str) -> str:
+    """The one spelling of an IPv6 literal that all its spellings have in common."""
+    try:
+        return ipaddress.ip_address(host).compressed
+    except ValueError:
+        return host
 
 
 def parse_all(addresses: Iterable[Instance | str], what: str) -> tuple[Instance, ...]:

@@ -53,8 +53,8 @@ def call_later(loop: Any, seconds: float, function: Callable[[], object]) -> Non
 
 
 async def wait_for(event: anyio.Event, seconds: float | None) -> None:
-    """Wait until it is set, and set it after so many seconds. Not by a cancel scope: on asyncio one that runs out in the
-    turn of the loop in which its task is cancelled takes that for its own, and the cancellation is lost.
+    """Wait until it is set, and set it after so many seconds. Not by a cancel scope: on asyncio one that runs out in
+    the turn of the loop in which its task is cancelled takes that for its own, and the cancellation is lost.
     """
     loop = current_loop()
     if seconds is None:

@@ -1,8 +1,9 @@
-"""Node: an instance plus what this client has learned of it.
+"""Node: a server, as this client knows it: an instance plus what was learned of it.
 
-A node lives as long as discovery keeps naming its instance at the same address; it outlives pickers, eligible lists and
-changes of weight or metadata. Its fields are written by `Service` (under the service's lock) and read by balancers
-without one: each is a single attribute, so a reader sees an old or a new value, never a mixture.
+A node lives as long as discovery lists its address; it outlives pickers, eligible lists and changes of weight,
+metadata or id. What is counted and decided (in-flight calls, health, membership) is written under the service's lock,
+`memory` by the balancer's own code, `connections` by the transport; balancers read without a lock: each field is a
+single attribute, so a reader sees an old or a new value, never a mixture.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 from enum import Enum
 from typing import Any, Protocol
 
-from .instance import Instance
+from .instance import Instance, compressed
 
 
 class Outcome(str, Enum):
@@ -38,6 +39,7 @@ class Node:
     in_flight:  attempts begun and not finished (a response body still open counts)
     excluded:   not to be picked: out (unless in panic), or of a priority or zone that is not in use
     removed:    discovery no longer names it: no new call, running ones finish
+    answered_at: when it last answered; None: its latest attempt ended without an answer, or there was none
     ejected_until: by the outlier detector; past, and it is due for its probing call
     paused_until:  it asked to be left alone (Retry-After)
     unhealthy:  active checks say so
@@ -46,11 +48,12 @@ class Node:
     memory:     the balancer's own knowledge (`Balancer.memory`)
     health:     the outlier detector's own knowledge
     connections: set by the transport
-    identity:   of its instance
+    identity:   which server it is
     """
 
     __slots__ = (
         "__weakref__",
+        "answered_at",
         "connections",
         "ejected_until",
         "excluded",
@@ -67,13 +70,16 @@ class Node:
         "weight",
     )
 
-    def __init__(self, instance: Instance, memory: Memory | None = None, health: Any = None) -> None:
+    def __init__(
+        self, instance: Instance, memory: Memory | None = None, health: Any = None, identity: str | None = None
+    ) -> None:
         self.instance = instance
-        self.identity = identity(instance)
+        self.identity = identity_of(instance) if identity is None else identity
         self.weight = instance.weight
         self.in_flight = 0
         self.excluded = False
         self.removed = False
+        self.answered_at: float | None = None
         self.ejected_until: float | None = None
         self.paused_until: float | None = None
         self.unhealthy = False
@@ -83,22 +89,34 @@ class Node:
         self.health: Any = health
         self.connections: Any = None
 
+    # "May it be called?" is asked in these two ways and in no other.
+
     @property
     def out(self) -> bool:
         """Not to be used, unless too few are left."""
-        return self.ejected_until is not None or self.unhealthy or self.paused_until is not None
+        return self.ejected_until is not None or self.barred
+
+    @property
+    def barred(self) -> bool:
+        """Out for a reason that a probing call must not try: checks or its registry say that it is down, or it asked to
+        be left alone.
+        """
+        return self.unhealthy or self.paused_until is not None or not self.instance.healthy
 
     def __repr__(self) -> str:
         state = "removed" if self.removed else "ejected" if self.ejected_until is not None else "in use"
         if self.ejected_until is None and self.out:
-            state = "unhealthy" if self.unhealthy else "paused"
+            state = "paused" if self.paused_until is not None else "unhealthy"
         return f"<Node {self.instance} {state}, {self.in_flight} in flight>"
 
 
-def identity(instance: Instance) -> str:
-    """Two instances with the same identity are the same node.
+def identity_of(instance: Instance, by_id: bool = False) -> str:
+    """Which server an instance is: its address. Several registrations of one address are one server, and one that is
+    registered anew, or with other weights or metadata, is still the same.
 
-    That is the registry's id (else the scheme) *and* the address: connections belong to an address, so an id that moved
-    is a new node.
+    by_id: the registry's id counts, too, since addresses may be placeholders (with `connect=`)
     """
-    return f"{instance.id!r} {instance.scheme} {instance.host} {instance.port}"
+    host = instance.host.lower()
+    if ":" in host:  # IPv6 has several spellings
+        host = compressed(host)
+    return f"{host} {instance.port} {instance.id!r}" if by_id else f"{host} {instance.port}"

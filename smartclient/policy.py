@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,15 +11,56 @@ from .balancers import Adaptive, Balancer, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
-from .hosts import wire_name
+from .hosts import is_name, wire_name
 from .limits import Circuit, Limits, Throttle
 from .retry.hedge import Hedge
 from .retry.policy import Retry
+from .settings import (
+    Settings,
+    callable_,
+    count,
+    either,
+    flag,
+    header_name,
+    kind,
+    mapping,
+    metadata,
+    nearest,
+    number,
+    one_of,
+    optional,
+    seconds,
+    setting,
+    share,
+    text,
+    wrong,
+)
 from .topology.subset import Subset
+
+Wanted = Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None
+
+wanted = either("a mapping of strings like {'version': 'v2'} or a function of the request", metadata,
+                callable_("a function"))  # fmt: skip
+zone_sizes = mapping("a mapping of zones to numbers", text, number("a number from 0 up", lambda value: value >= 0))
+
+
+def balancer_or_name(name: str, value: Any) -> Any:
+    """A check of settings."""
+    return (
+        balancer_named(value, name) if isinstance(value, str) else kind(Balancer, "a Balancer or its name")(name, value)
+    )
+
+
+def host_name(name: str, value: Any) -> Any:
+    """A check of settings: a name that a certificate may have."""
+    text(name, value)
+    if not is_name(wire_name(value)):
+        raise wrong(name, "the name of a host", value)
+    return value
 
 
 @dataclass(frozen=True)
-class Policy:
+class Policy(Settings):
     """How calls to a service are made. Derive one from another with `dataclasses.replace`.
 
     balancer:         the algorithm, or its name
@@ -57,29 +97,29 @@ class Policy:
                       a dot, else the service's
     """
 
-    balancer: Balancer | str = field(default_factory=Adaptive)
-    retry: Retry | None = field(default_factory=Retry)
-    outlier: OutlierDetection | None = field(default_factory=OutlierDetection)
-    deadline: float | None = None
-    deadline_header: str | None = None
-    attempt_timeout: float | None = None
-    attempt_header: str | None = None
-    hedge: Hedge | None = None
-    idempotency_key: bool | str = False
-    limits: Limits | None = None
-    throttle: Throttle | None = None
-    circuit: Circuit | None = None
-    panic_threshold: float = 0.5
-    host_header: str = "service"
-    tls_server_name: str | None = None
-    require: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None = None
-    prefer: Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None = None
-    zone: str | None = None
-    client_zones: Mapping[str, float] | None = None
-    min_zone_size: int = 6
-    subset: Subset | None = None
-    slow_start: SlowStart | None = None
-    health_check: HealthCheck | None = None
+    balancer: Balancer | str = setting(factory=Adaptive, check=balancer_or_name)
+    retry: Retry | None = setting(factory=Retry, check=optional(kind(Retry)))
+    outlier: OutlierDetection | None = setting(factory=OutlierDetection, check=optional(kind(OutlierDetection)))
+    deadline: float | None = setting(None, optional(seconds()))
+    deadline_header: str | None = setting(None, optional(header_name))
+    attempt_timeout: float | None = setting(None, optional(seconds()))
+    attempt_header: str | None = setting(None, optional(header_name))
+    hedge: Hedge | None = setting(None, optional(kind(Hedge)))
+    idempotency_key: bool | str = setting(False, either("True, False or the name of a header", flag, header_name))
+    limits: Limits | None = setting(None, optional(kind(Limits)))
+    throttle: Throttle | None = setting(None, optional(kind(Throttle)))
+    circuit: Circuit | None = setting(None, optional(kind(Circuit)))
+    panic_threshold: float = setting(0.5, share())
+    host_header: str = setting("service", one_of(("service", "instance")))
+    tls_server_name: str | None = setting(None, optional(host_name))
+    require: Wanted = setting(None, optional(wanted))
+    prefer: Wanted = setting(None, optional(wanted))
+    zone: str | None = setting(None, optional(text))
+    client_zones: Mapping[str, float] | None = setting(None, optional(zone_sizes))
+    min_zone_size: int = setting(6, count(0))
+    subset: Subset | None = setting(None, optional(kind(Subset)))
+    slow_start: SlowStart | None = setting(None, optional(kind(SlowStart)))
+    health_check: HealthCheck | None = setting(None, optional(kind(HealthCheck)))
 
     @cached_property
     def says(self) -> bool:
@@ -87,73 +127,35 @@ class Policy:
         return bool(self.deadline_header or self.attempt_header or self.idempotency_key)
 
     def __post_init__(self) -> None:
-        if isinstance(self.balancer, str):
-            object.__setattr__(self, "balancer", balancer_named(self.balancer))
-        if not isinstance(self.balancer, Balancer):
-            raise TypeError(f"Policy.balancer: expected a Balancer or its name, got {self.balancer!r}")
-        if self.retry is not None and not isinstance(self.retry, Retry):
-            raise TypeError(f"Policy.retry: expected a Retry or None, got {self.retry!r}")
-        if self.outlier is not None and not isinstance(self.outlier, OutlierDetection):
-            raise TypeError(f"Policy.outlier: expected an OutlierDetection or None, got {self.outlier!r}")
-        if self.hedge is not None and not isinstance(self.hedge, Hedge):
-            raise TypeError(f"Policy.hedge: expected a Hedge or None, got {self.hedge!r}")
-        for name, kind in (("limits", Limits), ("throttle", Throttle), ("circuit", Circuit)):
-            if not isinstance(getattr(self, name), (kind, type(None))):
-                raise TypeError(f"Policy.{name}: expected a {kind.__name__} or None, got {getattr(self, name)!r}")
-        for name in ("deadline_header", "attempt_header"):
-            check_header(f"Policy.{name}", getattr(self, name))
-        if not isinstance(self.idempotency_key, bool):
-            check_header("Policy.idempotency_key", self.idempotency_key)
-        for name in ("deadline", "attempt_timeout"):
-            check_seconds(f"Policy.{name}", getattr(self, name))
-        if not isinstance(self.panic_threshold, (int, float)) or not 0 <= self.panic_threshold <= 1:
-            raise ValueError(f"Policy.panic_threshold: expected a share from 0 to 1, got {self.panic_threshold!r}")
-        for name in ("require", "prefer"):
-            value = getattr(self, name)
-            if not (value is None or isinstance(value, Mapping) or callable(value)):
-                raise TypeError(f"Policy.{name}: expected a mapping or a function of the request, got {value!r}")
-        if self.client_zones is not None and not isinstance(self.client_zones, Mapping):
-            raise TypeError(f"Policy.client_zones: expected a mapping {{zone: share}}, got {self.client_zones!r}")
-        if self.subset is not None and not isinstance(self.subset, Subset):
-            raise TypeError(f"Policy.subset: expected a Subset or None, got {self.subset!r}")
-        if self.slow_start is not None and not isinstance(self.slow_start, SlowStart):
-            raise TypeError(f"Policy.slow_start: expected a SlowStart or None, got {self.slow_start!r}")
-        if self.health_check is not None and not isinstance(self.health_check, HealthCheck):
-            raise TypeError(f"Policy.health_check: expected a HealthCheck or None, got {self.health_check!r}")
-        if self.host_header not in ("service", "instance"):
-            raise ValueError(f"Policy.host_header: expected 'service' or 'instance', got {self.host_header!r}")
+        super().__post_init__()
+        check_times("Policy.attempt_timeout", self.attempt_timeout, self.deadline)
 
 
-def check_header(name: str, value: object) -> None:
-    """Raise unless `value` is the name of a header or None."""
-    if value is not None and not (isinstance(value, str) and re.fullmatch(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+", value)):
-        raise ValueError(f"{name}: expected the name of a header or None, got {value!r}")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raise unless `value` is a positive number of seconds or None."""
-    if value is None:
-        return
-    if not isinstance(value, (int, float)) or isinstance(value, bool):
-        raise TypeError(f"{name}: expected seconds or None, got {value!r}")
-    if not 0 < value < float("inf"):
-        raise ValueError(f"{name}: expected seconds > 0 or None, got {value!r}")
+def check_times(name: str, attempt_timeout: float | None, deadline: float | None) -> None:
+    """Raise where one attempt may take longer than the whole call: one of the two was meant otherwise."""
+    if attempt_timeout is not None and deadline is not None and attempt_timeout > deadline:
+        raise wrong(name, f"at most the deadline ({deadline:g})", attempt_timeout)
 
 
 class Policies:
     """The policy of each service: its own, else the default."""
 
     def __init__(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
-        if policy is not None and not isinstance(policy, Policy):
-            raise TypeError(f"policy: expected a Policy, got {policy!r}")
+        optional(kind(Policy))("policy", policy)
         if policies is not None and not isinstance(policies, Mapping):
-            raise TypeError(f"policies: expected a mapping of service names to Policy, got {policies!r}")
+            raise wrong("policies", "a mapping of service names to Policy", policies, TypeError)
         self._default = Policy() if policy is None else policy
-        self._policies = {}
+        self._policies: dict[str, Policy] = {}
         for service, own in (policies or {}).items():
-            if not isinstance(own, Policy):
-                raise TypeError(f"policies[{service!r}]: expected a Policy, got {own!r}")
+            text("policies: a service's name", service)
+            kind(Policy)(f"policies[{service!r}]", own)
             self._policies[wire_name(service)] = own
+
+    def unknown(self, known: Collection[str]) -> Iterator[str]:
+        """What is wrong with policies for services that there are not, where the only ones there are are known."""
+        for service in self._policies:
+            if service not in known:
+                yield f"policies[{service!r}]: there is no such service{nearest(service, known)}"
 
     def __iter__(self) -> Iterator[Policy]:
         """The default, and all others."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterable, Set
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from cachetools import TLRUCache
 
 from .breath import Breath
 from .choosing import Choice, Chooser
+from .events import logger
 from .health.ward import Ward
 from .instance import Instance
-from .membership import Change, compare
+from .membership import Change, compare, servers_of
 from .node import Node
 from .policy import Policy
 from .topology import Group
@@ -24,6 +27,9 @@ NEVER = float("inf")
 CHUNK = 256  # nodes that are removed in one go
 TURNS = 8  # choices that other threads may spoil
 AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
+REMEMBERED = 10_000  # servers that have left the list
+WANTED = 64  # different metadata for which a subset is kept
+EVERYTHING: frozenset[tuple[str, str]] = frozenset()
 
 
 class Plan(NamedTuple):
@@ -34,6 +40,17 @@ class Plan(NamedTuple):
     in_use: Set[Node]
     due: tuple[Node, ...]
     next_change: float
+
+
+class Left(NamedTuple):
+    """What is remembered of a server that has left the list, and until when."""
+
+    until: float
+    memory: Any
+    health: Any
+    ejected_until: float | None
+    paused_until: float | None
+    unhealthy: bool
 
 
 class Roster:
@@ -50,7 +67,15 @@ class Roster:
     closed:       for good
     """
 
-    def __init__(self, service: str, policy: Policy, zone: str | None, clock: Callable[[], float], rng: Random) -> None:
+    def __init__(
+        self,
+        service: str,
+        policy: Policy,
+        zone: str | None,
+        clock: Callable[[], float],
+        rng: Random,
+        by_id: bool = False,
+    ) -> None:
         self.lock = threading.Lock()
         self.chooser = Chooser(service, policy, zone, rng)
         self.ward = Ward(service, policy.outlier, policy.slow_start, clock(), rng)
@@ -59,8 +84,14 @@ class Roster:
         self.due: tuple[Node, ...] = ()
         self.next_change = self.empty_at = NEVER
         self.closed = False
+        self._service = service
         self._policy = policy
         self._clock = clock
+        self._by_id = by_id
+        self._left: TLRUCache[str, Left] = TLRUCache(REMEMBERED, lambda key, left, now: left.until, clock)
+        self._said: set[str] = set()  # of servers with several registrations
+        self._listed: tuple[Instance, ...] = ()  # of which a subset is used
+        self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
         self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
         self._breathe = Breath()
         self._version = 0
@@ -78,6 +109,18 @@ class Roster:
                     self.empty_at = self._clock() + grace
                     self.next_change = min(self.next_change, self.empty_at)
         return None
+
+    def want(self, require: Any, prefer: Any) -> tuple[Change, list[Node]] | None:
+        """A call asks for that metadata: where a subset is used, there is one of those instances, too. The result is
+        that of `update`.
+        """
+        wanted = [pairs for pairs in (_pairs(require), _pairs(require, prefer)) if pairs not in self._wanted]
+        if not wanted or len(self._wanted) >= WANTED:
+            return None
+        with self._updating:
+            for pairs in wanted:
+                self._wanted[pairs] = None
+            return self._exchange(self._listed)
 
     def close(self) -> list[Node]:
         """Remove all; the nodes to be let go."""
@@ -130,11 +173,20 @@ class Roster:
             if building:
                 self._breathe()
             out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
-            due = tuple(node for node, until in out if until <= now and node not in in_use)
+            over = {node for node, until in out if until <= now and node not in in_use}
             changes += [until for _, until in out if until > now]
-            plan = Plan(version, nodes, in_use, due, min(changes, default=NEVER))
+            plan = Plan(version, nodes, in_use, self._due(nodes, over), min(changes, default=NEVER))
             if self._choose(plan, groups, stale, moved, building):
                 return
+
+    def _due(self, nodes: tuple[Node, ...], over: Set[Node]) -> tuple[Node, ...]:
+        """Of the nodes whose ejection is over: those that would be in use were they well. An end of one reason is none
+        of the others: checks, pauses, weights, priorities, zones.
+        """
+        if not over:
+            return ()
+        groups = self.chooser.groups(nodes, well=lambda node: not (node.barred if node in over else node.out))
+        return tuple(node for group in groups for node in group.nodes if node in over)
 
     def _choose(self, plan: Plan, groups: tuple[Group, ...], stale: bool, moved: bool, building: bool) -> bool:
         """Make the pickers for a plan, as far as there are none; whether the plan is carried out."""
@@ -170,9 +222,12 @@ class Roster:
     def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
         """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
         now = self._clock()
+        servers = servers_of(instances, self._by_id, self._breathe, self._say_several)
         if self._policy.subset is not None:
-            instances = tuple(self._policy.subset.of(instances))
-        change = compare(self.nodes, instances, self._node, self._breathe)
+            self._listed = instances
+            chosen = set(self._policy.subset.of_all(tuple(servers.values()), tuple(self._wanted)))
+            servers = {key: instance for key, instance in servers.items() if instance in chosen}
+        change = compare(self.nodes, servers, self._node, self._breathe)
         fresh = not self.nodes
         with self.lock:
             self.empty_at = NEVER
@@ -180,8 +235,10 @@ class Roster:
                 return None
             for node, instance in change.altered:
                 node.instance, node.weight = instance, instance.weight
-            if not fresh:  # all are new: somebody has to do the work
-                for node in change.added:
+            for node in change.added:
+                if node.ejected_until is not None:
+                    self.ward.readmit(node, change.nodes)
+                elif not fresh:  # else all are new: somebody has to do the work
                     self.ward.warm(node, now)
             self.nodes = change.nodes
             self._version += 1
@@ -196,10 +253,36 @@ class Roster:
 
     def _remove(self, nodes: Iterable[Node]) -> list[Node]:
         """Mark nodes as gone; those that have no call left."""
+        now = self._clock()
         for node in nodes:
             node.removed = True
+            until = self.ward.until(node, now)
+            if until > now:
+                self._left[node.identity] = Left(
+                    until, node.memory, node.health, node.ejected_until, node.paused_until, node.unhealthy
+                )
         self.ward.discharge(nodes)
         return [node for node in nodes if node.in_flight == 0]
 
-    def _node(self, instance: Instance) -> Node:
-        return Node(instance, self.chooser.balancer.memory(), self.ward.record())
+    def _node(self, identity: str, instance: Instance) -> Node:
+        """A node for a server that is new; one that was in the list a moment ago is what it was."""
+        with self.lock:
+            before = self._left.pop(identity, None)
+        if before is None:
+            return Node(instance, self.chooser.balancer.memory(), self.ward.record(), identity)
+        node = Node(instance, before.memory, before.health, identity)
+        node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
+        node.unhealthy = before.unhealthy
+        return node
+
+    def _say_several(self, server: Instance, registrations: list[Instance]) -> None:
+        if str(server) not in self._said and len(self._said) < REMEMBERED:
+            self._said.add(str(server))
+            ids = ", ".join(str(one.id) for one in registrations[:5])
+            logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
+                           self._service, server, len(registrations), ids)  # fmt: skip
+
+
+def _pairs(*wanted: Any) -> frozenset[tuple[str, str]]:
+    """The metadata that mappings ask for; a function of the request says so call by call."""
+    return EVERYTHING.union(*(one.items() for one in wanted if one and not callable(one)))

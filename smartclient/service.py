@@ -31,6 +31,12 @@ from .waiting import Places, Signal
 TURNS = 8  # picks that other threads may spoil
 LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
 REFRESH_EVERY = 10.0  # seconds
+UP_FOR = 10.0  # seconds that an answer says of a node that it is up
+
+
+def is_up(node: Node, now: float) -> bool:
+    """Whether it answered a moment ago, the last time it was asked."""
+    return node.answered_at is not None and now - node.answered_at <= UP_FOR and not node.removed
 
 
 class Service:
@@ -42,6 +48,7 @@ class Service:
     zone:     where this client runs, unless the policy says
     stalls:   of the client
     refresh:  has the source asked anew; called when most nodes fail: they may have been replaced without our knowledge
+    by_id:    the registry's id is part of who an instance is
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
@@ -63,6 +70,7 @@ class Service:
         zone: str | None = None,
         stalls: Stalls | None = None,
         refresh: Callable[[str], None] | None = None,
+        by_id: bool = False,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -79,7 +87,7 @@ class Service:
         self.budget = None if budget is None else BudgetAccount(budget)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
-        self.roster = Roster(name, policy, zone, clock, rng)
+        self.roster = Roster(name, policy, zone, clock, rng, by_id)
         self.load_header = self.roster.chooser.balancer.load_header
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
         self.guard = Guard(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
@@ -92,6 +100,7 @@ class Service:
         self._look_at = 0.0  # when it is next looked whether most nodes fail
         self._complained = False
         self._in_flight = 0
+        self._up: Node | None = None  # the last one that answered
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -116,6 +125,20 @@ class Service:
             self.latencies = Latencies()
         return self.latencies
 
+    def knows_up(self, now: float) -> bool:
+        """Whether some node answered a moment ago, and has not failed since: so an instance that cannot be reached is
+        down by itself, and not the network or all of them.
+        """
+        if self._up is not None and is_up(self._up, now):
+            return True
+        self._up = next((node for node in self.nodes if is_up(node, now)), None)
+        return self._up is not None
+
+    def others_may_be_called(self, call: Call) -> bool:
+        """Whether there is a node that the call has not tried, and that nothing keeps from being called."""
+        tried = {attempt.node for attempt in call.attempts}
+        return any(not node.out and node not in tried for node in self.nodes)
+
     def hedge_budget(self, hedge: Hedge) -> BudgetAccount:
         """The account of hedges with that budget: a call's own `Hedge` may have another than the policy's."""
         account = self._hedge_budgets.get(hedge.budget)
@@ -132,9 +155,12 @@ class Service:
         roster = self.roster
         if now >= roster.next_change:
             self._tell(roster.advance(now))
+        if self.policy.subset is not None and (told := roster.want(*roster.chooser.asked(call))):
+            self._tell(told)
         first = call.attempt == 1
+        probing = first and call.prefers is None
         for turn in itertools.count():
-            node = (self._claim_due(call) if first and roster.due else None) or self._pick(call)
+            node = (self._claim_due(call) if probing and roster.due else None) or self._pick(call)
             with roster.lock:
                 # Between the pick and here the node may have been removed and its connections closed, or filled up.
                 if not node.removed and (
@@ -167,6 +193,11 @@ class Service:
         if spoilt and attempt.status is None:
             return  # it ran out of time because we did
         node = attempt.node
+        if attempt.status is not None:
+            node.answered_at, self._up = now, node
+        elif outcome is Outcome.FAILURE:
+            node.answered_at = None
+        lone = attempt.unreached and self.knows_up(now)
         with self.roster.lock:
             if node.memory is not None and not spoilt:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
@@ -175,7 +206,7 @@ class Service:
             if node.health is not None:
                 attempt.streak = node.health.local_failures
             events = self.roster.ward.judge(
-                node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self.roster.nodes, now
+                node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self.roster.nodes, now, lone
             )
             paused = (
                 retry_after is not None
@@ -315,7 +346,11 @@ class Service:
     # ---- picking ----
 
     def _pick(self, call: Call) -> Node:
-        roster = self.roster
+        roster, before = self.roster, call.prefers
+        if before is not None and call.attempt == 1 and not (before.removed or before.excluded):
+            call.within = roster.chooser.room
+            if before in roster.nodes and call.usable(before):
+                return before
         for turn in itertools.count():
             choice, nodes = roster.choice, roster.nodes
             if choice is None:
@@ -334,7 +369,7 @@ class Service:
         with self.roster.lock:
             for node in self.roster.due:
                 until = node.ejected_until
-                if until is None or until > call.now or node.probe is not None or node.removed:
+                if until is None or until > call.now or node.probe is not None or node.removed or node.barred:
                     continue
                 # A call that cannot be repeated is risked only after such a time without one that can.
                 if not call.repeatable and call.now < until + outlier.base_ejection_time:

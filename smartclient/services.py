@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from .discovery.base import Discovery, drop_of
 from .discovery.watcher import Watcher
-from .events import Observers
+from .events import Observers, logger
 from .health.stalls import Stalls
 from .hosts import wire_name
 from .instance import Instance, parse_all
@@ -31,6 +31,7 @@ class Services:
     """The live services of one client.
 
     retire_node: called with each node that is gone and has no call left
+    by_id:       the registry's id is part of who an instance is
     """
 
     def __init__(
@@ -43,11 +44,15 @@ class Services:
         clock: Callable[[], float],
         rng: Random,
         zone: str | None = None,
+        by_id: bool = False,
     ) -> None:
         self.stalls = Stalls()
+        self._by_id = by_id
         self._zone = zone
         self.discovery = discovery
         self._policies = policies
+        for problem in policies.unknown(names) if (names := discovery.names()) is not None else ():
+            logger.warning("%s (of those that %s has)", problem, discovery)
         self._observers = observers
         self._retire_node = retire_node
         self._clock = clock
@@ -178,6 +183,7 @@ class Services:
             zone=self._zone,
             stalls=self.stalls,
             refresh=self.refresh,
+            by_id=self._by_id,
         )
 
     def _watcher(self, service: Service) -> Watcher:

@@ -12,7 +12,19 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own layer.
 LAYERS = [
-    {"hosts", "instance", "waiting", "loops", "hashing", "breath", "settings", "ambient", "latencies", "window"},
+    {
+        "foreign",
+        "hosts",
+        "instance",
+        "waiting",
+        "loops",
+        "hashing",
+        "breath",
+        "settings",
+        "ambient",
+        "latencies",
+        "window",
+    },
     {"errors", "events", "report", "node"},
     {"membership", "balancers", "health", "retry", "topology", "limits"},
     {"policy"},
@@ -30,7 +42,7 @@ LAYERS = [
     {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
 ]
 # Beside the layers: knows only instances, errors, events, and how to wait for a place.
-DISCOVERY = {"hosts", "instance", "errors", "events", "waiting"}
+DISCOVERY = {"foreign", "hosts", "instance", "errors", "events", "waiting"}
 HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
 MAY_KNOW_HTTP = {
     "client",

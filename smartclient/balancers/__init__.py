@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
+from ..settings import nearest, wrong
 from .adaptive import Adaptive
 from .base import Balancer, PickCall, Picker
 from .ip_hash import IpHash
@@ -39,20 +40,21 @@ BALANCERS: dict[str, type[Balancer]] = {
 }
 
 
-def balancer_named(name: str) -> Balancer:
+def balancer_named(name: str, setting: str = "balancer") -> Balancer:
     """The algorithm of that name with its default settings: one of ours, or of a package's entry points in the group
-    `smartclient.balancers`.
+    `smartclient.balancers`. setting: whose name that is, for errors
     """
     found = BALANCERS.get(name)
     if found is not None:
         return found()
     others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
     if name not in others:
-        raise ValueError(f"balancer: expected one of {', '.join(sorted({*BALANCERS, *others}))}, got {name!r}")
+        known = sorted({*BALANCERS, *others})
+        raise wrong(setting, f"one of {', '.join(known)}", name, ValueError, nearest(name, known))
     made = others[name].load()
     balancer = made if isinstance(made, Balancer) else made()
     if not isinstance(balancer, Balancer):
-        raise TypeError(f"balancer: {others[name].value}, the entry point {name!r}, made {balancer!r}, no Balancer")
+        raise TypeError(f"{setting}: {others[name].value}, the entry point {name!r}, made {balancer!r}, no Balancer")
     return balancer
 
 

@@ -23,7 +23,7 @@ from statistics import median_low
 
 from ..breath import Breath
 from ..node import Node, Outcome
-from ..settings import check_count, check_number
+from ..settings import count, seconds, setting, share
 from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
 
@@ -95,21 +95,15 @@ class Adaptive(Balancer):
     penalty_decay:    seconds over which that penalty is forgotten; doubled for a second failure in a row, and a third
     """
 
-    draws: int = 5
-    newest: float = 0.1
-    refresh: float = 0.1
-    forget: float = 10.0
-    failure_penalty: float = 5.0
-    penalty_decay: float = 1.0
+    draws: int = setting(5, count(most=1000))
+    newest: float = setting(0.1, share(zero=False))
+    refresh: float = setting(0.1, seconds())
+    forget: float = setting(10.0, seconds())
+    failure_penalty: float = setting(5.0, seconds())
+    penalty_decay: float = setting(1.0, seconds())
 
     name = "adaptive"
     live_weights = True
-
-    def __post_init__(self) -> None:
-        check_count(self, "draws")
-        check_number(self, "newest", "a share > 0 up to 1", lambda value: 0 < value <= 1)
-        for field in ("refresh", "forget", "failure_penalty", "penalty_decay"):
-            check_number(self, field, "seconds > 0", lambda value: value > 0)
 
     def memory(self) -> AdaptiveMemory:
         return AdaptiveMemory(self)

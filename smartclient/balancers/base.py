@@ -15,6 +15,7 @@ from random import Random as Rng
 from typing import Any, ClassVar, Protocol
 
 from ..node import Memory, Node
+from ..settings import Settings
 
 
 class PickCall(Protocol):
@@ -38,7 +39,7 @@ class PickCall(Protocol):
 Picker = Callable[[PickCall], Node]
 
 
-class Balancer(ABC):
+class Balancer(Settings, ABC):
     """Settings of an algorithm. Subclass as a frozen dataclass and write `picker`."""
 
     name: ClassVar[str] = ""
@@ -64,7 +65,7 @@ class Balancer(ABC):
         """
         return None
 
-    def after_fork(self) -> None:  # noqa: B027  (optional)
+    def after_fork(self) -> None:
         """In a forked child: renew locks, those of pickers excepted (they are made anew)."""
 
     def for_service(self) -> Balancer:

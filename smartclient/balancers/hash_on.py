@@ -9,9 +9,11 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from ..events import logger
+from ..settings import nearest, wrong
 from .base import PickCall
 
 HashOn = str | Callable[[Any], str | None]
+EXPECTED = "'key', 'path', 'ip', 'header:NAME', 'cookie:NAME', 'query:NAME' or a function of the request"
 KeyOf = Callable[[PickCall], str | None]
 
 
@@ -25,7 +27,7 @@ def key_of(hash_on: HashOn, name: str) -> KeyOf:
         own: Callable[[Any], str | None] = hash_on
         return lambda call: own(call.request)
     if not isinstance(hash_on, str):
-        raise TypeError(f"{name}: expected a string or a function of the request, got {hash_on!r}")
+        raise wrong(name, EXPECTED, hash_on, TypeError)
     kind, colon, what = hash_on.partition(":")
     simple: dict[str, KeyOf] = {"key": lambda call: call.hash_key, "path": _path, "ip": end_user}
     named: dict[str, Callable[[Any, str], str | None]] = {"header": _header, "cookie": _cookie, "query": _query}
@@ -34,10 +36,13 @@ def key_of(hash_on: HashOn, name: str) -> KeyOf:
     if kind in named and what:
         read = named[kind]
         return lambda call: read(call.request, what)
-    raise ValueError(
-        f"{name}: expected 'key', 'path', 'ip', 'header:NAME', 'cookie:NAME', 'query:NAME' or a function of the "
-        f"request, got {hash_on!r}"
-    )
+    raise wrong(name, EXPECTED, hash_on, ValueError, nearest(kind, (*simple, *named)))
+
+
+def hash_key(name: str, value: Any) -> Any:
+    """A check of settings."""
+    key_of(value, name)
+    return value
 
 
 def end_user(call: PickCall) -> str:

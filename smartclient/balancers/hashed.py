@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from ..hashing import hash_of
 from ..node import Node
-from ..settings import check_number
+from ..settings import number, optional, setting
 from .base import Balancer, PickCall, Picker
-from .hash_on import HashOn, Missing, key_of
+from .hash_on import HashOn, Missing, hash_key, key_of
 from .power_of_two import PowerOfTwoChoices
 
 MOST_STEPS = 1024  # of a walk: past so many that cannot be used, the call is better off at random
@@ -23,15 +23,10 @@ MOST_STEPS = 1024  # of a walk: past so many that cannot be used, the call is be
 class Hashed(Balancer):
     """hash_on and bound: see `RingHash`."""
 
-    hash_on: HashOn = "key"
-    bound: float | None = None
+    hash_on: HashOn = setting("key", hash_key)
+    bound: float | None = setting(None, optional(number("a number from 1 up", lambda value: value >= 1)))
 
     over_members: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        key_of(self.hash_on, f"{type(self).__name__}.hash_on")
-        if self.bound is not None:
-            check_number(self, "bound", "a number from 1 up or None", lambda value: value >= 1)
 
     @abstractmethod
     def table(self, nodes: Sequence[Node]) -> Table:

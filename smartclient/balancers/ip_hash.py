@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..node import Node
-from .hash_on import HashOn
+from ..settings import setting
+from .hash_on import HashOn, hash_key
 from .hashed import Hashed, Table
 from .maglev import Slots
 
@@ -18,7 +19,7 @@ class IpHash(Hashed):
     By a Maglev table, where nginx's ip_hash takes the address modulo the servers and moves nearly all when one goes.
     """
 
-    hash_on: HashOn = "ip"
+    hash_on: HashOn = setting("ip", hash_key)
 
     name = "ip_hash"
 

@@ -23,16 +23,25 @@ class LeastRequest(Balancer):
         draw = index_drawer([node.weight for node in nodes], rng)
 
         def pick(call: object) -> Node:
-            # The scan starts at a node drawn by weight, else idle fleets would send everything to the first.
-            start = draw()
-            best = nodes[start]
-            in_flight, weight = best.in_flight, best.weight
-            for offset in range(start - len(nodes) + 1, start):
-                if not in_flight:
-                    break
-                node = nodes[offset]
-                if node.in_flight * weight < in_flight * node.weight:
-                    best, in_flight, weight = node, node.in_flight, node.weight
-            return best
+            # One is drawn by weight. Another takes its place if even with the call it is no busier: so light nodes do
+            # not take the calls of heavy ones that have just one in flight.
+            drawn = nodes[draw()]
+            if not drawn.in_flight:
+                return drawn
+            least = drawn.in_flight / (drawn.weight or LIGHTEST)
+            # All that are equally little busy, not the first: else it would inherit the share of every busy one.
+            best: list[Node] = []
+            for node in nodes:
+                busy = (node.in_flight + 1) / (node.weight or LIGHTEST)
+                if busy < least:
+                    best, least = [node], busy
+                elif busy == least:
+                    best.append(node)
+            if len(best) < 2:
+                return best[0] if best else drawn
+            return rng.choices(best, [node.weight or LIGHTEST for node in best])[0]
 
         return pick
+
+
+LIGHTEST = 1e-9  # weight: nodes of none are called if there are no others

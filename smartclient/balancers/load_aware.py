@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from random import Random as Rng
 
 from ..node import Node, Outcome
-from ..settings import check_number
+from ..settings import number, seconds, setting
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"
@@ -77,12 +77,12 @@ def parse_report(value: str) -> dict[str, float]:
             return {}
     except (ValueError, AttributeError, RecursionError):
         return {}
-    for name, *number in pairs:
+    for name, *written in pairs:
         try:
-            figure = float(*number)
+            figure = float(*written)
         except (ValueError, TypeError, OverflowError):
             continue
-        if number and math.isfinite(figure):
+        if written and math.isfinite(figure):
             # protobuf's JSON says cpuUtilization.
             found["".join(f"_{c.lower()}" if c.isupper() else c for c in str(name).strip())] = figure
     return found
@@ -98,17 +98,13 @@ class LoadAware(Balancer):
     refresh:        seconds between two looks at the reports (A58: weight_update_period)
     """
 
-    blackout: float = 10.0
-    expiry: float = 180.0
-    error_penalty: float = 1.0
-    refresh: float = 1.0
+    blackout: float = setting(10.0, seconds(zero=True))
+    expiry: float = setting(180.0, seconds(zero=True))
+    error_penalty: float = setting(1.0, number("a number from 0 up", lambda value: value >= 0))
+    refresh: float = setting(1.0, seconds(zero=True))
 
     name = "load_aware"
     load_header = HEADER
-
-    def __post_init__(self) -> None:
-        for field in ("blackout", "expiry", "error_penalty", "refresh"):
-            check_number(self, field, "a number from 0 up", lambda value: 0 <= value < math.inf)
 
     def memory(self) -> LoadMemory:
         return LoadMemory(self)

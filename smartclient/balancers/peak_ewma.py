@@ -16,7 +16,7 @@ from math import exp
 from random import Random as Rng
 
 from ..node import Node, Outcome
-from ..settings import check_number
+from ..settings import seconds, setting
 from .base import Balancer, PickCall, Picker, drawer, pair_drawer
 from .penalty import Penalty
 
@@ -70,15 +70,11 @@ class PeakEwma(Balancer):
     An unmeasured node is tried by the next call, and by no other until it has answered.
     """
 
-    decay: float = 10.0
-    failure_penalty: float = 5.0
-    penalty_decay: float = 1.0
+    decay: float = setting(10.0, seconds())
+    failure_penalty: float = setting(5.0, seconds())
+    penalty_decay: float = setting(1.0, seconds())
 
     name = "peak_ewma"
-
-    def __post_init__(self) -> None:
-        for field in ("decay", "failure_penalty", "penalty_decay"):
-            check_number(self, field, "seconds > 0", lambda value: value > 0)
 
     def memory(self) -> PeakEwmaMemory:
         return PeakEwmaMemory(self)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from array import array
 from bisect import bisect
 from collections.abc import Iterator, Sequence
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from ..breath import Breath
 from ..hashing import hash_of
 from ..node import Node
-from ..settings import check_count
+from ..settings import count, setting
 from .hashed import Hashed, Table, address
 
 MOST_POINTS = 200_000  # on a ring: more nodes have fewer each, at least LEAST
@@ -33,16 +34,17 @@ class RingHash(Hashed):
     A node that cannot be used is walked over: its keys are spread over the others, and come back with it.
     """
 
-    points: int = 160
+    points: int = setting(160, count(most=100_000))
 
     name = "ring_hash"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_count(self, "points")
-
     def table(self, nodes: Sequence[Node]) -> Table:
-        return Ring(nodes, max(min(self.points, MOST_POINTS // len(nodes)), min(self.points, LEAST)))
+        return Ring(nodes, points_of(self.points, len(nodes)))
+
+
+def points_of(points: int, count: int) -> int:
+    """How many points each of so many nodes has."""
+    return max(min(points, MOST_POINTS // count), min(points, LEAST))
 
 
 class Ring(Table):
@@ -74,6 +76,10 @@ class Ring(Table):
         return self._nodes[self._numbers[bisect(self._values, value) % len(self._values)]]
 
     def walk(self, value: int) -> Iterator[Node]:
+        return (self._nodes[number] for number in itertools.islice(self.numbers(value), 1, None))
+
+    def numbers(self, value: int) -> Iterator[int]:
+        """The numbers of the nodes from a value on, each at least once."""
         start, count = bisect(self._values, value), len(self._values)
-        for step in range(1, count):
-            yield self._nodes[self._numbers[(start + step) % count]]
+        for step in range(count):
+            yield self._numbers[(start + step) % count]

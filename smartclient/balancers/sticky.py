@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from hashlib import blake2b
 from random import Random as Rng
 from typing import Any
 
 from cachetools import TTLCache
 
 from ..node import Memory, Node
-from ..settings import check_number
+from ..settings import kind, seconds, setting, wrong
 from .base import Balancer, PickCall, Picker
-from .hash_on import HashOn, key_of
+from .hash_on import HashOn, hash_key, key_of
 from .peak_ewma import PeakEwma
 
 MOST_SESSIONS = 100_000
@@ -30,17 +31,16 @@ class Sticky(Balancer):
     Unlike hashing, this remembers: nobody moves when instances come, but each client knows its own sessions only.
     """
 
-    inner: Balancer = field(default_factory=PeakEwma)
-    hash_on: HashOn = "key"
-    ttl: float = 1800.0
+    inner: Balancer = setting(factory=PeakEwma, check=kind(Balancer))
+    hash_on: HashOn = setting("key", hash_key)
+    ttl: float = setting(1800.0, seconds())
 
     name = "sticky"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.inner, Balancer) or self.inner.over_members:
-            raise TypeError(f"Sticky.inner: expected a balancer that does not hash, got {self.inner!r}")
-        key_of(self.hash_on, "Sticky.hash_on")
-        check_number(self, "ttl", "seconds > 0", lambda value: 0 < value < float("inf"))
+        super().__post_init__()
+        if self.inner.over_members:
+            raise wrong("Sticky.inner", "a balancer that does not hash", self.inner, TypeError)
 
     def memory(self) -> Memory | None:
         return self.inner.memory()
@@ -59,7 +59,7 @@ class WithSessions(Balancer):
         self._inner = settings.inner.for_service()
         self._read = key_of(settings.hash_on, "Sticky.hash_on")
         self._clock = _Clock()
-        self._sessions: TTLCache[str, Node] = TTLCache(MOST_SESSIONS, settings.ttl, timer=self._clock)
+        self._sessions: TTLCache[bytes, Node] = TTLCache(MOST_SESSIONS, settings.ttl, timer=self._clock)
         self._lock = threading.Lock()
         own: Any = self
         own.load_header, own.live_weights = self._inner.load_header, self._inner.live_weights
@@ -75,9 +75,10 @@ class WithSessions(Balancer):
         inner = self._inner.picker(nodes, rng)
 
         def pick(call: PickCall) -> Node:
-            key = self._read(call)
-            if key is None or call.attempt > 1:  # a single failure moves nobody
+            read = self._read(call)
+            if read is None or call.attempt > 1:  # a single failure moves nobody
                 return inner(call)
+            key = session_of(read)
             with self._lock:
                 self._clock.now = max(self._clock.now, call.now)
                 node = self._sessions.get(key)
@@ -88,6 +89,11 @@ class WithSessions(Balancer):
             return node
 
         return pick
+
+
+def session_of(key: str) -> bytes:
+    """What is kept of a session's name, which may be of any length: 100,000 of 10 MB would be a terabyte."""
+    return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 
 class _Clock:

@@ -224,7 +224,7 @@ class Body:
             return late
         call = self._context.call
         if call is not None and not self._in_flow:
-            call.attach_to(made)
+            call.attach_to(made, named=isinstance(made, flavour.TransportError))
         return made
 
     def late(self) -> Exception:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from ..instance import Instance
@@ -79,6 +79,10 @@ class Discovery(ABC):
         if self.services is not None:
             return host in self.services
         return "." not in host and ":" not in host and host != "localhost"
+
+    def names(self) -> Collection[str] | None:
+        """All services it covers, where they are known once and for all; None: others may come."""
+        return self.services
 
     @abstractmethod
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
@@ -54,6 +54,12 @@ class Combined(Discovery):
         if self.services is not None:
             return host in self.services
         return any(source.covers(host) for source in self.sources)
+
+    def names(self) -> Collection[str] | None:
+        if self.services is not None:
+            return self.services
+        closed = [source.names() for source in self.sources]
+        return None if None in closed else {name for names in closed for name in names or ()}
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         queue = self._queues[stop] = SimpleQueue()

@@ -22,6 +22,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from dataclasses import replace
 from typing import Any
 from urllib.parse import SplitResult, quote
 
@@ -61,7 +62,8 @@ class Consul(Discovery):
     token_file:  a file that holds it, read again when it changes; None: CONSUL_HTTP_TOKEN_FILE
     dc:          datacenter; None: the agent's own. Several: the first that has instances (failover)
     tag:         a tag, or several: instances that have all of them
-    near:        a node's name (or "_agent"): the agent sorts by distance to it
+    near:        a node's name (or "_agent"): the third of the instances that is nearest to it is used first, the others
+                 (priority 1) as far as that cannot bear the calls
     stale:       let any server answer, also without a leader
     max_stale:   seconds that such an answer may be behind the leader; else the leader is asked
     cached:      let the agent answer from its cache (many clients on one machine)
@@ -220,7 +222,7 @@ class Consul(Discovery):
                 wait = self._agents.wait(self._wait, waits) if index else 0.0
                 answered, entries = self._ask(agent, service, index, wait)
                 soon = time.monotonic() - began < SOON
-            instances = shown if answered == index != 0 else entry_of.instances(entries)
+            instances = shown if answered == index != 0 else self._by_distance(entry_of.instances(entries))
             waits += index > 0
             del entries  # a blocked watch shall not keep them
             # A lower index is that of another life of the registry.
@@ -233,6 +235,13 @@ class Consul(Discovery):
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             pause = SOON
+
+    def _by_distance(self, instances: list[Instance]) -> list[Instance]:
+        """With `near` the agent lists the nearest first."""
+        if self._near is None:
+            return instances
+        nearest = -(-len(instances) // 3)
+        return instances[:nearest] + [replace(instance, priority=1) for instance in instances[nearest:]]
 
     def _ask(self, agent: Agent, service: str, index: int, wait: float) -> tuple[int, list[Any]]:
         """One query; it blocks while nothing has changed since `index` (0: it does not)."""

@@ -6,7 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+from ..hosts import wire_name
 from .registry import weight_of
+
+STATUS, UP = "instance_status", "UP"  # Spring Cloud ZooKeeper: else OUT_OF_SERVICE
 
 
 class Reading:
@@ -15,9 +18,11 @@ class Reading:
     ZooKeeper's watches fire once, and all of them when the connection is lost: then all is read anew.
     """
 
-    def __init__(self, kazoo: Any, path: str, say: Callable[[Any], None], timeout: float) -> None:
+    def __init__(self, kazoo: Any, base: str, service: str, say: Callable[[Any], None], timeout: float) -> None:
         self._kazoo = kazoo
-        self._path = path
+        self._base = base
+        self._service = service
+        self._path = f"{base}/{service}"
         self._say = say
         self._timeout = timeout
         self._stale: set[str] = set()
@@ -28,7 +33,7 @@ class Reading:
         for event in events:
             if event is None or event.type == "NONE":
                 self._all = self._relist = True
-            elif event.path == self._path:
+            elif event.path in (self._path, self._base):
                 self._relist = True
             else:
                 self._stale.add(event.path.rpartition("/")[2])
@@ -64,9 +69,22 @@ class Reading:
             try:
                 return set(client.get_children_async(self._path, watch=self._say).get(timeout=self._timeout))
             except self._kazoo.no_node:
-                there = client.exists_async(self._path, watch=self._say).get(timeout=self._timeout)
-                if there is None:
+                written = self._written(client)
+                if written is None:
                     return set()
+                self._path = f"{self._base}/{written}"
+
+    def _written(self, client: Any) -> str | None:
+        """How the service's name is written there: names have no case, and others may have registered it as "Orders".
+        None: it is not there; its coming will be heard of.
+        """
+        try:
+            names = client.get_children_async(self._base or "/", watch=self._say).get(timeout=self._timeout)
+        except self._kazoo.no_node:  # nobody has ever registered
+            client.exists_async(self._base, watch=self._say).get(timeout=self._timeout)
+            return None
+        same = [name for name in names if wire_name(name) == self._service]
+        return self._service if self._service in same else min(same, default=None)
 
 
 def value_of(name: str, data: bytes | None) -> Any:
@@ -83,6 +101,8 @@ def value_of(name: str, data: bytes | None) -> Any:
     payload = said.get("payload")
     details = payload.get("metadata") if isinstance(payload, dict) and "metadata" in payload else payload
     metadata = {str(key): str(value) for key, value in details.items()} if isinstance(details, dict) else {}
+    if metadata.get(STATUS, UP).upper() != UP:
+        return None
     secure = said.get("port") is None and said.get("sslPort") is not None
     return {
         "host": said.get("address"),

@@ -1,7 +1,8 @@
 """What xDS messages mean: endpoints (EDS) as instances. Reads `ClusterLoadAssignment`, and speaks of what it refuses.
 
 1. Endpoints that are HEALTHY or UNKNOWN are called; DEGRADED ones have weight 0: only if there are no others;
-   UNHEALTHY, DRAINING and TIMEOUT are left out (Envoy: `core.HealthStatus`).
+   UNHEALTHY, DRAINING and TIMEOUT ones are listed as not healthy: they get no calls, and count among the endpoints of
+   their priority, so that it spills over in time (Envoy: `core.HealthStatus`).
 2. An endpoint's share is its weight (1 if there is none) within its locality, times the locality's weight among those
    of its priority; without weights of localities, its own weight (Envoy: locality weighted load balancing; gRPC A27).
    A locality without a weight beside others that have one gets no traffic.
@@ -121,16 +122,16 @@ class Messages:
     def _entries(self, one: Any) -> Iterator[Any]:
         weighted = {group.priority for group in one.endpoints if group.HasField("load_balancing_weight")}
         for group in one.endpoints:
-            weights: list[tuple[Any, float]] = []
+            weights: list[tuple[Any, bool, float]] = []
             for endpoint in group.lb_endpoints:
                 status = self._status(endpoint)
-                if status in CALLED:
-                    weights.append((endpoint, 0.0 if status == DEGRADED else _weight(endpoint)))
+                weights.append((endpoint, status in CALLED, 0.0 if status == DEGRADED else _weight(endpoint)))
             factor = 1.0
             if group.priority in weighted:
-                factor = group.load_balancing_weight.value / (sum(weight for _, weight in weights) or 1.0)
-            for endpoint, weight in weights:
-                yield self._entry(endpoint, group, weight * factor)
+                called = sum(weight for _, healthy, weight in weights if healthy)
+                factor = group.load_balancing_weight.value / (called or 1.0)
+            for endpoint, healthy, weight in weights:
+                yield self._entry(endpoint, group, weight * factor, healthy)
 
     def _status(self, endpoint: Any) -> str:
         try:
@@ -138,7 +139,7 @@ class Messages:
         except ValueError:  # one of the future
             return "UNKNOWN"
 
-    def _entry(self, endpoint: Any, group: Any, weight: float) -> Any:
+    def _entry(self, endpoint: Any, group: Any, weight: float, healthy: bool) -> Any:
         address = endpoint.endpoint.address
         if not address.HasField("socket_address"):
             return f"{address.WhichOneof('address') or 'no'} address"  # refused: we cannot call it
@@ -151,7 +152,7 @@ class Messages:
             if kind in ("string_value", "number_value", "bool_value"):
                 metadata[name] = str(getattr(value, kind))
         return {"host": where.address, "port": where.port_value or None, "weight": weight, "priority": group.priority,
-                "zone": locality.zone or None, "metadata": metadata}  # fmt: skip
+                "zone": locality.zone or None, "metadata": metadata, "healthy": healthy}  # fmt: skip
 
 
 def _weight(endpoint: Any) -> float:

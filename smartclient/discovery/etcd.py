@@ -24,11 +24,13 @@ from urllib.parse import SplitResult
 
 import httpx
 
+from ..hosts import wire_name
 from .base import Addresses, Discovery
 from .options import read_options, seconds, text
 from .registry import Handle, RegistryAnswer, kept_alive, registry_url, tls
 
 PORT = 2379
+MOST_KEYS = 10_000  # looked through for a name in another spelling
 QUIET = 60.0  # seconds without news, then all is read anew
 
 
@@ -79,7 +81,8 @@ class Etcd(Discovery):
             watch = self._watches[stop] = _Watch(client)
             try:
                 path = f"{self.prefix}/{service}/"
-                yield from self._watch(client, watch, readable(client, (path, path[1:])), stop)
+                prefixes = readable(client, (path, path[1:]))
+                yield from self._watch(client, watch, (*prefixes, *self._written(client, service, prefixes)), stop)
             finally:
                 self._watches.pop(stop, None)
                 watch.close()
@@ -103,6 +106,18 @@ class Etcd(Discovery):
                 raise
             client.headers["Authorization"] = said["token"]
         return client
+
+    def _written(self, client: httpx.Client, service: str, prefixes: Sequence[str]) -> Sequence[str]:
+        """Where else the service may be: names have no case, and others may have registered it as "Orders"."""
+        if any(count(client, prefix) for prefix in prefixes):
+            return ()
+        above = f"{self.prefix}/"
+        try:
+            found = {name for prefix in (above, above[1:]) for name in names_under(client, prefix)}
+        except EtcdAnswer:  # we may not read all services
+            return ()
+        same = min((name for name in found if name != service and wire_name(name) == service), default=None)
+        return () if same is None else (f"{above}{same}/", f"{above}{same}/"[1:])
 
     def _watch(
         self, client: httpx.Client, watch: _Watch, prefixes: Sequence[str], stop: threading.Event
@@ -131,6 +146,7 @@ class Etcd(Discovery):
 
         ttl: seconds (etcd: at least 2) after which it is gone if this process dies
         """
+        service = wire_name(service)
         value = instance if isinstance(instance, str) else json.dumps(instance)
         key = f"{self.prefix}/{service}/{id or f'{socket.gethostname()}-{os.getpid()}'}"
         lease = self._grant(key, value, ttl)
@@ -220,6 +236,19 @@ def readable(client: httpx.Client, prefixes: Sequence[str]) -> Sequence[str]:
     if refusal is not None and not found:
         raise refusal
     return found
+
+
+def count(client: httpx.Client, prefix: str) -> int:
+    """How many keys there are."""
+    return int(_post(client, "/v3/kv/range", {**_range(prefix), "count_only": True}).get("count", 0))
+
+
+def names_under(client: httpx.Client, prefix: str) -> set[str]:
+    """The services that have keys, each key's next part, of the first so many keys."""
+    if not prefix:
+        return set()
+    said = _post(client, "/v3/kv/range", {**_range(prefix), "keys_only": True, "limit": MOST_KEYS})
+    return {_decoded(pair["key"])[len(prefix) :].partition("/")[0] for pair in said.get("kvs") or ()}
 
 
 def read_all(client: httpx.Client, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:

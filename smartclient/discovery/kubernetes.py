@@ -194,12 +194,17 @@ class Kubernetes(Discovery):
     def _instances(self, slices: Mapping[str, Any]) -> list[Any]:
         ready: list[Any] = []
         serving: list[Any] = []
-        for one in slices.values():
+        families: dict[Any, Any] = {}  # of each pod
+        # A pod with two addresses is in two slices, one for each family: it is one server.
+        for one in sorted(slices.values(), key=lambda one: str(one.get("addressType"))):
             try:
                 port = port_of(one, self._port)
             except LookupError:
                 continue  # its pods have no port of that name
             for endpoint in one.get("endpoints") or ():
+                pod, family = pod_of(endpoint), one.get("addressType")
+                if pod is not None and families.setdefault(pod, family) != family:
+                    continue
                 conditions = endpoint.get("conditions") or {}
                 # No condition at all counts as ready.
                 if conditions.get("ready") is not False:
@@ -216,17 +221,23 @@ class KubernetesAnswer(RegistryAnswer):
 
 
 def port_of(one: Mapping[str, Any], name: str | None) -> int | None:
-    """The port of a slice by its name, else its first; None: it has none, and the URL's is used. Raises LookupError if
-    it has ports and none of that name.
+    """The TCP port of a slice by its name, else its first; None: it has no ports, and the URL's is used. Raises
+    LookupError if it has ports and none of TCP with that name.
     """
     ports = one.get("ports") or ()
     for port in ports:
-        if name is None or port.get("name") == name:
+        if (port.get("protocol") or "TCP") == "TCP" and (name is None or port.get("name") == name):
             number = port.get("port")
             return number if isinstance(number, int) else None
-    if ports and name is not None:
+    if ports:
         raise LookupError(name)
     return None
+
+
+def pod_of(endpoint: Mapping[str, Any]) -> tuple[Any, ...] | None:
+    """Which pod an endpoint is; None: it does not say."""
+    target = endpoint.get("targetRef") or {}
+    return (target.get("kind"), target.get("uid") or target["name"]) if "name" in target or "uid" in target else None
 
 
 def entries_of(endpoint: Mapping[str, Any], port: int | None) -> list[Any]:

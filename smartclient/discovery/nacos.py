@@ -15,12 +15,16 @@ from urllib.parse import SplitResult
 
 import httpx
 
+from ..hosts import wire_name
 from .base import Addresses, Discovery
 from .options import check_seconds, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls
 
 PORT = 8848
 LISTS = {"v1": "/v1/ns/instance/list", "v2": "/v2/ns/instance/list", "v3": "/v3/client/ns/instance/list"}
+
+
+NAMES, MOST_NAMES = "/v1/ns/service/list", 10_000
 
 
 class Nacos(Discovery):
@@ -87,15 +91,19 @@ class Nacos(Discovery):
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         shown: list[Any] | None = None
+        name = service
         with httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False) as client:
             if self._login is not None:
                 # Not as the parameter accessToken: httpx logs URLs.
                 client.headers["Authorization"] = f"Bearer {self._token(client, *self._login)}"
             while not stop.is_set():
-                answer = client.get(self._path, params={"serviceName": service, **self._query})
+                answer = client.get(self._path, params={"serviceName": name, **self._query})
                 if answer.status_code != 200:  # also when the token has run out: the watch begins anew
                     raise NacosAnswer(answer.status_code, answer.text)
                 found = entries_of(answer.json())
+                if not found and (written := self._written(client, service)) not in (None, name):
+                    name = written
+                    continue
                 if found != shown:
                     shown = found
                     yield found
@@ -103,6 +111,15 @@ class Nacos(Discovery):
 
     def __str__(self) -> str:
         return f"nacos at {self.url.netloc.decode()}"
+
+    def _written(self, client: httpx.Client, service: str) -> str | None:
+        """How the service's name is written there: names have no case for us, and Nacos' have."""
+        query = {key: value for key, value in self._query.items() if key in ("namespaceId", "groupName")}
+        answer = client.get(NAMES, params={"pageNo": 1, "pageSize": MOST_NAMES, **query})
+        said = answer.json() if answer.status_code == 200 else {}
+        names = said.get("doms") if isinstance(said, dict) else None
+        same = [name for name in names or () if isinstance(name, str) and wire_name(name) == service]
+        return service if service in same else min(same, default=None)
 
     def _token(self, client: httpx.Client, user: str, password: str) -> str:
         answer = client.post("/v1/auth/login", data={"username": user, "password": password})

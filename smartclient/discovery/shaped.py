@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -30,6 +30,9 @@ class Shaped(Discovery):
 
     def covers(self, host: str) -> bool:
         return host in self.services if self.services is not None else self.source.covers(host)
+
+    def names(self) -> Collection[str] | None:
+        return self.services if self.services is not None else self.source.names()
 
     def known(self, service: str) -> Addresses | None:
         known = self.source.known(service)
@@ -96,6 +99,11 @@ class Routed(Discovery):
                 # A pattern with a dot names the hosts itself: sources leave names with dots to others.
                 return "." in pattern or source.covers(host)
         return False
+
+    def names(self) -> Collection[str] | None:
+        if self.services is not None:
+            return self.services
+        return None if any(set("*?[") & set(pattern) for pattern in self.routes) else self.routes.keys()
 
     def known(self, service: str) -> Addresses | None:
         return self._source(service).known(service)

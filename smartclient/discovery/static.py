@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from ..hosts import wire_name
 from ..instance import Instance, parse_all
@@ -30,6 +30,9 @@ class Static(Discovery):
 
     def covers(self, host: str) -> bool:
         return host in self._services
+
+    def names(self) -> Collection[str]:
+        return self._services.keys()
 
     def known(self, service: str) -> Sequence[Instance] | None:
         return self._services.get(service, ())

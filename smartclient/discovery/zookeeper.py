@@ -22,6 +22,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import SplitResult
 
+from ..hosts import wire_name
 from ..instance import Instance
 from .base import Addresses, Discovery
 from .curator import Reading
@@ -84,7 +85,7 @@ class ZooKeeper(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         queue = self._queues[stop] = SimpleQueue()
         session = self._join()
-        reading = Reading(self._kazoo, f"{self.base}/{service}", queue.put, self._timeout)
+        reading = Reading(self._kazoo, self.base, service, queue.put, self._timeout)
         session.listeners[stop] = lambda state: queue.put(None)
         try:
             while not stop.is_set():
@@ -123,7 +124,7 @@ class ZooKeeper(Discovery):
 
             with ZooKeeper("127.0.0.1:2181").register("orders", "10.0.0.1:8080"): serve()
         """
-        instance = Instance.parse(address)
+        instance, service = Instance.parse(address), wire_name(service)
         if instance.port is None:
             raise ValueError(f"register: expected an address with a port, got {address!r}")
         name = id or f"{socket.gethostname()}-{os.getpid()}"

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..settings import check_count, check_number
+from ..settings import Settings, count, flag, matching, optional, seconds, setting, share
+from ..settings import statuses as status_set
 
 
 @dataclass(frozen=True)
-class HealthCheck:
+class HealthCheck(Settings):
     """Ask each instance now and then whether it is well; one that is not gets no calls, unless too few are left.
 
     path:       of a GET request, sent to the service's name with the client's own TLS settings; None: it is enough that
@@ -23,37 +24,19 @@ class HealthCheck:
     jitter:     share of the interval by which it is varied at random
     port:       where to ask; None: the instance's own
     unejects:   a success also ends an ejection that calls have caused. A server's health page may be fine while its
-    work
-                is not, so not by default
+                work is not, so not by default
     """
 
-    path: str | None = "/healthz"
-    interval: float = 10.0
-    idle_interval: float = 60.0
-    timeout: float = 2.0
-    healthy: int = 2
-    unhealthy: int = 3
-    statuses: Collection[int] | None = None
-    jitter: float = 0.1
-    port: int | None = None
-    unejects: bool = False
-
-    def __post_init__(self) -> None:
-        if self.path is not None and (
-            not isinstance(self.path, str) or not self.path.startswith("/") or not self.path.isprintable()
-        ):
-            raise ValueError(f"HealthCheck.path: expected a path like '/healthz' or None, got {self.path!r}")
-        for name in ("interval", "idle_interval", "timeout"):
-            check_number(self, name, "seconds > 0", lambda value: 0 < value < float("inf"))
-        for name in ("healthy", "unhealthy"):
-            check_count(self, name)
-        check_number(self, "jitter", "a share from 0 to 1", lambda value: 0 <= value <= 1)
-        if self.port is not None and (not isinstance(self.port, int) or not 1 <= self.port <= 65535):
-            raise ValueError(f"HealthCheck.port: expected 1 to 65535 or None, got {self.port!r}")
-        if self.statuses is not None:
-            if isinstance(self.statuses, (str, int)) or not all(isinstance(status, int) for status in self.statuses):
-                raise TypeError(f"HealthCheck.statuses: expected a set of numbers like {{200}}, got {self.statuses!r}")
-            object.__setattr__(self, "statuses", frozenset(self.statuses))
+    path: str | None = setting("/healthz", optional(matching("a path like '/healthz'", r"/[!-~]*")))
+    interval: float = setting(10.0, seconds())
+    idle_interval: float = setting(60.0, seconds())
+    timeout: float = setting(2.0, seconds())
+    healthy: int = setting(2, count())
+    unhealthy: int = setting(3, count())
+    statuses: Collection[int] | None = setting(None, optional(status_set))
+    jitter: float = setting(0.1, share())
+    port: int | None = setting(None, optional(count(1, 65535)))
+    unejects: bool = setting(False, flag)
 
     def takes(self, status: int) -> bool:
         """Whether an answer is a success."""

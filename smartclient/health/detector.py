@@ -14,7 +14,8 @@ p0 is the larger of two figures, since a trouble of all (a shared dependency, th
 quickly as a single node's: the peers' failures over the last 10-20 s, and the mean of an average by count (α = ¼) over
 the peers, which knows a change after two or three calls of each. So when all worsen together, nobody is ejected; the
 same evidence, 3 for each failure, is asked of failures in a row. A node that was back for less than a while is trusted
-less: two failures in a row do.
+less: two failures in a row do. A node that cannot be connected to while another is known to be up is down by itself:
+there p0 is 1 %, however many of its peers cannot be reached either.
 
 A success costs a few attribute accesses; all arithmetic waits for a failure. Not thread-safe: the service's lock guards
 it.
@@ -94,6 +95,11 @@ class NodeHealth:
         self._times = 0
         self._relapses = 0  # in a row: it came back, and failed again before it was forgiven
 
+    @property
+    def suspect(self) -> bool:
+        """There is something against it."""
+        return bool(self.evidence or self.local_failures or self.answers_5xx)
+
     def succeed(self) -> None:
         self.answers_5xx = self.gateway_failures = self.local_failures = 0
 
@@ -169,8 +175,13 @@ class Detector:
         self._quick_sum = 0.0
 
     def observe(self, health: NodeHealth, outcome: Outcome, status: int | None, latency: float, now: float,
-                peers: int) -> str | None:  # fmt: skip
-        """Count an attempt; the reason, if its node is to be ejected. peers: how many other nodes are in use."""
+                peers: int, lone: bool = False) -> str | None:  # fmt: skip
+        """Count an attempt; the reason, if its node is to be ejected.
+
+        peers: how many other nodes are in use
+        lone:  a failure that says something of this node, however many others fail: it cannot be reached while
+               another one is known to be up
+        """
         if outcome is Outcome.ABANDONED:
             return None
         health.calls += 1
@@ -186,8 +197,8 @@ class Detector:
             return None
         health.failures += 1
         self._failures += 1
-        self._weigh(health, True, latency, now, peers)
-        reason = health.reason(now, self._peers_rate(health, peers) < CLEAN)
+        self._weigh(health, True, latency, now, peers, lone)
+        reason = health.reason(now, lone or self._peers_rate(health, peers) < CLEAN)
         if reason is None and self.settings.evidence and health.evidence >= EVIDENCE:
             calls, failures = health.calls + health.calls_before, health.failures + health.failures_before
             reason = f"{failures} of {calls} calls failed, of its peers' {self._peers_rate(health, peers):.1%}"
@@ -228,8 +239,10 @@ class Detector:
         quick = (self._quick_sum - health.quick) / peers if peers > 0 else 0.0
         return max(lasting, quick)
 
-    def _weigh(self, health: NodeHealth, failed: bool, latency: float, now: float, peers: int) -> None:
-        rate = min(max(self._peers_rate(health, peers), LEAST_RATE), HIGHEST_RATE)
+    def _weigh(
+        self, health: NodeHealth, failed: bool, latency: float, now: float, peers: int, lone: bool = False
+    ) -> None:
+        rate = LEAST_RATE if lone else min(max(self._peers_rate(health, peers), LEAST_RATE), HIGHEST_RATE)
         worse = rate + 0.5 * (1.0 - rate)
         ratio = log(worse / rate) if failed else log((1.0 - worse) / (1.0 - rate))
         if rate > MOST_RATE:  # where nearly all fail nobody stands out: many failures must not add up

@@ -24,11 +24,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import check_count, check_number
+from ..settings import Settings, count, flag, number, optional, seconds, setting, share, wrong
 
 
 @dataclass(frozen=True)
-class OutlierDetection:
+class OutlierDetection(Settings):
     """When a node is ejected and for how long. Times in seconds.
 
     consecutive_5xx:                   5xx answers in a row that eject; None: never
@@ -53,41 +53,29 @@ class OutlierDetection:
                                        0: not at all
     """
 
-    consecutive_5xx: int | None = 5
-    consecutive_gateway_failure: int | None = None
-    consecutive_local_origin_failure: int | None = 5
-    evidence: bool = True
-    interval: float = 10.0
-    success_rate_factor: float | None = 1.9
-    success_rate_min_hosts: int = 5
-    success_rate_volume: int = 100
-    failure_percentage: float | None = None
-    failure_percentage_min_hosts: int = 5
-    failure_percentage_volume: int = 50
-    latency_factor: float | None = None
-    base_ejection_time: float = 5.0
-    max_ejection_time: float = 30.0
-    max_ejected: float = 0.5
-    jitter: float = 0.1
-    max_pause: float = 30.0
+    consecutive_5xx: int | None = setting(5, optional(count()))
+    consecutive_gateway_failure: int | None = setting(None, optional(count()))
+    consecutive_local_origin_failure: int | None = setting(5, optional(count()))
+    evidence: bool = setting(True, flag)
+    interval: float = setting(10.0, seconds())
+    success_rate_factor: float | None = setting(1.9, optional(number("a number > 0", lambda value: value > 0)))
+    success_rate_min_hosts: int = setting(5, count())
+    success_rate_volume: int = setting(100, count())
+    failure_percentage: float | None = setting(None, optional(number("a percentage", lambda value: 0 < value <= 100)))
+    failure_percentage_min_hosts: int = setting(5, count())
+    failure_percentage_volume: int = setting(50, count())
+    latency_factor: float | None = setting(None, optional(number("a number > 1", lambda value: value > 1)))
+    base_ejection_time: float = setting(5.0, seconds())
+    max_ejection_time: float = setting(30.0, seconds())
+    max_ejected: float = setting(0.5, share())
+    jitter: float = setting(0.1, share())
+    max_pause: float = setting(30.0, seconds(zero=True))
 
     def __post_init__(self) -> None:
-        for name in ("consecutive_5xx", "consecutive_gateway_failure", "consecutive_local_origin_failure"):
-            check_count(self, name, or_none=True)
-        for name in ("success_rate_min_hosts", "success_rate_volume", "failure_percentage_min_hosts",
-                     "failure_percentage_volume"):  # fmt: skip
-            check_count(self, name)
-        for name in ("base_ejection_time", "max_ejection_time", "interval"):
-            check_number(self, name, "seconds > 0", lambda value: 0 < value < float("inf"))
-        for name in ("max_ejected", "jitter"):
-            check_number(self, name, "a share from 0 to 1", lambda value: 0 <= value <= 1)
-        check_number(self, "max_pause", "seconds", lambda value: 0 <= value < float("inf"))
-        if self.success_rate_factor is not None:
-            check_number(self, "success_rate_factor", "a number > 0 or None", lambda value: 0 < value < float("inf"))
-        if self.failure_percentage is not None:
-            check_number(self, "failure_percentage", "a percentage or None", lambda value: 0 < value <= 100)
-        if self.latency_factor is not None:
-            check_number(self, "latency_factor", "a number > 1 or None", lambda value: 1 < value < float("inf"))
+        super().__post_init__()
+        if self.base_ejection_time > self.max_ejection_time:
+            most = f"at most max_ejection_time ({self.max_ejection_time:g})"
+            raise wrong("OutlierDetection.base_ejection_time", most, self.base_ejection_time)
 
     def may_eject(self, nodes: int, ejected: int) -> bool:
         """Whether one more of `nodes` may go when `ejected` already are."""

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import check_number
+from ..settings import Settings, number, seconds, setting, share
 
 
 @dataclass(frozen=True)
-class SlowStart:
+class SlowStart(Settings):
     """How a node warms up.
 
     window:      seconds until it bears its full weight
@@ -20,14 +20,9 @@ class SlowStart:
     min_weight:  share of the weight it begins with
     """
 
-    window: float = 30.0
-    aggression: float = 1.0
-    min_weight: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("window", "aggression"):
-            check_number(self, name, "a number > 0", lambda value: 0 < value < float("inf"))
-        check_number(self, "min_weight", "a share > 0 up to 1", lambda value: 0 < value <= 1)
+    window: float = setting(30.0, seconds())
+    aggression: float = setting(1.0, number("a number > 0", lambda value: value > 0))
+    min_weight: float = setting(0.1, share(zero=False))
 
     def factor(self, seconds: float) -> float:
         """What its weight is multiplied with after so many seconds."""

@@ -43,8 +43,14 @@ class Ward:
         probing: bool,
         nodes: Sequence[Node],
         now: float,
+        lone: bool = False,
     ) -> list[Event]:
-        """Learn from an attempt. probing: it is the one that probes its node; nodes: all members."""
+        """Learn from an attempt.
+
+        probing: it is the one that probes its node
+        nodes:   all members
+        lone:    it could not reach its node, while another one is known to be up
+        """
         events: list[Event] = []
         detector, outlier = self._detector, self._outlier
         if detector is None or outlier is None or node.removed:
@@ -57,7 +63,7 @@ class Ward:
             elif outcome is Outcome.FAILURE and probing:
                 events.append(self._eject(node, "its probing call failed", now))
             return events
-        reason = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1)
+        reason = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1, lone)
         if reason is not None and outlier.may_eject(len(nodes), self.ejected):
             events.append(self._eject(node, reason, now))
         if now >= detector.interval_ends_at:
@@ -115,6 +121,20 @@ class Ward:
                 self.ejected -= 1
             elif self._detector is not None:
                 self._detector.forget(node.health)
+
+    def readmit(self, node: Node, nodes: Sequence[Node]) -> None:
+        """An ejected node that had left the list is back: still ejected, if that many may be."""
+        if self._outlier is not None and self._outlier.may_eject(len(nodes), self.ejected):
+            self.ejected += 1
+            node.excluded = True
+        else:
+            node.ejected_until = None
+
+    def until(self, node: Node, now: float) -> float:
+        """How long a node that leaves the list is remembered: as long as it would be out, or is under suspicion."""
+        on_trial = now + (0.0 if self._outlier is None else self._outlier.base_ejection_time)
+        suspect = node.unhealthy or (node.health is not None and node.health.suspect)
+        return max(node.ejected_until or 0.0, node.paused_until or 0.0, on_trial if suspect else 0.0)
 
     def _eject(self, node: Node, reason: str, now: float) -> Event:
         assert self._detector is not None

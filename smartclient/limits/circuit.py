@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import check_count, check_number
+from ..settings import Settings, count, seconds, setting
 
 DOWN = frozenset({502, 503, 504})
 
 
 @dataclass(frozen=True)
-class Circuit:
+class Circuit(Settings):
     """When to give up on a whole service for a while.
 
     failures:  attempts in a row, whichever the instance, that got no answer, or 502, 503 or 504; and at least one for
@@ -24,12 +24,8 @@ class Circuit:
     probe:     seconds between calls that are let through to find out
     """
 
-    failures: int = 10
-    probe: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_count(self, "failures")
-        check_number(self, "probe", "seconds > 0", lambda value: 0 < value < 3600)
+    failures: int = setting(10, count())
+    probe: float = setting(1.0, seconds(most=3600))
 
 
 class Breaker:

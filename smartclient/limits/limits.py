@@ -6,10 +6,9 @@ cannot take all threads and connections of its callers.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..settings import check_count, check_number
+from ..settings import Settings, count, either, kind, number, optional, seconds, setting, share, wrong
 
 SHORT, LONG = 0.1, 0.002  # share of the newest sample in the recent latency, and in the usual one
 QUEUE = 4  # attempts that may wait over there, so that the limit can grow
@@ -17,7 +16,7 @@ RECOVERY = 0.95  # of the usual latency, for each sample, while the recent one i
 
 
 @dataclass(frozen=True)
-class AdaptiveLimit:
+class AdaptiveLimit(Settings):
     """A limit that goes up while the service answers as fast as usual, and down when it takes longer.
 
     Netflix's concurrency-limits, `Gradient2Limit`: limit × min(1, tolerance × usual latency ÷ recent latency) + 4,
@@ -30,23 +29,23 @@ class AdaptiveLimit:
     smoothing:  share of the newest value
     """
 
-    initial: int = 20
-    least: int = 4
-    most: int = 1000
-    tolerance: float = 1.2
-    smoothing: float = 0.2
+    initial: int = setting(20, count())
+    least: int = setting(4, count())
+    most: int = setting(1000, count())
+    tolerance: float = setting(1.2, number("a number from 1 up", lambda value: value >= 1))
+    smoothing: float = setting(0.2, share(zero=False))
 
     def __post_init__(self) -> None:
-        for field in ("initial", "least", "most"):
-            check_count(self, field)
+        super().__post_init__()
         if not self.least <= self.initial <= self.most:
-            raise ValueError(f"AdaptiveLimit.initial: expected {self.least} to {self.most}, got {self.initial!r}")
-        check_number(self, "tolerance", "a number from 1 up", lambda value: 1 <= value < math.inf)
-        check_number(self, "smoothing", "a share > 0 up to 1", lambda value: 0 < value <= 1)
+            raise wrong("AdaptiveLimit.initial", f"{self.least} to {self.most}", self.initial)
+
+
+MOST_IN_FLIGHT = either("a whole number from 1 up, an AdaptiveLimit", count(), kind(AdaptiveLimit))
 
 
 @dataclass(frozen=True)
-class Limits:
+class Limits(Settings):
     """How much of a service one client uses at once.
 
     max_in_flight:  attempts in progress, of all instances together; an `AdaptiveLimit` finds the number itself
@@ -55,17 +54,10 @@ class Limits:
     queue_timeout:  seconds that a call waits for a place, then it raises `Overloaded`
     """
 
-    max_in_flight: int | AdaptiveLimit | None = None
-    per_node: int | None = None
-    queue: int = 100
-    queue_timeout: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.max_in_flight, AdaptiveLimit):
-            check_count(self, "max_in_flight", or_none=True)
-        check_count(self, "per_node", or_none=True)
-        check_number(self, "queue", "a number from 0 up", lambda value: 0 <= value < math.inf)
-        check_number(self, "queue_timeout", "seconds from 0 up", lambda value: 0 <= value < math.inf)
+    max_in_flight: int | AdaptiveLimit | None = setting(None, optional(MOST_IN_FLIGHT))
+    per_node: int | None = setting(None, optional(count()))
+    queue: int = setting(100, count(0))
+    queue_timeout: float = setting(1.0, seconds(zero=True))
 
 
 class Gradient:

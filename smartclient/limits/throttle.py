@@ -8,11 +8,10 @@ out that it is back.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from random import Random
 
-from ..settings import check_number
+from ..settings import Settings, number, seconds, setting, share
 from ..window import Window
 
 REQUESTS, ACCEPTS = 0, 1
@@ -21,7 +20,7 @@ REFUSALS = frozenset({429, 503})
 
 
 @dataclass(frozen=True)
-class Throttle:
+class Throttle(Settings):
     """Client-side throttling.
 
     k:        requests for each accepted one before any is refused: 2 lets twice as much through as is accepted
@@ -29,14 +28,9 @@ class Throttle:
     at_most:  share of the calls that is refused
     """
 
-    k: float = 2.0
-    window: float = 120.0
-    at_most: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_number(self, "k", "a number from 1 up", lambda value: 1 <= value < math.inf)
-        check_number(self, "window", "seconds > 0", lambda value: 0 < value < math.inf)
-        check_number(self, "at_most", "a share from 0 up to 1", lambda value: 0 <= value < 1)
+    k: float = setting(2.0, number("a number from 1 up", lambda value: value >= 1))
+    window: float = setting(120.0, seconds())
+    at_most: float = setting(0.9, share(one=False))
 
 
 class Throttling:

@@ -10,29 +10,24 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from ..settings import check_number
+from ..settings import Settings, number, seconds, setting
 from ..window import Window
 
 CALLS, RETRIES = 0, 1
 
 
 @dataclass(frozen=True)
-class RetryBudget:
+class RetryBudget(Settings):
     """How many retries a service's calls may cause.
 
-    ratio:           retries per call (0.2: one for every five calls)
+    ratio:           retries per call (0.2: one for every five calls), 10 at most: it is no percentage
     min_per_second:  retries allowed on top, whatever the traffic
     ttl:             seconds after which a call no longer earns a retry
     """
 
-    ratio: float = 0.2
-    min_per_second: float = 10.0
-    ttl: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("ratio", "min_per_second"):
-            check_number(self, name, "a number from 0 up", lambda value: 0 <= value < float("inf"))
-        check_number(self, "ttl", "seconds > 0", lambda value: 0 < value < float("inf"))
+    ratio: float = setting(0.2, number("a number from 0 to 10", lambda value: 0 <= value <= 10))
+    min_per_second: float = setting(10.0, number("a number from 0 up", lambda value: value >= 0))
+    ttl: float = setting(10.0, seconds())
 
 
 class BudgetAccount:

@@ -10,16 +10,23 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..settings import check_count, check_number
+from ..settings import Settings, count, either, matching, number, setting, share
+from ..settings import methods as method_set
+from ..settings import statuses as status_set
 from .budget import BudgetAccount, RetryBudget
-from .policy import IDEMPOTENT, check_methods, check_statuses
+from .policy import IDEMPOTENT
 
 SOONEST = 0.001  # seconds (Finagle: 1 ms)
+AFTER = either(
+    "seconds > 0, or a percentile like 'p95'",
+    number("seconds", lambda value: 0 < value < 1e6),
+    matching("a percentile", r"p(?=.*[1-9])\d{1,2}(\.\d{1,9})?"),
+)
 TTL = 60.0  # seconds after which a call no longer earns a hedge: long, so that quiet clients have some
 
 
 @dataclass(frozen=True)
-class Hedge:
+class Hedge(Settings):
     """When a call gets a second chance while its first is still out.
 
     after:     seconds without an answer, or a percentile of the service's own latency lately ("p95": one call in twenty
@@ -33,32 +40,16 @@ class Hedge:
     kept the call waiting. Only bodies in memory are hedged.
     """
 
-    after: float | str = "p95"
-    max: int = 1
-    budget: float = 0.05
-    methods: Collection[str] = IDEMPOTENT
-    statuses: Collection[int] = frozenset({500, 502, 503, 504})
-
-    def __post_init__(self) -> None:
-        if self.percentile is None:
-            if isinstance(self.after, str):
-                raise ValueError(f"Hedge.after: expected seconds or a percentile like 'p95', got {self.after!r}")
-            check_number(self, "after", "seconds > 0, or a percentile like 'p95'", lambda value: 0 < value < 1e6)
-        check_count(self, "max")
-        check_number(self, "budget", "a share > 0 up to 1", lambda value: 0 < value <= 1)
-        check_methods(self)
-        check_statuses(self)
+    after: float | str = setting("p95", AFTER)
+    max: int = setting(1, count(most=100))
+    budget: float = setting(0.05, share(zero=False))
+    methods: Collection[str] = setting(IDEMPOTENT, method_set)
+    statuses: Collection[int] = setting(frozenset({500, 502, 503, 504}), status_set)
 
     @property
     def percentile(self) -> float | None:
         """As a share; None: `after` is in seconds."""
-        if not isinstance(self.after, str) or self.after[:1] != "p":
-            return None
-        try:
-            share = float(self.after[1:]) / 100
-        except ValueError:
-            return None
-        return share if 0 < share < 1 else None
+        return float(self.after[1:]) / 100 if isinstance(self.after, str) else None
 
     def account(self) -> BudgetAccount:
         """Its budget, kept like that of retries."""

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
 
-from ..settings import check_count
+from ..settings import Settings, count, kind, optional, setting, shown, wrong
+from ..settings import methods as method_set
+from ..settings import statuses as status_set
 from .budget import RetryBudget
 
 IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUERY"})
@@ -22,12 +24,24 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUE
 Strategy = Callable[[RetryCallState], Any]
 
 
+def strategy(name: str, value: Any) -> Any:
+    """A check of settings: one of tenacity's strategies, or a function like them."""
+    if not callable(value) or isinstance(value, type):
+        raise wrong(name, "a tenacity strategy (a callable)", value, TypeError)
+    if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
+        raise TypeError(f"{name}: a coroutine function cannot decide (its result is always true), got {shown(value)}")
+    return value
+
+
 @dataclass(frozen=True)
-class Retry:
+class Retry(Settings):
     """When a failed attempt is followed by another, on another node.
 
-    attempts:  attempts of a call, the first included
-    wait:      tenacity wait strategy, in seconds. A Retry-After lengthens it, as far as the deadline allows
+    attempts:  attempts of a call, the first included. While some instance is known to be up, one that could not be
+               connected to is not counted, at most five of a call (with a `stop` of your own all are)
+    wait:      tenacity wait strategy, in seconds. It is longer only if every instance has answered with Retry-After
+               (at most `OutlierDetection.max_pause`, and as far as the deadline allows); a server's
+               grpc-retry-pushback-ms takes its place (gRPC A6)
     statuses:  responses that are retried; beside them 421 and 425, whatever the method (the server says that it did
                nothing: RFC 9110 §15.5.20, RFC 8470 §5.2), and 408
     methods:   methods that may be sent again once something of them was sent. One that never left is always
@@ -39,22 +53,13 @@ class Retry:
     Whatever these say, a body that cannot be produced again is not sent again.
     """
 
-    attempts: int = 3
-    wait: Strategy = field(default_factory=lambda: wait_random_exponential(multiplier=0.025, max=1.0))
-    statuses: Collection[int] = frozenset({502, 503, 504})
-    methods: Collection[str] = IDEMPOTENT
-    budget: RetryBudget | None = field(default_factory=RetryBudget)
-    stop: Strategy | None = None
-    retry: Strategy | None = None
-
-    def __post_init__(self) -> None:
-        check_count(self, "attempts")
-        for name in ("wait", "stop", "retry"):
-            _check_strategy(f"Retry.{name}", getattr(self, name), optional=name != "wait")
-        check_methods(self)
-        check_statuses(self)
-        if self.budget is not None and not isinstance(self.budget, RetryBudget):
-            raise TypeError(f"Retry.budget: expected a RetryBudget or None, got {self.budget!r}")
+    attempts: int = setting(3, count(most=1000))
+    wait: Strategy = setting(factory=lambda: wait_random_exponential(multiplier=0.025, max=1.0), check=strategy)
+    statuses: Collection[int] = setting(frozenset({502, 503, 504}), status_set)
+    methods: Collection[str] = setting(IDEMPOTENT, method_set)
+    budget: RetryBudget | None = setting(factory=RetryBudget, check=optional(kind(RetryBudget)))
+    stop: Strategy | None = setting(None, optional(strategy))
+    retry: Strategy | None = setting(None, optional(strategy))
 
     @property
     def stops(self) -> Strategy:
@@ -62,38 +67,14 @@ class Retry:
         return self.stop if self.stop is not None else stop_after_attempt(self.attempts)
 
 
-def check_methods(settings: Any) -> None:
-    """Check the field `methods` and make it a set of upper-case names."""
-    methods, owner = settings.methods, type(settings).__name__
-    if isinstance(methods, str) or not all(isinstance(method, str) for method in methods):
-        raise TypeError(f"{owner}.methods: expected a set of names like {{'GET'}}, got {methods!r}")
-    object.__setattr__(settings, "methods", frozenset(method.upper() for method in methods))
-
-
-def check_statuses(settings: Any) -> None:
-    """Check the field `statuses` and make it a set."""
-    statuses, owner = settings.statuses, type(settings).__name__
-    if isinstance(statuses, (str, int)) or not all(isinstance(status, int) for status in statuses):
-        raise TypeError(f"{owner}.statuses: expected a set of numbers like {{503}}, got {statuses!r}")
-    object.__setattr__(settings, "statuses", frozenset(statuses))
-
-
-def _check_strategy(name: str, strategy: object, optional: bool) -> None:
-    if strategy is None and optional:
-        return
-    if not callable(strategy):
-        raise TypeError(f"{name}: expected a tenacity strategy (a callable), got {strategy!r}")
-    if inspect.iscoroutinefunction(strategy) or inspect.iscoroutinefunction(getattr(strategy, "__call__", None)):  # noqa: B004
-        raise TypeError(f"{name}: a coroutine function cannot decide (its result is always true), got {strategy!r}")
-
-
 class Retrying:
     """The retry decisions of one call, from its first failure on."""
 
-    __slots__ = ("_settings", "_state")
+    __slots__ = ("_counted", "_settings", "_state")
 
     def __init__(self, settings: Retry, started: float) -> None:
         self._settings = settings
+        self._counted = True
         # tenacity allows no controller here in fact, though not in its annotations.
         self._state = RetryCallState(None, None, (), {})  # type: ignore[arg-type]
         self._state.start_time = started
@@ -108,17 +89,22 @@ class Retrying:
         state.outcome_timestamp = now
         return by_default if self._settings.retry is None else bool(self._settings.retry(state))
 
-    def pause(self) -> float | None:
-        """Seconds to wait before the next attempt; None: no more attempts."""
-        state = self._state
+    def pause(self, free: bool = False) -> float | None:
+        """Seconds to wait before the next attempt; None: no more attempts. free: the last one does not count"""
+        state, self._counted = self._state, not free
+        if free:
+            return 0.0
         # The wait comes before the stop, since `stop_before_delay` reads it.
         state.upcoming_sleep = max(0.0, float(self._settings.wait(state)))
         return None if self._settings.stops(state) else state.upcoming_sleep
 
     def again(self, pause: float) -> None:
         """Another attempt follows after `pause` seconds."""
+        number = self._state.attempt_number
         self._state.idle_for += pause
         self._state.prepare_for_next_attempt()
+        if not self._counted:
+            self._state.attempt_number = number
 
     def close(self) -> None:
         """Let go of the outcome: an exception held here would be a reference cycle with its traceback."""

@@ -6,20 +6,25 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
+from ..foreign import seconds, whole_number
+
+MOST = 100  # characters of a date
+
 
 def retry_after(headers: Any, wall_clock: float | None = None) -> float | None:
-    """Seconds the server asks to wait; None if it does not say, or not understandably. Never negative.
+    """Seconds the server asks to wait; None if it does not say, or not understandably. Never negative, never beyond
+    what a clock takes.
 
     wall_clock: seconds since the epoch, now; only a date needs it
     """
     value = headers.get("retry-after")
     if value is None:
         return None
-    value = value.strip()
-    if value.isascii() and value.isdigit():
-        return float(value)
+    number = whole_number(value)
+    if number is not None:
+        return seconds(number) if number >= 0 else None
     try:
-        at = parsedate_to_datetime(value).timestamp()
+        at = parsedate_to_datetime(value[:MOST]).timestamp()
     except (ValueError, TypeError, OverflowError):
         return None
-    return max(0.0, at - (time.time() if wall_clock is None else wall_clock))
+    return seconds(at - (time.time() if wall_clock is None else wall_clock))

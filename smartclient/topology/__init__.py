@@ -23,6 +23,10 @@ class Group(NamedTuple):
     nodes: tuple[Node, ...]
 
 
+def is_well(node: Node) -> bool:
+    return not node.out
+
+
 def arrange(
     nodes: Sequence[Node],
     panic_threshold: float,
@@ -30,28 +34,30 @@ def arrange(
     client_zones: Mapping[str, float] | None = None,
     min_zone_size: int = 6,
     each: Callable[[Sequence[Node]], Iterable[Node]] = iter,
+    well: Callable[[Node], bool] = is_well,
 ) -> list[Group]:
     """The groups of `nodes` that are in use, the first choice first. Never empty unless `nodes` is.
 
     each: goes over the nodes; it may let others run meanwhile
+    well: who may be called
     """
     # Weight 0 takes no traffic while others can.
-    weighted = any(node.instance.weight > 0 and not node.out for node in nodes)
+    weighted = any(node.instance.weight > 0 and well(node) for node in nodes)
     levels: dict[int, tuple[list[Node], list[Node]]] = {}
     for node in each(nodes):
         instance = node.instance
         if instance.weight > 0 or not weighted:
-            well, level = levels.get(instance.priority) or levels.setdefault(instance.priority, ([], []))
+            usable, level = levels.get(instance.priority) or levels.setdefault(instance.priority, ([], []))
             level.append(node)
-            if not node.out:
-                well.append(node)
+            if well(node):
+                usable.append(node)
     ordered = [levels[priority] for priority in sorted(levels)]
-    shares = priority_shares([(len(well), len(level)) for well, level in ordered], panic_threshold)
+    shares = priority_shares([(len(usable), len(level)) for usable, level in ordered], panic_threshold)
     groups: list[Group] = []
-    for (share, panic), (well, level) in zip(shares, ordered, strict=True):
+    for (share, panic), (usable, level) in zip(shares, ordered, strict=True):
         if share <= 0:
             continue
-        usable = level if panic else well
+        usable = level if panic else usable
         zones = None if zone is None or panic else zone_shares(usable, zone, client_zones, min_zone_size)
         if zones is None:
             groups.append(Group(share, tuple(usable)))

@@ -18,33 +18,45 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from ..hashing import hash_of
 from ..instance import Instance
-from ..settings import check_count
+from ..settings import Settings, count, either, optional, setting, text
 
+Metadata = frozenset[tuple[str, str]]
 ROUND = 64  # clients that see the ring in the same order
 
 
 @dataclass(frozen=True)
-class Subset:
+class Subset(Settings):
     """Use only some instances of a service.
 
-    size:  how many
+    size:  how many, of each priority, and of those with each metadata that calls require or prefer
     seed:  who this client is: its number (0, 1, …), or a name that ends in one ("web-7"), and the load is spread evenly
            over the instances; any other name, and it is spread as by chance. None: the environment's SMARTCLIENT_ID,
            else this host's name
     """
 
-    size: int = 20
-    seed: int | str | None = None
+    size: int = setting(20, count())
+    seed: int | str | None = setting(None, optional(either("a whole number from 0 up, a name", count(0), text)))
 
-    def __post_init__(self) -> None:
-        check_count(self, "size")
-        if self.seed is not None and not isinstance(self.seed, (int, str)):
-            raise TypeError(f"Subset.seed: expected a number or a name, got {self.seed!r}")
+    def of_all(self, instances: Sequence[Instance], wanted: Iterable[Metadata]) -> list[Instance]:
+        """This client's part: of each priority, and of the instances that have each of the metadata that calls ask for,
+        its subset of those that take calls. So whatever a call requires, and whichever priority it goes to, there is
+        something to choose from.
+        """
+        chosen: dict[Instance, None] = {}
+        for metadata in wanted:
+            fitting = [instance for instance in instances if metadata <= instance.metadata.items()]
+            taking = [instance for instance in fitting if instance.weight > 0 and instance.healthy] or fitting
+            levels: dict[int, list[Instance]] = {}
+            for instance in taking:
+                levels.setdefault(instance.priority, []).append(instance)
+            for level in levels.values():
+                chosen.update(dict.fromkeys(self.of(level)))
+        return list(chosen)
 
     def of(self, instances: Sequence[Instance]) -> list[Instance]:
         """This client's part of them, whatever their order."""

@@ -92,7 +92,8 @@ class TransportBase:
         )
         if isinstance(verify, str) or cert is not None:
             self._dialing.ssl_context  # noqa: B018  (a wrong path is said now, not at the first call)
-        rng = Random() if rng is None else rng
+        self._own_rng = rng is None
+        self._rng = rng = Random() if rng is None else rng
         settings = Policies(policy, policies)
         self._checker: Checker | None = None
         if any(some.health_check is not None for some in settings):
@@ -110,6 +111,7 @@ class TransportBase:
             clock=clock,
             rng=rng,
             zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
+            by_id=connect is not None,
         )
         _all.add(self)
 
@@ -174,6 +176,8 @@ class TransportBase:
 
     def _after_fork(self) -> None:
         """In a forked child: locks that nobody holds, none of the parent's calls, connections and threads."""
+        if self._own_rng:  # else the children of one parent would all pick the same nodes, in step
+            self._rng.seed()
         self._lock = threading.Lock()
         self._places = None if self._places is None else Places(self._places.limit)
         self._dialing.after_fork()

@@ -7,6 +7,8 @@ ends, and an executor that cannot start a thread runs the call later all the sam
 
 from __future__ import annotations
 
+import queue
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +37,7 @@ class Racers:
 
     def race(self, race: Race, run: Callable[[Attempt], Any]) -> Ended:
         """Perform a race. run: an attempt, to its response."""
+        check_not_patched_late()
         track = Track(run)
         if not self._start(track, race.first):  # no thread to be had: here, alone
             return race.first, run(race.first), None
@@ -115,6 +118,8 @@ class Racers:
             job()
             job = None  # its context and its call are not kept while there is nothing to do
             with self._lock:
+                if self._closed:
+                    break
                 self._idle += 1
             while True:
                 try:
@@ -127,6 +132,18 @@ class Racers:
                             break
         with self._lock:
             self._threads -= 1
+
+
+def check_not_patched_late() -> None:
+    """Raises RuntimeError where gevent has replaced threads and queues after they were imported here: a call would wait
+    on a queue of real threads, and stop the hub that runs all others for ever.
+    """
+    patched = sys.modules.get("gevent.monkey")
+    if patched is not None and patched.is_module_patched("threading") and queue.SimpleQueue is not SimpleQueue:
+        raise RuntimeError(
+            "gevent has patched the standard library after smartclient was imported, and hedged calls would hang: "
+            "call gevent.monkey.patch_all() first, before any other import"
+        )
 
 
 class Track:
