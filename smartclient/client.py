@@ -43,6 +43,10 @@ class BalancedTransport(SyncTransport, httpx.BaseTransport):
     fallback:  the transport for hosts that are no services; without one they raise NoInstances. It is closed with this
                one
     The other arguments are those of `Client`.
+
+    A transport knows one hop of a call, and nothing tells it whether its caller streams: so a deadline ends at the
+    response headers and begins anew with each redirect, and a body that breaks off is not asked for elsewhere. Where
+    that matters, use `Client`.
     """
 
     _flavour = HTTPX

@@ -30,7 +30,7 @@ from .report import KEY
 from .retry.policy import IDEMPOTENT, Retry, Retrying
 from .retry.replay import Body
 from .retry.retry_after import retry_after
-from .service import Service, is_up
+from .service import Service, is_not_down, is_up
 from .turns import leave_places, queue, try_places
 from .waiting import Places
 
@@ -53,6 +53,7 @@ class CallFlow:
         "_headers",
         "_hedge",
         "_retry",
+        "_soonest",
         "body",
         "call",
         "clock",
@@ -84,6 +85,7 @@ class CallFlow:
             self.places = (service.guard.places, *self.places)
         self.flavour = flavour
         self.clock = clock
+        self._soonest = math.inf  # when the first of the nodes that it tried will take it again
         self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self._retry = service.policy.retry if isinstance(options.retry, _Unset) else options.retry
         self._hedge = service.policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
@@ -381,14 +383,18 @@ class CallFlow:
             return None
         if fault is CERTIFICATE and len(call.attempts) > 1:
             return None  # two say so: it is the trust of ours that is wrong
-        free = fault is NEVER_CONNECTED and retry.attempts > 1 and retry.stop is None and self._is_free(now)
+        free = False
+        if fault is NEVER_CONNECTED:
+            call.rather = partial(is_not_down, now=now)  # so one that is up is soon found among many that are not
+            free = retry.attempts > 1 and retry.stop is None and self._is_free(now)
         pause = retrying.pause(free)
         if pause is None:
             return None
         if pushback is not None:
             pause = self._as_pushed_back(pushback, now)
-        elif asked is not None and asked > pause and not service.others_may_be_called(call):
-            pause = self._as_asked(asked, now)
+        elif asked is not None and asked > pause:
+            waited = self._as_asked(asked, now)
+            pause = pause if service.others_may_be_called(call) else waited
         if pause is None:
             return None
         ends_at = self.context.ends_at
@@ -427,10 +433,10 @@ class CallFlow:
         return longest if left is None else min(longest, left)
 
     def _as_asked(self, asked: float, now: float) -> float | None:
-        """All instances asked to be left alone (Retry-After): the first one's time, as far as the call can wait."""
-        paused = [node.paused_until - now for node in self.service.nodes if node.paused_until is not None]
-        asked = max(0.0, min(asked, *paused)) if paused else asked
-        return asked if asked < self._patience(now) else None
+        """All instances asked to be left alone (Retry-After): until the first one's time, if the call can wait."""
+        self._soonest = min(self._soonest, now + asked)
+        pause = max(0.0, self._soonest - now)
+        return pause if pause < self._patience(now) else None
 
     def _as_pushed_back(self, value: str, now: float) -> float | None:
         """gRPC A6: the server says when to retry; a time that is negative, or not understood, says not to."""

@@ -40,6 +40,7 @@ class Node:
     excluded:   not to be picked: out (unless in panic), or of a priority or zone that is not in use
     removed:    discovery no longer names it: no new call, running ones finish
     answered_at: when it last answered; None: its latest attempt ended without an answer, or there was none
+    unreached_at: when it could last not be connected to; None: it has answered since, or was never asked
     ejected_until: by the outlier detector; past, and it is due for its probing call
     paused_until:  it asked to be left alone (Retry-After)
     unhealthy:  active checks say so
@@ -66,6 +67,7 @@ class Node:
         "probe",
         "removed",
         "unhealthy",
+        "unreached_at",
         "warm_since",
         "weight",
     )
@@ -80,6 +82,7 @@ class Node:
         self.excluded = False
         self.removed = False
         self.answered_at: float | None = None
+        self.unreached_at: float | None = None
         self.ejected_until: float | None = None
         self.paused_until: float | None = None
         self.unhealthy = False

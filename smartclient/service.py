@@ -39,6 +39,14 @@ def is_up(node: Node, now: float) -> bool:
     return node.answered_at is not None and now - node.answered_at <= UP_FOR and not node.removed
 
 
+def is_not_down(node: Node, now: float) -> bool:
+    """Whether it could be reached, as far as is known."""
+    return node.unreached_at is None or now - node.unreached_at > UP_FOR
+
+
+Told = tuple["tuple[Change, list[Node]] | None", float]
+
+
 class Service:
     """The live state of one service in one client.
 
@@ -194,9 +202,11 @@ class Service:
             return  # it ran out of time because we did
         node = attempt.node
         if attempt.status is not None:
-            node.answered_at, self._up = now, node
+            node.answered_at, node.unreached_at, self._up = now, None, node
         elif outcome is Outcome.FAILURE:
             node.answered_at = None
+            if attempt.unreached:
+                node.unreached_at = now
         lone = attempt.unreached and self.knows_up(now)
         with self.roster.lock:
             if node.memory is not None and not spoilt:
@@ -224,7 +234,7 @@ class Service:
             self._ask_anew(now)
 
     def _ask_anew(self, now: float) -> None:
-        """Have the source asked, if the latest answer of most nodes was a failure."""
+        """Have the source asked, if most nodes gave no answer the last time they were called."""
         self._look_at = now + LOOK_EVERY * len(self.nodes)
         failing = sum(1 for node in self.nodes if node.health is not None and node.health.local_failures)
         if failing * 2 > len(self.nodes) and self._refresh is not None:
@@ -293,10 +303,19 @@ class Service:
         grace: seconds for which an empty list after a non-empty one is held back: a registry that was just restarted
                is legitimately empty
         """
+        self.tell(self.take(instances, grace))
+
+    def take(self, instances: Iterable[Instance], grace: float = 0.0) -> Told:
+        """The same, but for what is to be told of it: calls see it, and observers do not yet know."""
         self.problem = None
         age, self._listed_at = self.age, self.clock()
-        self._tell(self.roster.update(tuple(instances), grace), age)
+        told = self.roster.update(tuple(instances), grace)
         self.ready.fire()
+        return told, age
+
+    def tell(self, told: Told) -> None:
+        """Tell of a new list: no lock is held, since observers may call the service."""
+        self._tell(*told)
 
     def failed(self, problem: str) -> None:
         """The source failed; the last good list stays in use."""

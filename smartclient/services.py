@@ -1,7 +1,7 @@
 """Services: the services of one client, each made at its first call, watched while it is used.
 
 A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
-input can breed neither threads nor memory.
+input breed neither threads nor memory. (While a source says nothing at all, each name that is called has its watch.)
 """
 
 from __future__ import annotations
@@ -193,7 +193,8 @@ class Services:
                 if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
                     return
                 service.drop = drop_of(instances)
-                service.update(tuple(instances), self.discovery.grace)
+                told = service.take(instances, self.discovery.grace)
+            service.tell(told)
             if first and not instances:
                 self._forget(service)
 

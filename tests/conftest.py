@@ -29,6 +29,20 @@ def driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
         yield made
 
 
+@pytest.fixture(params=all_drivers(("asyncio", "trio")))
+def async_driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """For what only tasks can do."""
+    with driver_of(*request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=all_drivers(("sync",)))
+def sync_driver(request: pytest.FixtureRequest) -> Iterator[Driver]:
+    """For what only blocking calls do."""
+    with driver_of(*request.param) as made:
+        yield made
+
+
 @pytest.fixture
 def fleet() -> Iterator[Callable[..., Fleet]]:
     """Makes fleets that are stopped at the test's end."""

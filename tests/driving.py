@@ -149,8 +149,8 @@ def driver_of(kind: str, flavour: str) -> Iterator[Driver]:
         yield Driver(kind, flavour, portal)
 
 
-def all_drivers() -> list[Any]:
-    return [pytest.param((kind, flavour), id=f"{kind}-{flavour}") for flavour in FLAVOURS for kind in KINDS]
+def all_drivers(kinds: tuple[str, ...] = KINDS) -> list[Any]:
+    return [pytest.param((kind, flavour), id=f"{kind}-{flavour}") for flavour in FLAVOURS for kind in kinds]
 
 
 def until(condition: Callable[[], object], seconds: float = 5) -> None:

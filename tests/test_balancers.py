@@ -435,3 +435,46 @@ def test_balancers_of_other_packages(tmp_path: Any, monkeypatch: pytest.MonkeyPa
         Policy("wrong")
     with pytest.raises(ValueError, match=r"expected one of .*first.*, got 'last'"):
         Policy("last")
+
+
+class TestTies:
+    """Idle nodes share what busy ones do not take; weights are shares at any load."""
+
+    def picks(self, name: str, weights: list[float], busy: dict[int, int], calls: int = 5000) -> Counter[int]:
+        balancer = BALANCERS[name]()
+        nodes = fleet(balancer, weights)
+        measured(nodes)
+        for number, in_flight in busy.items():
+            nodes[number].in_flight = in_flight
+        pick = balancer.picker(nodes, random.Random(3))
+        return Counter(nodes.index(pick(FakeCall())) for _ in range(calls))
+
+    @pytest.mark.parametrize("first", [0, 3, 5])
+    def test_the_first_idle_node_inherits_nothing(self, first: int) -> None:
+        """2,990 of 5,000: the scan went on from a busy start."""
+        busy = {(first + n) % 10: 1 for n in range(5)}
+        found = self.picks("least_request", [1.0] * 10, busy)
+        assert set(found) == set(range(10)) - busy.keys()
+        assert all(880 <= count <= 1120 for count in found.values())
+
+    @pytest.mark.parametrize("name", ["least_request", "p2c"])
+    @pytest.mark.parametrize("at_once", [1, 2, 4, 8])
+    @pytest.mark.parametrize(("weights", "light"), [([10.0, 1.0], 1), ([10.0] * 4 + [1.0], 4), ([5.0, 5.0, 1.0], 2)])
+    def test_a_light_node_has_no_more_than_its_share(
+        self, name: str, at_once: int, weights: list[float], light: int
+    ) -> None:
+        """2 to 4 times it at low load: an idle light node was taken before a heavy one with one call."""
+        balancer, rng = BALANCERS[name](), random.Random(5)
+        nodes = fleet(balancer, weights)
+        pick = balancer.picker(nodes, rng)
+        running: list[Node] = []
+        taken: Counter[int] = Counter()
+        for _ in range(20_000):
+            if len(running) >= at_once:
+                running.pop(rng.randrange(len(running))).in_flight -= 1
+            node = pick(FakeCall())
+            node.in_flight += 1
+            running.append(node)
+            taken[nodes.index(node)] += 1
+        fair = weights[light] / sum(weights)
+        assert 0.5 * fair <= taken[light] / 20_000 <= 1.5 * fair

@@ -70,18 +70,16 @@ def test_three_layers_do_not_multiply() -> None:
     assert three_layers(aware=False) > 1.6
 
 
-def test_the_deadline_travels(driver: Any) -> None:
-    if not driver.asynchronous:
-        return
+def test_the_deadline_travels(async_driver: Any) -> None:
     left: list[float | None] = []
 
     async def answer() -> int:
         left.append(deadline.left())
         return 200
 
-    transport = driver.httpx.ASGITransport(ASGIMiddleware(asgi(answer)))
+    transport = async_driver.httpx.ASGITransport(ASGIMiddleware(asgi(answer)))
     policy = Policy(deadline_header="X-Request-Deadline-Ms")
-    with driver.client({"orders": ["10.0.0.1:80"]}, policy=policy, connect=lambda instance: transport) as client:
+    with async_driver.client({"orders": ["10.0.0.1:80"]}, policy=policy, connect=lambda instance: transport) as client:
         client.get(URL, extensions=call(deadline=5))
         client.get(URL)
     assert left[0] == pytest.approx(5, abs=1)

@@ -6,6 +6,7 @@ import ssl
 import threading
 import time
 from functools import partial
+from random import Random
 from typing import Any
 
 import pytest
@@ -129,19 +130,16 @@ def test_an_ejection_is_ended_only_if_asked_for(fleet: Any) -> None:
             if unejects:
                 until(lambda: not ejected())
             else:
-                time.sleep(0.5)
+                patients = transport._checker._patients
+                until(lambda patients=patients: len(patients) == 3 and all(one.row >= 5 for one in patients.values()))  # type: ignore[misc]
                 assert ejected()
 
 
-def test_slower_without_traffic(fleet: Any) -> None:
-    servers = fleet(1)
-    check = HealthCheck(interval=0.02, idle_interval=0.3)
-    with smartclient.Client({"orders": servers.addresses}, policy=Policy(health_check=check)) as client:
-        client.get(URL)
-        time.sleep(0.7)  # idle from 0.3 s on
-        before = len(servers.received)
-        time.sleep(1.0)
-        assert 1 <= len(servers.received) - before <= 6
+def test_slower_without_traffic() -> None:
+    check, rng = HealthCheck(interval=10, idle_interval=60, jitter=0.1), Random(1)
+    busy, idle = ([check.pause(unused, rng) for _ in range(1000)] for unused in (59.0, 61.0))
+    assert (min(busy), max(busy)) == (pytest.approx(9, rel=0.01), pytest.approx(11, rel=0.01))
+    assert (min(idle), max(idle)) == (pytest.approx(54, rel=0.01), pytest.approx(66, rel=0.01))
 
 
 def test_mistakes() -> None:

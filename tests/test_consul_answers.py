@@ -128,33 +128,34 @@ def test_an_index_that_falls_is_forgotten(agent: Server) -> None:
     assert indexes(agent) == [None, "100", None, "51"]
 
 
-def test_an_index_of_zero_is_never_sent(agent: Server) -> None:
-    agent.behave(answer(0, 1), answer(0, 1), answer(0, 1, 2))
-    with lists(agent) as (seen, errors):
-        until(lambda: len(seen) == 2)
-        time.sleep(0.5)
-    assert seen == [[1], [1, 2]]
-    assert not errors
-    assert set(indexes(agent)) == {None}
-    assert len(agent.received) <= 10  # no busy loop either
+class Second(threading.Event):
+    """A stop that is set once a watch has waited for a second in all, without waiting."""
+
+    waited = 0.0
+
+    def wait(self, timeout: float | None = None) -> bool:
+        assert timeout is not None
+        self.waited += timeout
+        if self.waited >= 1:
+            self.set()
+        return self.is_set()
 
 
-def test_an_unchanged_answer_at_once_is_no_busy_loop(agent: Server) -> None:
-    agent.behave(answer(10, 1))
-    with lists(agent) as (seen, errors):
-        time.sleep(1)
-    assert seen == [[1]]
-    assert not errors
-    assert len(agent.received) <= 8
-
-
-def test_an_index_that_moves_without_news_is_no_busy_loop(agent: Server) -> None:
-    agent.behave(*(answer(index, 1) for index in range(10, 500)), SILENT)
-    with lists(agent) as (seen, errors):
-        time.sleep(1)
-    assert seen == [[1]]
-    assert not errors
-    assert len(agent.received) <= 8
+@pytest.mark.parametrize(
+    ("answers", "seen"),
+    [
+        ([answer(0, 1), answer(0, 1), answer(0, 1, 2)], [[1], [1, 2]]),  # an index of zero
+        ([answer(10, 1)], [[1]]),  # an unchanged answer at once, as from an agent that is stopping
+        ([answer(index, 1) for index in range(10, 500)], [[1]]),  # an index that moves without news
+    ],
+    ids=["zero", "unchanged", "moving"],
+)
+def test_answers_that_come_at_once_are_no_busy_loop(agent: Server, answers: Any, seen: Any) -> None:
+    agent.behave(*answers)
+    watch = Consul(agent.address).watch("orders", Second())
+    assert [[instance.port for instance in listed] for listed in watch] == seen
+    assert 4 <= len(agent.received) <= 10
+    assert "0" not in indexes(agent)
 
 
 def test_garbage_is_no_empty_list(agent: Server) -> None:
@@ -256,9 +257,8 @@ def test_what_a_query_says(agent: Server) -> None:
     agent.behave(answer(10, 1), SILENT)
     settings: dict[str, Any] = {"token": "secret", "dc": "eu", "tag": ["a", "b c"], "near": "_agent", "stale": True,
                                 "filter": 'Service.Meta.v == "1"', "wait": 30}  # fmt: skip
-    with lists(agent, **settings):
-        until(lambda: len(agent.received) >= 1)
-        time.sleep(0.1)
+    with lists(agent, **settings) as (seen, _):
+        until(lambda: bool(seen))
     first = agent.received[0]
     assert first.target.startswith("/v1/health/service/orders?")
     for part in ("passing=1", "dc=eu", "tag=a", "tag=b", "near=_agent", "stale=1", "filter=Service.Meta.v"):
@@ -274,7 +274,7 @@ def test_the_last_good_list_serves_through_all_of_it(agent: Server, fleet: Calla
     with Client(Consul(agent.address), trust_env=False) as client:
         for _ in range(40):
             assert client.get("http://orders/").status_code == 200
-            time.sleep(0.02)
+            threading.Event().wait(0.02)
 
 
 class Line:

@@ -306,26 +306,22 @@ def test_background_work_is_detached() -> None:
         assert 9 < (deadline.left() or 0) <= 10
 
 
-def test_it_holds_for_transports_of_the_users(driver: Any) -> None:
+def test_it_holds_for_transports_of_the_users(async_driver: Any) -> None:
     """Async: whatever they do. (A blocking one is timed by its own timeouts alone.)"""
-    if not driver.asynchronous:
-        return
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await anyio.sleep(2)
 
     def connect(instance: Any) -> Any:
-        return driver.httpx.ASGITransport(app)
+        return async_driver.httpx.ASGITransport(app)
 
-    with driver.client({"orders": ["10.0.0.1:80"]}, policy=Policy(deadline=GIVEN), connect=connect) as client:
-        with Elapsed() as elapsed, pytest.raises(driver.names.DeadlineExceeded):
+    with async_driver.client({"orders": ["10.0.0.1:80"]}, policy=Policy(deadline=GIVEN), connect=connect) as client:
+        with Elapsed() as elapsed, pytest.raises(async_driver.names.DeadlineExceeded):
             client.get(URL)
         assert elapsed.seconds < 1
 
 
-def test_it_holds_for_a_body_that_takes_its_time(driver: Any, fleet: Any) -> None:
-    if not driver.asynchronous:
-        return
+def test_it_holds_for_a_body_that_takes_its_time(async_driver: Any, fleet: Any) -> None:
     servers = fleet(1)
 
     async def body() -> Any:
@@ -333,15 +329,13 @@ def test_it_holds_for_a_body_that_takes_its_time(driver: Any, fleet: Any) -> Non
         await anyio.sleep(2)
         yield b"b"
 
-    with driver.client({"orders": servers.addresses}, policy=Policy(deadline=GIVEN)) as client:
-        with Elapsed() as elapsed, pytest.raises(driver.names.DeadlineExceeded):
+    with async_driver.client({"orders": servers.addresses}, policy=Policy(deadline=GIVEN)) as client:
+        with Elapsed() as elapsed, pytest.raises(async_driver.names.DeadlineExceeded):
             client.post(URL, content=body())
         assert elapsed.seconds < 1
 
 
-def test_it_holds_for_a_name_with_several_dead_addresses(driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    if driver.asynchronous:
-        return  # anyio tries them side by side
+def test_it_holds_for_a_name_with_several_dead_addresses(sync_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket() as listener:
         listener.bind(("0.0.0.0", 0))
         listener.listen(0)
@@ -360,8 +354,8 @@ def test_it_holds_for_a_name_with_several_dead_addresses(driver: Any, monkeypatc
 
         monkeypatch.setattr(socket, "getaddrinfo", four)
         policy = Policy(deadline=GIVEN, retry=None)
-        with driver.client({"orders": [f"a.example:{port}"]}, policy=policy) as client:
-            with Elapsed() as elapsed, pytest.raises(driver.httpx.TransportError):
+        with sync_driver.client({"orders": [f"a.example:{port}"]}, policy=policy) as client:
+            with Elapsed() as elapsed, pytest.raises(sync_driver.httpx.TransportError):
                 client.get(URL)
             assert elapsed.seconds < 2 * GIVEN
         for one in waiting:

@@ -156,19 +156,17 @@ def test_a_deadline_ends_all_attempts(driver: Any, fleet: Any) -> None:
         assert eventually(lambda: settled(client))
 
 
-def test_a_cancelled_race_leaves_nothing(driver: Any, fleet: Any) -> None:
-    if not driver.asynchronous:
-        return
+def test_a_cancelled_race_leaves_nothing(async_driver: Any, fleet: Any) -> None:
     import anyio
 
     servers = fleet(3, LATE)
-    with driver.client({"orders": servers.addresses}, policy=hedging()) as client:
+    with async_driver.client({"orders": servers.addresses}, policy=hedging()) as client:
 
         async def cancelled() -> None:
             with anyio.move_on_after(0.2):
                 await client.client.get(URL)
 
-        driver.run(cancelled)
+        async_driver.run(cancelled)
         assert settled(client)
         assert eventually(lambda: all(server.open == 0 for server in servers.servers))
 

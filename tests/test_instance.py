@@ -58,7 +58,8 @@ def test_no_addresses(wrong: str) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"port": 0}, {"port": True}, {"port": "80"}, {"weight": -1}, {"weight": float("nan")}, {"weight": float("inf")}, {"weight": 1e300}, {"weight": 10**400},
+    [{"port": 0}, {"port": True}, {"port": "80"}, {"weight": -1}, {"weight": float("nan")},
+     {"weight": float("inf")}, {"weight": 1e300}, {"weight": 10**400},
      {"scheme": "ws"}, {"metadata": 3}, {"host": None}],
 )  # fmt: skip
 def test_absurd_fields(fields: Any) -> None:

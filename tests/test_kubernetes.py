@@ -191,3 +191,30 @@ def test_a_token_is_never_shown(token: Path) -> None:
     with pytest.raises(ValueError, match="not shown") as raised:
         next(iter(watch))
     assert "secret" not in str(raised.value)
+
+
+def test_a_udp_port_is_not_called() -> None:
+    ports = [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "http", "port": 80, "protocol": "TCP"}]
+    assert port_of({"ports": ports}, None) == 80
+    assert port_of({"ports": ports[1:]}, "http") == 80
+    assert port_of({"ports": [{"name": "http", "port": 8080}]}, None) == 8080  # TCP is the default
+    for udp_only in ({"ports": ports[:1]}, {"ports": [{"port": 53, "protocol": "SCTP"}]}):
+        with pytest.raises(LookupError):
+            port_of(udp_only, None)
+    with pytest.raises(LookupError):
+        port_of({"ports": ports}, "dns")
+
+
+def test_a_pod_with_two_families_is_one_server(api: KubernetesStandIn, token: Path) -> None:
+    def pod(address: str, name: str) -> dict[str, Any]:
+        return {**endpoint(address), "targetRef": {"kind": "Pod", "name": name, "uid": f"uid-{name}"}}
+
+    four = piece("orders-4", pod("127.0.0.1", "a"), pod("127.0.0.2", "b"))
+    six = piece("orders-6", pod("fd00::1", "a"), pod("fd00::2", "b"), pod("fd00::3", "c"))
+    six["addressType"] = "IPv6"
+    api.items = [six, four]
+    with Client(f"kubernetes+http://{api.address}?namespace=shop&port=http&token_file={token}") as client:
+        balanced: Any = next(iter(client._mounts.values()))
+        balanced._services.get("orders")
+        until(lambda: len(listed(client)) == 3)
+        assert listed(client) == {"127.0.0.1:80", "127.0.0.2:80", "[fd00::3]:80"}

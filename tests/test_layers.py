@@ -41,8 +41,8 @@ LAYERS = [
     {"httpx2"},
     {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
 ]
-# Beside the layers: knows only instances, errors, events, and how to wait for a place.
-DISCOVERY = {"foreign", "hosts", "instance", "errors", "events", "waiting"}
+# Beside the layers: knows only nouns, errors, events, checks, and how to wait for a place.
+DISCOVERY = {"foreign", "settings", "hosts", "instance", "errors", "events", "waiting"}
 HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
 MAY_KNOW_HTTP = {
     "client",

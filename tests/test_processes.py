@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -15,8 +16,9 @@ from typing import Any
 
 import httpx
 import pytest
+from driving import in_child
 
-from smartclient import AsyncClient, Client, Hedge, Policy
+from smartclient import AsyncClient, BalancedTransport, Client, Hedge, Policy, report
 from smartclient.testing import SILENT, Behaviour, Fleet
 
 URL = "http://orders/v1/items"
@@ -183,3 +185,83 @@ def test_closing_a_client_ends_the_calls_of_other_threads(fleet: Any, hedge: Hed
     assert not thread.is_alive()
     assert len(raised) == 1
     assert isinstance(raised[0], httpx.TransportError)
+
+
+# ---- chance ----
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.parametrize("balancer", ["round_robin", "random", "p2c", "weighted_round_robin", "adaptive", "peak_ewma"])
+@pytest.mark.parametrize("warm", [False, True], ids=["cold", "warm"])
+def test_children_of_one_parent_do_not_walk_in_step(balancer: str, warm: bool, tmp_path: Path) -> None:
+    """Five children, round robin over ten nodes: the same node five times. A Random made before a fork is the same in
+    every child.
+    """
+    addresses = [f"10.0.0.{n}:80" for n in range(50)]
+    transport = httpx.MockTransport(lambda request: httpx.Response(200))
+    hosts: list[str] = []
+    with Client({"orders": addresses}, policy=Policy(balancer), transport=transport, trust_env=False) as client:
+        if warm:
+            client.get(URL)
+        for child in range(12):
+            log = tmp_path / str(child)
+            in_child(lambda log=log: log.write_text(report(client.get(URL)).attempts[0].instance.host))  # type: ignore[misc,union-attr]
+            hosts.append(log.read_text())
+    assert len(set(hosts)) >= 6
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+def test_a_generator_of_the_users_is_left_alone(tmp_path: Path) -> None:
+    """Who gives one wants calls that can be repeated."""
+    rng = random.Random(1)
+    transport = BalancedTransport({"orders": ["10.0.0.1:80"]}, rng=rng)
+    state = rng.getstate()
+    in_child(lambda: (tmp_path / "same").write_text(str(transport._rng.getstate() == state)))
+    assert (tmp_path / "same").read_text() == "True"
+    transport.close()
+
+
+# ---- gevent ----
+
+GEVENT = """
+    import sys
+    early = sys.argv[1] == "early"
+    if early:
+        import gevent.monkey
+        gevent.monkey.patch_all()
+    import smartclient
+    from smartclient import Hedge, Policy
+    if not early:
+        import gevent.monkey
+        gevent.monkey.patch_all()
+    import gevent
+    from gevent.pywsgi import WSGIServer
+
+    def app(environ, start_response):
+        gevent.sleep(0.05)
+        start_response("200 OK", [])
+        return [b"ok"]
+
+    servers = [WSGIServer(("127.0.0.1", 0), app, log=None) for _ in range(2)]
+    for server in servers:
+        server.start()
+    addresses = [f"127.0.0.1:{server.server_port}" for server in servers]
+    policy = Policy(hedge=Hedge(0.01, budget=1.0))
+    with smartclient.Client({"orders": addresses}, policy=policy, trust_env=False) as client:
+        calls = [gevent.spawn(client.get, "http://orders/") for _ in range(5)]
+        gevent.joinall(calls, timeout=10)
+        print([call.value.status_code if call.successful() else repr(call.exception) for call in calls])
+"""
+
+
+@pytest.mark.parametrize("when", ["early", "late"])
+def test_gevent(when: str) -> None:
+    """Patched first it works; patched late a hedged call hung for ever."""
+    pytest.importorskip("gevent")
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(GEVENT), when], capture_output=True, text=True, timeout=60
+    )
+    if when == "early":
+        assert done.stdout.strip() == "[200, 200, 200, 200, 200]", done.stderr
+    else:
+        assert done.stdout.count("call gevent.monkey.patch_all() first") == 5, done.stderr

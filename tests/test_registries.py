@@ -306,3 +306,10 @@ def test_no_resource_breaks_anything(resources: list[tuple[str, bytes]]) -> None
     found, problem = MESSAGES.assignments(response)
     assert not found
     assert problem
+
+
+def test_nacos_names_have_no_case() -> None:
+    with NacosStandIn() as nacos, Fleet(1) as fleet:
+        nacos.put(fleet.addresses[0], "Orders")
+        with Client(f"nacos://{nacos.address}") as client:
+            assert client.get("http://ORDERS/").status_code == 200

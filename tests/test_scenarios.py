@@ -25,6 +25,7 @@ from smartclient.testing import (
     SLOW_BODY,
     TRUNCATING,
     Behaviour,
+    VirtualClock,
 )
 
 URL = "http://orders/v1/items?page=2"
@@ -191,7 +192,7 @@ def test_connections_the_server_closed_are_not_taken(driver: Any, fleet: Any) ->
     with driver.client({"orders": servers.addresses}, policy=Policy(retry=None)) as client:
         for _ in range(3):
             assert client.post(URL, content=b"x").status_code == 200
-            time.sleep(0.05)
+            _until(lambda: servers.open == 0)
     assert len(servers.received) == 3
 
 
@@ -298,7 +299,7 @@ def test_redirects_and_their_bodies(driver: Any, fleet: Any) -> None:
         assert str(response.url) == "http://orders/elsewhere"
 
 
-def test_a_server_that_hangs_up_on_an_upload_leaves_no_generator_behind(driver: Any, fleet: Any) -> None:
+def test_a_server_that_hangs_up_on_an_upload_leaves_no_generator_behind(async_driver: Any, fleet: Any) -> None:
     """httpcore goes on to read the answer when it cannot write, and forgets the async generator in the middle."""
     servers = fleet(1)
     ended: list[int] = []
@@ -315,10 +316,8 @@ def test_a_server_that_hangs_up_on_an_upload_leaves_no_generator_behind(driver: 
         finally:
             ended.append(1)
 
-    if not driver.asynchronous:
-        return
-    with driver.client({"orders": servers.addresses}) as client:
-        with pytest.raises(driver.httpx.TransportError):
+    with async_driver.client({"orders": servers.addresses}) as client:
+        with pytest.raises(async_driver.httpx.TransportError):
             client.post(URL, content=chunks())
         assert ended == [1]
         assert settled(client)
@@ -379,21 +378,22 @@ def test_an_ejected_instance_comes_back_by_one_probe(driver: Any, fleet: Any) ->
     servers[0].behave(FAILING)
     outlier = OutlierDetection(consecutive_5xx=2, base_ejection_time=0.3)
     events: list[Any] = []
+    clock = VirtualClock()
     policy = Policy(balancer="round_robin", outlier=outlier)
-    with driver.client({"orders": servers.addresses}, policy=policy, observers=[events.append]) as client:
-        for _ in range(20):
-            client.get(URL)
-        seen = len(servers[0].received)
-        assert seen == 2
-        time.sleep(0.4)
-        for _ in range(9):
-            client.get(URL)
-        assert len(servers[0].received) == 3  # one probe, failed
+    where = {"orders": servers.addresses}
+    with driver.transport(where, policy=policy, observers=[events.append], clock=clock) as client:
+
+        def calls(count: int) -> int:
+            for _ in range(count):
+                assert client.get(URL).status_code == 200
+            return len(servers[0].received)
+
+        assert calls(20) == 2
+        clock.advance(0.4)
+        assert calls(9) == 3  # one probe, failed
         servers[0].behave(OK)
-        time.sleep(0.8)
-        for _ in range(9):
-            client.get(URL)
-        assert len(servers[0].received) > 5
+        clock.advance(0.8)
+        assert calls(9) > 5
         kinds = [type(event) for event in events]
         assert kinds.count(smartclient.NodeEjected) == 2
         assert kinds.count(smartclient.NodeReturned) == 1

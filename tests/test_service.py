@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Any
 
@@ -13,7 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smartclient import (
+    AttemptStarted,
     Balancer,
+    Client,
     Instance,
     InstancesChanged,
     NodeEjected,
@@ -23,6 +25,7 @@ from smartclient import (
     Policy,
     Retry,
     RetryBudget,
+    call,
 )
 from smartclient.call import NO_OPTIONS, Attempt, Call, CallOptions
 from smartclient.choosing import Unavailable
@@ -612,3 +615,278 @@ def test_a_pick_that_is_overtaken_by_a_new_list_goes_by_that() -> None:
     updates.append(lambda: world.service.update(instances(3, 4)))
     assert world.call() in (3, 4)
     assert not updates
+
+
+# ---- a registration is not a server ----
+
+
+class TestServers:
+    def test_one_address_under_several_ids_is_one_node(self, caplog: pytest.LogCaptureFixture) -> None:
+        world = World(0, balancer="round_robin")
+        listed = [Instance("10.0.0.1", 80, id=name, weight=2, metadata={"n": name}) for name in "dbca"]
+        others = [Instance("10.0.0.2", 80), Instance("10.0.0.3", 80)]
+        for _ in range(2):
+            world.service.update([*listed, *others, *listed[:1]])
+        assert len(world.service.nodes) == 3
+        [node] = [node for node in world.service.nodes if node.instance.host == "10.0.0.1"]
+        assert (node.weight, node.instance.metadata, node.instance.id) == (8, {"n": "a"}, "a")
+        hosts = [world.start().node.instance.host for _ in range(30)]
+        assert {hosts.count(host) for host in set(hosts)} == {10}
+        said = [record.getMessage() for record in caplog.records if "is registered" in record.getMessage()]
+        assert len(said) == 1
+        assert "10.0.0.1:80 is registered 4 times (a, b, c, d)" in said[0]
+
+    def test_retries_go_to_other_servers(self) -> None:
+        """67 % of the traffic went to the bad one, three attempts of a call all to it: 26 of 120 GETs were lost."""
+        for seed in range(50):
+            world = World(0, balancer="round_robin")
+            world.service.roster.chooser._rng.seed(seed)
+            listed = [Instance("10.0.0.1", 80, id=name) for name in "abcd"]
+            world.service.update([*listed, Instance("10.0.0.2", 80), Instance("10.0.0.3", 80)])
+            tried: list[Any] = []
+            for _ in range(3):
+                tried.append(world.start(tried=tried).node)
+            assert len({node.instance.host for node in tried}) == 3
+
+    @pytest.mark.parametrize(
+        ("one", "other"),
+        [
+            (Instance("10.0.0.1", 80, id="a"), Instance("10.0.0.1", 80, id="b")),
+            (Instance("10.0.0.1", 80), Instance("10.0.0.1", 80, scheme="https")),
+            (Instance("10.0.0.1", 80), Instance("10.0.0.1", 80, weight=3, zone="z", priority=1, metadata={"a": "b"})),
+            (Instance("A.example", 80), Instance("a.EXAMPLE", 80)),
+            (Instance("::1", 80), Instance("0:0:0:0:0:0:0:1", 80)),
+        ],
+    )
+    def test_an_address_keeps_its_node_whatever_else_changes(self, one: Instance, other: Instance) -> None:
+        world = World(0)
+        world.service.update([one])
+        [node] = world.service.nodes
+        world.service.update([other])
+        assert world.service.nodes == (node,)
+        assert node.instance == other
+
+    def test_with_connect_the_id_counts(self) -> None:
+        service = Service(
+            "orders",
+            Policy(),
+            source="test",
+            clock=VirtualClock(),
+            rng=Random(1),
+            observers=Observers(),
+            retire=lambda node: None,
+            by_id=True,
+        )
+        service.update([Instance("app", 80, id=name) for name in "ab"])
+        assert len(service.nodes) == 2
+
+    @pytest.mark.parametrize("most", [2.0**32 - 1, 1e12])
+    def test_weights_beyond_our_limit_are_scaled(self, most: float) -> None:
+        world = World(0, balancer="weighted_round_robin")
+        world.service.update([Instance("10.0.0.1", 1, weight=most), Instance("10.0.0.1", 2, weight=most / 4)])
+        ports = [world.start().node.instance.port for _ in range(100)]
+        assert 78 <= ports.count(1) <= 82
+        assert max(node.weight for node in world.service.nodes) <= 1e6
+
+
+class TestFlapping:
+    def test_an_ejected_instance_that_leaves_and_comes_back_is_still_ejected(self) -> None:
+        """26 bad attempts became 1,480."""
+        world = World(3, outlier=OutlierDetection(base_ejection_time=10, max_ejection_time=60, jitter=0))
+        world.eject(1)
+        everybody = [node.instance for node in world.service.nodes]
+        bad = 0
+        for _ in range(100):
+            world.service.update([instance for instance in everybody if instance.port != 1])
+            world.clock.advance(0.05)
+            world.service.update(everybody)
+            for _ in range(10):
+                attempt = world.start()
+                failed = attempt.node.instance.port == 1
+                bad += failed
+                attempt.judge(Outcome.FAILURE if failed else Outcome.SUCCESS, 503 if failed else 200)
+                attempt.finish()
+        assert bad <= 1  # its probe
+        assert world.service.roster.ward.ejected == 1
+
+    def test_so_is_one_that_is_under_suspicion(self) -> None:
+        world = World(3, balancer="round_robin")
+        everybody = [node.instance for node in world.service.nodes]
+        for _ in range(200):
+            attempt = world.start()
+            bad = attempt.node.instance.port == 1
+            attempt.judge(Outcome.FAILURE if bad else Outcome.SUCCESS, 503 if bad else 200)
+            attempt.finish()
+            if bad:
+                world.service.update([instance for instance in everybody if instance.port != 1])
+                world.service.update(everybody)
+            if any(isinstance(event, NodeEjected) for event in world.events):
+                return
+        raise AssertionError("flapped through")
+
+    def test_after_its_time_it_is_new(self) -> None:
+        world = World(3, outlier=OutlierDetection(base_ejection_time=5, jitter=0))
+        world.eject(1)
+        everybody = [node.instance for node in world.service.nodes]
+        world.service.update([instance for instance in everybody if instance.port != 1])
+        world.clock.advance(6)
+        world.service.update(everybody)
+        assert all(node.ejected_until is None for node in world.service.nodes)
+        assert world.service.roster.ward.ejected == 0
+
+    def test_never_are_all_out(self) -> None:
+        world = World(2, outlier=OutlierDetection(base_ejection_time=10))
+        world.eject(1)
+        [one] = [node.instance for node in world.service.nodes if node.instance.port == 1]
+        world.service.update([])
+        world.clock.advance(0.1)
+        world.service.update([one])
+        assert world.start().node.instance.port == 1
+        assert world.service.roster.ward.ejected == 0
+
+
+# ---- one reason's end is no other's ----
+
+
+class TestBarred:
+    """An ejection that is over brings a probing call, but not while something else keeps the node out."""
+
+    def world(self, **policy: Any) -> tuple[World, Any]:
+        world = World(4, balancer="round_robin", outlier=OutlierDetection(base_ejection_time=5, jitter=0), **policy)
+        world.eject(1)
+        [node] = [node for node in world.service.nodes if node.instance.port == 1]
+        return world, node
+
+    def probes(self, world: World) -> int:
+        world.clock.advance(6)
+        return [world.call() for _ in range(40)].count(1)
+
+    def change(self, world: World, others: dict[str, Any] | None = None, **fields: Any) -> None:
+        listed = [node.instance for node in world.service.nodes]
+        world.service.update([replace(one, **(fields if one.port == 1 else others or {})) for one in listed])
+
+    def test_nothing_else(self) -> None:
+        world, _ = self.world()
+        assert self.probes(world) > 5
+
+    def test_active_checks(self) -> None:
+        """POSTs only, one silent node: one POST lost every 1.7 s for ever."""
+        world, node = self.world()
+        world.service.checked(node, False)
+        assert self.probes(world) == 0
+        world.service.checked(node, True)
+        assert self.probes(world) > 5
+
+    def test_the_registry(self) -> None:
+        world, _ = self.world()
+        self.change(world, healthy=False)
+        assert self.probes(world) == 0
+
+    def test_weight_zero(self) -> None:
+        world, _ = self.world()
+        self.change(world, weight=0)
+        assert self.probes(world) == 0
+
+    def test_a_priority_that_is_not_used(self) -> None:
+        world, _ = self.world()
+        self.change(world, priority=1)
+        assert self.probes(world) == 0
+
+    def test_a_zone_that_is_not_used(self) -> None:
+        world, _ = self.world(zone="here", min_zone_size=1)
+        self.change(world, {"zone": "here"}, zone="there")
+        assert self.probes(world) == 0
+
+    def test_a_pause(self) -> None:
+        world, node = self.world()
+        node.paused_until = world.clock() + 60
+        assert self.probes(world) == 0
+
+
+# ---- most are down ----
+
+
+@pytest.mark.parametrize("balancer", ["round_robin", "p2c", "least_request", "random", "adaptive", "maglev"])
+@pytest.mark.parametrize(("count", "after"), [(5, 1.0), (20, 3.0)])
+def test_no_call_fails_while_one_is_known_to_be_up(
+    driver: Any, fleet: Any, balancer: str, count: int, after: float
+) -> None:
+    """Four of five refuse: 38-65 % of the calls were lost for 9 s, and 13-29 % afterwards."""
+    servers = fleet(count)
+    for server in servers.servers[1:]:
+        server.refuse()
+    clock, failed = VirtualClock(), []
+    policy = Policy(balancer, retry=Retry(budget=RetryBudget(min_per_second=1, ratio=0.2)))
+    with driver.transport({"orders": servers.addresses}, policy=policy, clock=clock) as client:
+        began = clock()
+        for number in range(300):
+            method = "POST" if number % 3 == 0 else "GET"
+            try:
+                client.request(method, "http://orders/", extensions=call(hash_key=str(number)))
+            except driver.httpx.ConnectError:
+                failed.append(clock() - began)
+            clock.advance(0.05)
+    assert [when for when in failed if when > after] == []
+
+
+def test_a_total_outage_is_still_nobodys_and_paid_for(driver: Any, fleet: Any) -> None:
+    servers = fleet(5)
+    clock, events = VirtualClock(), []
+    budget = RetryBudget(min_per_second=0.1, ratio=0.2, ttl=10)
+    policy = Policy("round_robin", retry=Retry(budget=budget))
+    where = {"orders": servers.addresses}
+    with driver.transport(where, policy=policy, clock=clock, observers=[events.append]) as client:
+        for _ in range(50):
+            client.get("http://orders/")
+        events.clear()
+        for server in servers.servers:
+            server.refuse()
+        for _ in range(200):
+            with pytest.raises(driver.httpx.ConnectError):
+                client.get("http://orders/")
+            clock.advance(0.01)
+    attempts = sum(isinstance(event, AttemptStarted) for event in events)
+    assert attempts <= 1.2 * 200 + 0.2 * 50 + 1 + 5  # each node was known to be up once
+    assert not [event for event in events if isinstance(event, NodeEjected)]
+
+
+def test_who_wants_no_retry_has_none(driver: Any, fleet: Any) -> None:
+    servers = fleet(2)
+    with driver.client({"orders": servers.addresses}, policy=Policy("round_robin", retry=Retry(attempts=1))) as client:
+        for _ in range(4):
+            client.get("http://orders/")
+        servers[0].refuse()
+        with pytest.raises(driver.httpx.ConnectError):
+            for _ in range(2):
+                client.get("http://orders/")
+
+
+def test_the_first_list_is_there_before_observers_are_told(driver: Any, fleet: Any) -> None:
+    """A slow log sink: the first call waited for it, and failed."""
+    servers, told = fleet(1), threading.Event()
+
+    def slow(event: Event) -> None:
+        if isinstance(event, InstancesChanged):
+            told.wait(5)
+
+    with driver.client(lambda name: servers.addresses, observers=[slow], timeout=2) as client:
+        try:
+            assert client.get("http://orders/").status_code == 200
+        finally:
+            told.set()
+
+
+def test_an_observer_may_call_the_service(fleet: Any) -> None:
+    servers = fleet(1)
+    answers: list[int] = []
+
+    def calling(event: Event) -> None:
+        if isinstance(event, InstancesChanged):
+            answers.append(client.get("http://orders/").status_code)
+
+    with Client(lambda name: servers.addresses, observers=[calling], timeout=2, trust_env=False) as client:
+        client.get("http://orders/")
+        ends_at = time.monotonic() + 5
+        while not answers and time.monotonic() < ends_at:
+            time.sleep(0.01)
+    assert answers == [200]

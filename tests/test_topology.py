@@ -303,3 +303,74 @@ class TestPause:
         world.clock.advance(31)
         world.call()
         assert all(node.paused_until is None for node in world.service.nodes)
+
+
+class TestSubsetOfWhatACallMayUse:
+    """What a call can require, priorities and weights are narrowed first; a subset is taken of what is left."""
+
+    def listed(self) -> list[Instance]:
+        return [
+            Instance(f"10.0.0.{n}", 80, metadata={"version": "v2" if n % 10 == 0 else "v1", "n": str(n)})
+            for n in range(100)
+        ]
+
+    @pytest.mark.parametrize("name", [f"web-{n}" for n in range(40)])
+    def test_ten_of_a_hundred_are_v2(self, name: str) -> None:
+        """NoInstances for 23 of 40 clients."""
+        world = World(0, subset=Subset(5, name), require={"version": "v2"})
+        world.service.update(self.listed())
+        assert len(world.service.nodes) == 5
+        assert {world_node(world).metadata["version"] for _ in range(20)} == {"v2"}
+
+    @pytest.mark.parametrize("name", [f"web-{n}" for n in range(10)])
+    def test_so_it_is_where_the_call_says_so(self, name: str) -> None:
+        world = World(0, subset=Subset(5, name))
+        world.service.update(self.listed())
+        options = CallOptions(require={"version": "v2"})
+        assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
+        rather = CallOptions(prefer={"version": "v2"})
+        assert {world_node(world, options=rather).metadata["version"] for _ in range(20)} == {"v2"}
+        assert len(world.service.nodes) <= 10
+        world.service.update(self.listed()[:-1])  # and after the next list
+        assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
+
+    def test_what_calls_ask_for_is_bounded(self) -> None:
+        from smartclient import roster
+
+        world = World(0, subset=Subset(2, "web-1"))
+        world.service.update(self.listed())
+        for n in range(100):
+            try:
+                world_node(world, options=CallOptions(require={"n": str(n)}))
+            except Unavailable:
+                assert n >= roster.WANTED - 1
+        assert len(world.service.nodes) <= 2 + roster.WANTED
+
+    def test_each_priority_has_its_own(self) -> None:
+        world = World(0, subset=Subset(3, "web-1"))
+        world.service.update([Instance(f"10.0.{p}.{n}", 80, priority=p) for p in (0, 1) for n in range(20)])
+        assert sorted(node.instance.priority for node in world.service.nodes) == [0, 0, 0, 1, 1, 1]
+
+    def test_weight_zero_and_unhealthy_ones_take_no_place(self) -> None:
+        world = World(0, subset=Subset(3, "web-1"))
+        world.service.update(
+            [Instance(f"10.0.0.{n}", 80, weight=0.0 if n < 10 else 1.0, healthy=not 10 <= n < 17) for n in range(20)]
+        )
+        assert {node.instance.host for node in world.service.nodes} == {"10.0.0.17", "10.0.0.18", "10.0.0.19"}
+
+
+class TestUnhealthyInTheRegistry:
+    def test_they_get_no_calls_and_count_in_their_priority(self) -> None:
+        world = World(0, balancer="random")
+        healthy = Instance("10.0.0.1", 80)
+        down = [Instance(f"10.0.0.{n}", 80, healthy=False) for n in (2, 3, 4)]
+        world.service.update([healthy, *down, Instance("10.1.0.1", 80, priority=1)])
+        found = shares(world, lambda instance: instance.host)
+        assert found["10.0.0.1"] == pytest.approx(0.35, abs=0.03)  # Envoy: 1.4 x 25 %
+        assert found["10.1.0.1"] == pytest.approx(0.65, abs=0.03)
+        assert len(found) == 2
+
+    def test_in_panic_they_are_called(self) -> None:
+        world = World(0, balancer="random")
+        world.service.update([Instance(f"10.0.0.{n}", 80, healthy=False) for n in range(3)])
+        assert len(shares(world, lambda instance: instance.host, 100)) == 3

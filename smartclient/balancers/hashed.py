@@ -76,7 +76,7 @@ class Table:
         raise NotImplementedError
 
     def walk(self, value: int) -> Iterator[Node]:
-        """The nodes after it, each at least once."""
+        """The nodes after it, each sooner or later."""
         raise NotImplementedError
 
 

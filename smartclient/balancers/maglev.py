@@ -21,6 +21,7 @@ LAST = 0.02  # share of the slots that is filled in the other way
 MOST = 1.008  # times its share of the slots that a node has, at most
 POINTS = 64  # of a node, on the ring that fills them
 STEPS = 1024
+MULTIPLIER, INCREMENT, MASK = 6364136223846793005, 1442695040888963407, (1 << 64) - 1  # Knuth's MMIX
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class Slots(Table):
         return self._nodes[self._slots[value % self._size] - 1]
 
     def walk(self, value: int) -> Iterator[Node]:
-        # By a stride of the key's own, so that the keys of one node are spread over all others.
-        slot, stride = value % self._size, (value >> 32) % (self._size - 1) + 1
-        for _ in range(self._size - 1):
-            slot = (slot + stride) % self._size
-            yield self._nodes[self._slots[slot] - 1]
+        # At random, by the key, so that the keys of one node are spread over all others. (Not by a stride: the slots of
+        # a node are a stride apart, too, and one in a hundred keys would not meet it in a thousand steps.)
+        while True:
+            value = (value * MULTIPLIER + INCREMENT) & MASK
+            yield self._nodes[self._slots[(value >> 32) % self._size] - 1]
 
     def _fill_the_last(self, filled: list[int], weights: Sequence[float], breathe: Breath) -> None:
         slots, total = self._slots, sum(weights)

@@ -79,7 +79,7 @@ class Ring(Table):
         return (self._nodes[number] for number in itertools.islice(self.numbers(value), 1, None))
 
     def numbers(self, value: int) -> Iterator[int]:
-        """The numbers of the nodes from a value on, each at least once."""
+        """The numbers of the nodes from a value on."""
         start, count = bisect(self._values, value), len(self._values)
         for step in range(count):
             yield self._numbers[(start + step) % count]

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from ..settings import nearest, shown
+
 Reader = Callable[[str], Any]
 
 
@@ -45,7 +47,8 @@ def read_options(
     for name, values in options.items():
         reader = known.get(name)
         if reader is None:
-            raise ValueError(f"{scheme}:// has no option {name!r}; it has {', '.join(known)}")
+            hint = nearest(name, known)
+            raise ValueError(f"{scheme}:// has no option {shown(name)}; it has {', '.join(known)}{hint}")
         try:
             keywords[name] = [reader(value) for value in values] if name in several else reader(values[-1])
         except ValueError as error:

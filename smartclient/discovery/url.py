@@ -11,6 +11,7 @@ from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
 from ..hosts import wire_name
+from ..settings import nearest
 from .base import Discovery
 from .consul import Consul
 from .dns import Dns
@@ -57,7 +58,8 @@ def discovery_from_url(url: str) -> Discovery:
     opener = SCHEMES.get(parts.scheme) or _of_package(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
-        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}")
+        hint = nearest(parts.scheme, SCHEMES)
+        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}{hint}")
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         options.setdefault(name, []).append(value)

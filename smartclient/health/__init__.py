@@ -1,1 +1,1 @@
-"""Who may get a call: outlier detection on real traffic."""
+"""Who may get a call, and how many: outlier detection, active checks, pauses, slow start; and what stalls of ours spoil."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
+from random import Random
 
 from ..settings import Settings, count, flag, matching, optional, seconds, setting, share
 from ..settings import statuses as status_set
@@ -37,6 +38,11 @@ class HealthCheck(Settings):
     jitter: float = setting(0.1, share())
     port: int | None = setting(None, optional(count(1, 65535)))
     unejects: bool = setting(False, flag)
+
+    def pause(self, unused: float, rng: Random) -> float:
+        """Seconds until the next check of an instance. unused: since the service was last called"""
+        interval = self.idle_interval if unused > self.idle_interval else self.interval
+        return interval * (1.0 + self.jitter * (2.0 * rng.random() - 1.0))
 
     def takes(self, status: int) -> bool:
         """Whether an answer is a success."""

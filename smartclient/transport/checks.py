@@ -139,9 +139,7 @@ class Checker:
         elif patient.row <= -settings.unhealthy:
             service.checked(node, False)
         now = self._clock()
-        idle = now - service.used_at > settings.idle_interval
-        interval = settings.idle_interval if idle else settings.interval
-        patient.due = now + interval * (1.0 + settings.jitter * (2.0 * self._rng.random() - 1.0))
+        patient.due = now + settings.pause(now - service.used_at, self._rng)
         patient.task = None
 
     async def _ask(self, service: Service, settings: HealthCheck, node: Node) -> bool:

@@ -255,3 +255,24 @@ def connections_to(port: int) -> int:
     lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
     pairs = [line.split() for line in lines]
     return sum(pair[2] == f"0100007F{own}" and pair[1].startswith("0100007F") and pair[3] == "01" for pair in pairs)
+
+
+def test_names_have_no_case(agents: Any) -> None:
+    agent = agents()
+    with Fleet(1) as fleet, register("Orders", fleet.addresses[0], consul=agent.address):
+        with Client(Consul(agent.address)) as client:
+            assert client.get("http://ORDERS/").status_code == 200
+
+
+def test_the_nearest_third_is_used_first(agents: Any) -> None:
+    agent = agents()
+    with Fleet(6) as fleet:
+        for number, address in enumerate(fleet.addresses):
+            host, _, port = address.partition(":")
+            service = {"Name": "orders", "ID": str(number), "Address": host, "Port": int(port)}
+            httpx.put(f"http://{agent.address}/v1/agent/service/register", json=service).raise_for_status()
+        with Client(Consul(agent.address, near="_agent")) as client:
+            for _ in range(30):
+                assert client.get(URL).status_code == 200
+            assert sorted(node.instance.priority for node in nodes(client)) == [0, 0, 1, 1, 1, 1]
+            assert sum(bool(server.received) for server in fleet.servers) == 2

@@ -196,3 +196,17 @@ def test_a_user_that_may_read_but_one_of_the_two(etcd: EtcdServer) -> None:
     with Client(Etcd(etcd.address, prefix="other", user="app", password="right"), timeout=1) as client:
         with pytest.raises(Exception, match="permission denied"):
             client.get(URL)
+
+
+def test_names_have_no_case(etcd: EtcdServer) -> None:
+    """What is registered as `Orders` is looked up as `orders`; and one that others wrote so is found."""
+    with Fleet(2) as fleet:
+        source = Etcd(etcd.address)
+        with source.register("Orders", fleet.addresses[0]), Client(source) as client:
+            assert client.get("http://ORDERS/").status_code == 200
+        put(etcd, "/services/Stock/a", fleet.addresses[1])
+        with Client(source) as client:
+            assert client.get("http://stock/").status_code == 200
+            put(etcd, "/services/Stock/b", fleet.addresses[0])
+            balanced: Any = next(iter(client._mounts.values()))
+            until(lambda: len(balanced._services.get("stock").nodes) == 2)

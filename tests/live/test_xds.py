@@ -238,7 +238,7 @@ def test_the_same_instances_and_weights_as_envoy(plane: ControlPlane, envoy: Env
         ours = {
             address: (one.weight, one.priority, one.zone, one.metadata["region"])
             for address, one in instances(client).items()
-            if one.weight
+            if one.weight and one.healthy
         }
         assert ours == theirs
         assert instances(client)["127.0.0.1:7008"].weight == 0  # degraded: only if there are no others
@@ -266,3 +266,21 @@ def test_the_same_traffic_as_envoy(plane: ControlPlane, envoy: Envoy) -> None:
         for address, share in expected.items():
             for name, servers in zip(("ours", "envoy"), counts, strict=True):
                 assert abs(servers[address] / 1200 - share) < 0.05, (name, address, servers)
+
+
+def test_the_same_spill_over_as_envoy(plane: ControlPlane, envoy: Envoy) -> None:
+    """Unhealthy endpoints count in their priority: we sent nothing to the next one where Envoy sent 64 %."""
+    with Fleet(2) as fleet:
+        first, second = fleet.addresses
+        down = [endpoint(f"127.0.0.1:{port}", status="UNHEALTHY") for port in (7001, 7002, 7003)]
+        plane.put("orders", group(endpoint(first), *down), group(endpoint(second), priority=1))
+        until(lambda: len(envoy.endpoints()) == 5)
+        shares = []
+        with Client(source(plane)) as ours, httpx.Client() as plain:
+            for url, client in ((URL, ours), (f"http://{envoy.address}/", plain)):
+                before = len(fleet[1].received)
+                for _ in range(1000):
+                    assert client.get(url).status_code == 200
+                shares.append((len(fleet[1].received) - before) / 1000)
+        assert abs(shares[0] - shares[1]) < 0.06, shares
+        assert 0.58 < shares[1] < 0.72

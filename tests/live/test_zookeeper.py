@@ -185,3 +185,31 @@ def test_five_thousand_instances_and_many_services_on_one_connection(zookeeper: 
     assert [len(next(watch)) for watch in watches] == [5000, *[1] * 30]
     for watch in watches:
         watch.close()  # type: ignore[attr-defined]
+
+
+def test_names_have_no_case(zookeeper: ZooKeeperServer) -> None:
+    with Fleet(2) as fleet, kazoo(zookeeper) as writer:
+        source = ZooKeeper(zookeeper.address)
+        with source.register("Orders", fleet.addresses[0]), Client(source) as client:
+            assert client.get("http://ORDERS/").status_code == 200
+        writer.create("/services/Stock/a", entry(fleet.addresses[1]), ephemeral=True, makepath=True)
+        with Client(source) as client:
+            assert client.get("http://stock/").status_code == 200
+            balanced: Any = next(iter(client._mounts.values()))
+            writer.create("/services/Stock/b", entry(fleet.addresses[0]), ephemeral=True)
+            until(lambda: len(balanced._services.get("stock").nodes) == 2)
+
+
+def test_one_that_is_out_of_service_is_not_called(zookeeper: ZooKeeperServer) -> None:
+    """Spring Cloud: `instance_status` in the payload's metadata."""
+    with Fleet(2) as fleet, kazoo(zookeeper) as writer:
+        for number, status in enumerate(("UP", "OUT_OF_SERVICE")):
+            payload = {"metadata": {"instance_status": status}}
+            path = f"/services/orders/{number}"
+            writer.create(path, entry(fleet.addresses[number], payload=payload), ephemeral=True, makepath=True)
+        with Client(ZooKeeper(zookeeper.address)) as client:
+            for _ in range(6):
+                assert client.get(URL).status_code == 200
+            assert listed(client) == {fleet.addresses[0]}
+            writer.set("/services/orders/1", entry(fleet.addresses[1], payload={"metadata": {"instance_status": "UP"}}))
+            until(lambda: len(listed(client)) == 2)
