@@ -275,8 +275,8 @@ def test_a_race_leaves_no_garbage(driver: Any, fleet: Any) -> None:
     ids=["hedge", "hedge and deadline", "deadline", "attempt", "none"],
 )
 def test_a_cancel_and_a_timer_in_one_turn_of_the_loop_are_a_cancel(fleet: Any, policy: Policy) -> None:
-    """16-23 % of the cancellations came out as AssertionError, or not at all: a cancel scope's timer and the cancel fold
-    into one, which the scope takes for its own. (With anyio 4.0: CI runs this file with that, too.)
+    """16-23 % of the cancellations came out as AssertionError, or not at all: a scope's timer and the cancel fold into
+    one, which the scope takes for its own. (With anyio 4.0: CI runs this file with that, too.)
     """
     servers = fleet(3, Behaviour(delay=0.03))
     ends: dict[str, int] = {}

@@ -16,7 +16,7 @@ from ..call import Attempt
 from ..connections.aio import AsyncConnections, quietly
 from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..health.stalls import TICK
-from ..loops import call_later, call_soon, current_loop, has_ended, wait_for
+from ..loops import call_later, call_soon, cancellations, current_loop, has_ended, wait_for
 from ..waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
 from .tasks import race
@@ -92,7 +92,7 @@ class AsyncTransport(TransportBase):
                         node.connections.forget_loop(loop)
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
-        cancelled_before = _cancelled()
+        cancelled_before = cancellations()
         try:
             effect = next(flow)
             while True:
@@ -102,12 +102,17 @@ class AsyncTransport(TransportBase):
                         node = attempt.node
                         connections = node.connections or self._connections_of(node, attempt.service)
                         result = [await connections.send(request, effect)]
+                        if not attempt.reused and cancellations() > cancelled_before:
+                            # anyio connects in a task group, whose end may take the call's cancellation for its own.
+                            with anyio.CancelScope(shield=True):
+                                await result.pop().aclose()
+                            raise asyncio.CancelledError
                     elif type(effect) is Race:
                         result = [await race(effect, partial(self._run, request, effect))]
                     else:
                         result = [await self._perform(effect)]
                 except BaseException as error:
-                    if isinstance(error, Exception) and _cancelled() > cancelled_before:
+                    if isinstance(error, Exception) and cancellations() > cancelled_before:
                         # A timer of httpcore's in the same turn of the loop: anyio's scope took both for its own.
                         effect = flow.throw(asyncio.CancelledError())
                     else:
@@ -132,16 +137,6 @@ class AsyncTransport(TransportBase):
             return await _wait(effect.places, effect.timeout, self._finish_lost)
         assert isinstance(effect, WaitForNodes)
         return await _wait(effect.service.ready, effect.timeout, self._finish_lost)
-
-
-def _cancelled() -> int:
-    """How often this task was asked to end: by others than cancel scopes, which take that back (Python 3.11)."""
-    try:
-        task: Any = asyncio.current_task()
-    except RuntimeError:  # trio
-        return 0
-    cancelling = getattr(task, "cancelling", None)
-    return 0 if cancelling is None else int(cancelling())
 
 
 async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None]) -> bool:
