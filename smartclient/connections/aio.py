@@ -25,7 +25,6 @@ from ..node import Node
 from ..retry.replay import WatchedStream
 from ..service import Service
 from .base import Body, Dialing, NodeConnections, inherited
-from .idle import Idle
 from .link import Link
 from .multiplexed import Asking, Shared, send_shared
 from .timed import async_backend
@@ -186,7 +185,8 @@ class AsyncConnections(NodeConnections):
         raise httpx.ReadTimeout("out of time")
 
     async def _send(self, request: Any, effect: Send, made: list[Link]) -> Any:
-        attempt, flavour = effect.attempt, self.dialing.flavour
+        attempt, dialing, link, asking = effect.attempt, self.dialing, None, None
+        flavour = dialing.flavour
         address = self.address(request)
         if self.transport is not None:
             self._loop = current_loop()
@@ -197,16 +197,33 @@ class AsyncConnections(NodeConnections):
         wire = self.wire_request(request, effect, address)
         if isinstance(effect.stream, flavour.ByteStream):
             wire.stream = InMemory(effect.stream)
-        home, sweep = self._home(address), self.dialing.sweep
-        now = self.dialing.clock()
-        if now >= sweep.due:
-            for stack, links in sweep.look(now):
+        home, now = self._home(address), dialing.clock()
+        if now >= dialing.sweep.due:
+            for stack, links in dialing.sweep.look(now):
                 stack.owner.drop_idle(links)
         try:
-            if self.dialing.http2:
+            if dialing.http2:
                 raw, link, asking = await send_shared(self, wire, effect, address, home, made)
             else:
-                raw, link, asking = await self._send_alone(wire, effect, address, home, made, now)
+                if not effect.fresh:
+                    link, ended = home.idle.take(now)
+                    if ended:
+                        await self.close_all(ended)
+                attempt.reused = link is not None
+                if link is None:
+                    link = self.new(address, attempt)
+                    made.append(link)
+                link.attempt, link.backend.times = attempt, effect.timeouts
+                dialing.active[attempt] = link
+                raw = await link.http.handle_async_request(wire)
+        except BaseException as error:
+            if dialing.http2:
+                raise
+            dialing.active.pop(attempt, None)
+            ready = link is not None and link.backend.ready
+            if link is not None:
+                await self.drop_now(link)
+            raise flavour.translated(error, ready)  # noqa: B904  (it has its cause)
         finally:
             if isinstance(effect.stream, WatchedStream):
                 with anyio.CancelScope(shield=True):
@@ -214,27 +231,6 @@ class AsyncConnections(NodeConnections):
         body = self._body_class(raw.stream, self, attempt, effect.context, link, home)
         body.asking = asking
         return self.response(raw, body)
-
-    async def _send_alone(
-        self, wire: Any, effect: Send, address: Address, home: Shared, made: list[Link], now: float
-    ) -> Any:
-        """On a connection of its own."""
-        attempt, dialing, link = effect.attempt, self.dialing, None
-        try:
-            link = None if effect.fresh else await self._take(home.idle, now)
-            attempt.reused = link is not None
-            if link is None:
-                link = self.new(address, attempt)
-                made.append(link)
-            link.attempt, link.backend.times = attempt, effect.timeouts
-            dialing.active[attempt] = link
-            return await link.http.handle_async_request(wire), link, None
-        except BaseException as error:
-            dialing.active.pop(attempt, None)
-            ready = link is not None and link.backend.ready
-            if link is not None:
-                await self.drop_now(link)
-            raise dialing.flavour.translated(error, ready)  # noqa: B904  (it has its cause)
 
     def new(self, address: Address, attempt: Attempt) -> Link:
         """A connection, not yet connected."""
@@ -346,12 +342,6 @@ class AsyncConnections(NodeConnections):
         if home is None:
             home = stores[address] = Shared(self.dialing.idle(self))
         return home
-
-    async def _take(self, idle: Idle, now: float) -> Link | None:
-        link, ended = idle.take(now)
-        if ended:
-            await self.close_all(ended)
-        return link
 
     async def _rest(self, home: Shared, link: Link) -> None:
         """Nobody uses it any more: idle, or closed."""

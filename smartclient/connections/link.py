@@ -44,7 +44,7 @@ class Link:
             # (Not `is_idle`: httpcore calls a connection active for ever after a request that was given up early.)
             if not (backend.frames.open and self.http.is_available()):
                 return False
-        elif not (backend.ready and self.http.is_idle()) or _unparsed(self.http) or unread(backend.stream):
+        elif not (backend.ready and self.http.is_idle()) or _unparsed(self.http) or _unread(backend):
             return False
         if self._speaks is None:
             self._speaks = _asker(backend.stream, select.POLLIN if backend.frames is None else POLL_ENDED)
@@ -56,22 +56,13 @@ class Link:
         return self._speaks is None or self._speaks()
 
 
-def unread(stream: Any) -> bool:
+def _unread(backend: Any) -> bool:
     """Whether something was received and not yet asked for: by TLS, or by asyncio. The socket does not show it."""
-    if stream is None:
+    if backend.secure is not None and (
+        backend.secure.pending() or (backend.arrived is not None and backend.arrived.pending)
+    ):
         return True
-    tls = stream.get_extra_info("ssl_object")
-    if tls is not None and tls.pending():
-        return True
-    inner = stream.anyio_stream
-    if inner is None:
-        return False
-    if tls is not None:
-        if inner._read_bio.pending:
-            return True
-        inner = inner.transport_stream
-    protocol = getattr(inner, "_protocol", None)  # trio has none: it reads when asked
-    return protocol is not None and bool(protocol.read_queue)
+    return bool(backend.queue)
 
 
 def _unparsed(http: Any) -> bool:

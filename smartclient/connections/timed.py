@@ -30,9 +30,9 @@ class Timed:
         self.get_extra_info = stream.get_extra_info
 
     @property
-    def anyio_stream(self) -> Any:
-        """anyio's stream inside of httpcore's; None where httpcore reads from the socket itself."""
-        return getattr(self._stream, "_stream", None)
+    def transport(self) -> Any:
+        """asyncio's transport, if it is on one."""
+        return getattr(getattr(self._stream, "_stream", None), "_transport", None)
 
 
 class SyncTimed(Timed):
@@ -157,7 +157,8 @@ class Backend:
     """What the backends of both kinds remember of their link.
 
     times:    of the present request; None: httpx's alone
-    stream:   the connection, as far as it has come
+    stream:   the connection, as far as it has come; beneath: without TLS
+    secure:   TLS, once it is agreed; arrived: what it has not yet read; queue: what the event loop has read for it
     ready:    it is connected, and TLS is agreed
     frames:   over HTTP/2: what they say
     handle:   on the socket, while TLS is agreed
@@ -179,6 +180,9 @@ class Backend:
         self.times: TimeLeft | None = None
         self.stream: Any = None
         self.beneath: Any = None
+        self.secure: Any = None
+        self.arrived: Any = None
+        self.queue: Any = None
         self.ready = False
         self.frames: Any = None
         self.handle: Any = None
@@ -192,9 +196,14 @@ class Backend:
         self.ready = agreed is not None or not self.tls
         if self.ready and (self.http2 if agreed is None else agreed.selected_alpn_protocol() == "h2"):
             self.frames = Frames()
+        self.secure = agreed
+        inner = getattr(stream, "_stream", None)  # anyio's; httpcore's blocking one reads from the socket itself
+        self.arrived = getattr(inner, "_read_bio", None)
         self.stream = made = (self._plain if self.frames is None else self._framed)(stream, self)
         if self.beneath is None:
             self.beneath = made
+            # asyncio's; trio's stream reads when it is asked. (Private names of anyio's: a test pins them.)
+            self.queue = getattr(getattr(inner, "_protocol", None), "read_queue", None)
         return made
 
     def cut_short(self, timeout: float | None) -> float | None:
@@ -207,8 +216,7 @@ class Backend:
             return
         # asyncio closes a socket in a callback of its loop, which is gone: so it is called here. (Else the socket would
         # stay open until a collection, and then be warned of.) trio's own is a plain socket.
-        transport = getattr(self.beneath.anyio_stream, "_transport", None)
-        close = getattr(transport, "_call_connection_lost", None)
+        close = getattr(self.beneath.transport, "_call_connection_lost", None)
         try:
             if close is not None:
                 close(None)
