@@ -68,7 +68,7 @@ class Policy(Settings):
     hedge:            when a slow attempt is joined by another; None: never
     outlier:          when a node is left out for a while; None: never
     deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None:
-                      none. With a blocking client over HTTP/2 or a transport of `connect=`, phase by phase
+                      none. With a blocking client over a transport of `connect=`, phase by phase
     deadline_header:  each attempt says in this header how much time is left: "X-Request-Deadline-Ms" (milliseconds) or
                       "grpc-timeout" (in gRPC's form); None: it does not
     attempt_timeout:  seconds for one attempt up to its response headers; None: httpx's timeouts alone
