@@ -5,8 +5,10 @@ scope.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
 from collections.abc import Awaitable, Callable, Generator
+from functools import partial
 from typing import Any
 
 import anyio
@@ -15,7 +17,7 @@ import pytest
 import trio
 import trustme
 
-from smartclient import AsyncClient, OutlierDetection, Policy
+from smartclient import AsyncBalancedTransport, AsyncClient, OutlierDetection, Policy
 from smartclient.testing import FAILING, Behaviour, Fleet
 
 URL = "http://orders/"
@@ -147,6 +149,35 @@ def test_cancelled_while_queueing() -> None:
                 assert transport._places.taken == 0
 
         asyncio.run(main())
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_a_place_given_in_the_turn_of_the_cancellation_is_passed_on(backend: str) -> None:
+
+    async def main() -> None:
+        async def call() -> None:
+            with contextlib.suppress(httpx.ConnectError):
+                await transport.handle_async_request(httpx.Request("GET", URL))
+
+        transport = AsyncBalancedTransport({"orders": ["127.0.0.1:1"]}, limits=httpx.Limits(max_connections=1))
+        places = transport._places
+        assert places is not None
+        assert places.try_take()
+        for turns in range(5):  # between the place and the cancellation
+            async with anyio.create_task_group() as group:
+                group.start_soon(call)
+                await _until(lambda: places.waiting)
+                places.release()
+                for _ in range(turns):
+                    if places.taken:
+                        await lowlevel_turn()
+                group.cancel_scope.cancel()
+            assert places.taken == 0, turns
+            assert places.try_take()
+        await transport.aclose()
+
+    lowlevel_turn: Any = partial(asyncio.sleep, 0) if backend == "asyncio" else trio.lowlevel.checkpoint
+    anyio.run(main, backend=backend)
 
 
 async def _until(condition: Any, seconds: float = 5) -> None:

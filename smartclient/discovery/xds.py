@@ -132,8 +132,8 @@ class Xds(Discovery):
                 try:
                     said = taken(queue, stop, wait)
                 except Empty:
-                    if shown is None and time.monotonic() - stream.began < self._timeout:
-                        continue  # it may not be connected yet (gRFC A57): later on, it had failed if it were not
+                    if shown is None and time.monotonic() - stream.began < 2 * self._timeout:
+                        continue  # it may not be connected yet (gRFC A57): gRPC says after `timeout` if it cannot be
                     said = Assignment()  # it does not exist; or nobody stands for it any more
                 if stop.is_set():
                     return

@@ -143,7 +143,7 @@ async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Call
     """Wait to be woken by it, from whichever thread; whether it came in time."""
     loop = current_loop()
     ends_at = math.inf if timeout is None else time.monotonic() + timeout
-    came = False
+    came = taken = False
     woken = anyio.Event()
 
     def wake() -> None:
@@ -159,7 +159,8 @@ async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Call
             woken = anyio.Event()
             await wait_for(woken, min(left, LOOK_AGAIN))
             now_and_then()
-        return came
+        taken = came
+        return taken
     finally:
-        if not came:
+        if not taken:  # also if it came, and the call was cancelled in the same turn of the loop
             what.leave(waiter)

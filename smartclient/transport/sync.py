@@ -102,13 +102,14 @@ def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[
     waiter = Waiter(wake)
     if not what.join(waiter):
         return True
-    came = False
+    came = taken = False
     try:
         ends_at = math.inf if timeout is None else time.monotonic() + timeout
         while not came and (left := ends_at - time.monotonic()) > 0:
             came = woken.wait(min(left, LOOK_AGAIN))
             now_and_then()
-        return came
+        taken = came
+        return taken
     finally:
-        if not came:
+        if not taken:  # also if it came, and somebody pressed Ctrl-C
             what.leave(waiter)
