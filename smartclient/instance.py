@@ -111,6 +111,8 @@ class Instance:
         scheme, separator, rest = address.strip().rpartition("://")
         if not separator:
             scheme = "http"
+        elif rest.startswith("["):
+            rest = re.sub("%25(?=[^]])", "%", rest, count=1)  # of a zone, in a URL (RFC 6874)
         host, port = _split_port(rest.rstrip("/"), address)
         return cls(host=host, port=port, scheme=scheme.lower())
 

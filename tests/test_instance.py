@@ -23,6 +23,10 @@ from smartclient.instance import is_ip
         ("[::1]:80", "::1", 80, "http"),
         ("[::1]", "::1", None, "http"),
         ("fe80::1", "fe80::1", None, "http"),
+        ("[fe80::1%eth0]:80", "fe80::1%eth0", 80, "http"),
+        ("http://[fe80::1%eth0]:80", "fe80::1%eth0", 80, "http"),
+        ("http://[fe80::1%25eth0]:80", "fe80::1%eth0", 80, "http"),
+        ("http://[fe80::1%25]", "fe80::1%25", None, "http"),
         ("name_with-odd.parts", "name_with-odd.parts", None, "http"),
     ],
 )
