@@ -22,6 +22,8 @@ import httpx
 from .client import AsyncClient
 from .demo_server import DemoServer
 from .discovery import Consul, DiscoveryLike, discovery_from_url
+from .discovery.asking import Asking
+from .discovery.consul_agent import ConsulAnswer
 from .events import AttemptStarted, Event, NodeEjected, RetryScheduled
 
 CALLS_PER_SECOND = 80
@@ -150,17 +152,17 @@ def registered(address: str, servers: list[DemoServer]) -> Iterator[Consul]:
             for server in servers:
                 name = f"{SERVICE}-{server.port}"
                 entry = {"Name": SERVICE, "ID": name, "Address": "127.0.0.1", "Port": server.port}
-                agent.put("/v1/agent/service/register", json=entry).raise_for_status()
+                ConsulAnswer.unless_good(agent.put("/v1/agent/service/register", json=entry))
                 stack.callback(_deregister, agent, name)
-        except httpx.HTTPError as error:
+        except (httpx.HTTPError, ConsulAnswer) as error:
             raise Failed(f"{source} does not take registrations: {error}") from None
         yield source
 
 
-def _deregister(agent: httpx.Client, name: str) -> None:
+def _deregister(agent: Asking, name: str) -> None:
     try:
-        agent.put(f"/v1/agent/service/deregister/{name}").raise_for_status()
-    except httpx.HTTPError as error:
+        ConsulAnswer.unless_good(agent.put(f"/v1/agent/service/deregister/{name}"))
+    except (httpx.HTTPError, ConsulAnswer) as error:
         print(f"{name} could not be deregistered: {error}", file=sys.stderr)
 
 

@@ -12,6 +12,9 @@ from typing import Any
 
 import httpx
 
+from .foreign import line
+
+LINE = 500  # characters of an error in a message
 SAID = "_smartclient_message"  # attribute of an exception: its message before ours
 
 
@@ -114,7 +117,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def describe(error: BaseException) -> str:
     """An exception in one line, for reports and logs."""
-    text = str(error).partition("\n")[0]
+    text = line(str(error).partition("\n")[0], LINE)
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

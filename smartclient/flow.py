@@ -212,9 +212,14 @@ class CallFlow:
     def _first_nodes(self) -> Generator[Effect, Any, None]:
         """Only a call that comes before the first list waits for discovery: as long as it would for a connection."""
         timeout = self.at_most(self.timeouts.get("connect"))
-        if (yield WaitForNodes(self.service, timeout)):
+        service, came = self.service, False
+        try:
+            came = yield WaitForNodes(service, timeout)
+        finally:
+            if not came:
+                service.given_up()
+        if came:
             return
-        service = self.service
         where = f"waiting for the first list of {service.source}"
         if service.problem:
             where += f" (last error: {service.problem})"

@@ -1,11 +1,22 @@
-"""Numbers that strangers write: headers of servers and callers. Bounded before they are read: Python reads a million
-digits for seconds, and no clock, socket or sleep takes a number of years.
+"""What strangers write: headers of servers and callers, entries of registries, files. Bounded before it is read or
+shown: Python reads a million digits for seconds, writes out an alias bomb for minutes, and no clock, socket or sleep
+takes a number of years.
 """
 
 from __future__ import annotations
 
+import json
+import re
+from reprlib import Repr
+from typing import Any
+
 LONGEST = 1e6  # seconds: no wait of ours is longer (sockets count milliseconds in 31 bits)
 MOST_DIGITS = 18
+SHOWN = 200  # characters of a stranger's in a message of ours
+ENOUGH = 2000  # characters that are looked through for what must not be shown
+_URL_USER = re.compile(r"//\S*@")
+_USER = re.compile(r"(?<![/\w])[^\s/@:'\"]+:(?!//)\S+@")
+_SECRET = re.compile(r"(?i)([?&][\w.-]*(?:token|password|passwd|secret|apikey|api_key)[\w.-]*=)[^&\s'\"]+")
 
 
 def whole_number(text: str) -> int | None:
@@ -21,3 +32,61 @@ def whole_number(text: str) -> int | None:
 def seconds(value: float) -> float:
     """A time that somebody else says, within what we reckon with."""
     return min(max(value, 0.0), LONGEST)
+
+
+def from_json(text: str | bytes) -> Any:
+    """What JSON says, its whole numbers bounded. Raises ValueError for what is none, or nested too deeply."""
+    try:
+        return json.loads(text, parse_int=whole_number)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def shown(value: object) -> str:
+    """A value for a message: cut before it is written out, and without secrets."""
+    try:
+        text = _written(value) if isinstance(value, (str, bytes, bytearray)) else _BRIEF.repr(value)
+    except Exception:
+        text = f"a {type(value).__name__}"
+    return line(text)
+
+
+def line(text: str, most: int = SHOWN) -> str:
+    """A text of a stranger's as one line of a message: cut, and without secrets."""
+    if len(text) > ENOUGH:
+        text = text[:ENOUGH] + "…"
+    text = masked(" ".join(text.split()))
+    return text if len(text) <= most else f"{text[:most]}…"
+
+
+def masked(text: str) -> str:
+    """A text in which no URL shows a password or a token: "http://user:secret@host/?token=abc" is
+    "http://…@host/?token=…".
+    """
+    if "@" in text:
+        text = _USER.sub("…@", _URL_USER.sub("//…@", text))
+    return _SECRET.sub(r"\1…", text) if "=" in text else text
+
+
+def _written(value: str | bytes | bytearray) -> str:
+    return repr(value) if len(value) <= ENOUGH else f"{value[:ENOUGH]!r}…"
+
+
+class _Brief(Repr):
+    """As `repr`, of a few items of a few levels, and the beginnings of strings."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict, self.maxlist, self.maxtuple, self.maxset = 3, 8, 8, 8, 8
+
+    def repr_str(self, value: str, level: int) -> str:
+        return _written(value)
+
+    def repr_int(self, value: int, level: int) -> str:
+        return repr(value) if value.bit_length() < 256 else f"a number of {value.bit_length()} bits"
+
+    def repr_instance(self, value: Any, level: int) -> str:
+        return _written(value) if isinstance(value, (bytes, bytearray)) else repr(value)
+
+
+_BRIEF = _Brief()

@@ -1,4 +1,5 @@
-"""The name of a host as it goes over the wire: an international name in its A-label ("bücher" → "xn--bcher-kva").
+"""Hosts: where a literal leads to, and a name as it goes over the wire: an international one in its A-label ("bücher" →
+"xn--bcher-kva").
 
 One place, since the libraries differ: httpx encodes by IDNA 2008, Python's `ssl` and `socket` by IDNA 2003, which makes
 "fass" of "faß", another domain. So names are encoded here, as httpx's `URL.raw_host` does, and only A-labels go to
@@ -8,9 +9,17 @@ SNI, certificate checks, Host headers and sources; names of services are compare
 from __future__ import annotations
 
 import re
+import socket
+from functools import lru_cache
+from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from unicodedata import normalize
 
 LONGEST_LABEL, LONGEST_NAME = 63, 253  # RFC 1035 §2.3.4
+_NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
+# Where clouds answer questions about a machine, beside 169.254.169.254: AWS, Google, Azure, Alibaba, Oracle.
+_METADATA = frozenset(
+    map(ip_address, ("fd00:ec2::254", "fd20:ce::254", "168.63.129.16", "100.100.100.200", "192.0.0.192"))
+)
 _LABEL = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?")
 
 
@@ -36,3 +45,32 @@ def is_name(host: str) -> bool:
     return len(host) <= LONGEST_NAME and all(
         len(label) <= LONGEST_LABEL and _LABEL.fullmatch(label) for label in labels
     )
+
+
+@lru_cache(1 << 16)  # long lists are read again and again
+def is_link_local(host: str) -> bool:
+    """Addresses that only mean something on one machine's own link, and those where a cloud tells a machine's secrets
+    (169.254.169.254), in every spelling that is connected to.
+    """
+    address = address_of(host)
+    return address is not None and (address.is_link_local or address in _METADATA)
+
+
+def address_of(host: str) -> IPv4Address | IPv6Address | None:
+    """The address that a literal leads to, by every form that resolvers take ("0xa9fea9fe", "169.254.43518": inet_aton,
+    POSIX), an IPv4 address within an IPv6 one too; None: it is a name.
+    """
+    literal = host.partition("%")[0].rstrip(".")
+    try:
+        address = ip_address(literal)
+    except ValueError:
+        try:
+            return IPv4Address(socket.inet_aton(literal)) if literal[:1].isdigit() else None
+        except (OSError, ValueError):
+            return None
+    if isinstance(address, IPv4Address):
+        return address
+    inner = address.ipv4_mapped or address.sixtofour
+    if inner is None and (address in _NAT64 or int(address) >> 32 == 0):
+        inner = IPv4Address(int(address) & 0xFFFFFFFF)
+    return address if inner is None or address.is_loopback else inner

@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from .foreign import shown, whole_number
 from .hosts import is_name, wire_name
-from .settings import nearest, shown
+from .settings import nearest
 
 MOST_WEIGHT, MOST_PRIORITY = 1e15, 1 << 31
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]*")
@@ -107,7 +108,7 @@ class Instance:
         if isinstance(address, Mapping):
             return _of_fields(cls, address)
         if not isinstance(address, str):
-            raise TypeError(f"address: expected a string like '10.0.0.1:8080' or an Instance, got {address!r}")
+            raise TypeError(f"address: expected a string like '10.0.0.1:8080' or an Instance, got {shown(address)}")
         scheme, separator, rest = address.strip().rpartition("://")
         if not separator:
             scheme = "http"
@@ -134,19 +135,11 @@ def _of_fields(cls: type[Instance], given: Mapping[str, Any]) -> Instance:
     return cls(**fields)
 
 
-def is_link_local(host: str) -> bool:
-    """Addresses that only mean something on one machine's own link: 169.254.169.254 tells a cloud's secrets."""
-    try:
-        return ipaddress.ip_address(host.partition("%")[0]).is_link_local
-    except ValueError:
-        return False
-
-
 def _split_port(text: str, address: str) -> tuple[str, int | None]:
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"address: {address!r} is not of the form '[::1]:80'")
+            raise ValueError(f"address: {shown(address)} is not of the form '[::1]:80'")
         port = rest[1:]
     elif text.count(":") > 1:
         host, port = text, ""  # a bare IPv6 literal
@@ -154,9 +147,10 @@ def _split_port(text: str, address: str) -> tuple[str, int | None]:
         host, _, port = text.partition(":")
     if not port:
         return host, None
-    if not (port.isascii() and port.isdigit()):
-        raise ValueError(f"address: {address!r} has no number after its colon")
-    return host, int(port)
+    number = whole_number(port)
+    if number is None or port[0] in "+-":
+        raise ValueError(f"address: {shown(address)} has no number after its colon")
+    return host, number
 
 
 def check_host(host: object) -> None:
@@ -189,5 +183,5 @@ def compressed(host: str) -> str:
 def parse_all(addresses: Iterable[Instance | str], what: str) -> tuple[Instance, ...]:
     """Parse a list of addresses; `what` names it in errors. A bare string is refused: it is a list forgotten."""
     if isinstance(addresses, (str, bytes, Instance)) or not isinstance(addresses, Iterable):
-        raise TypeError(f"{what}: expected a list of addresses, got {addresses!r}")
+        raise TypeError(f"{what}: expected a list of addresses, got {shown(addresses)}")
     return tuple(Instance.parse(address) for address in addresses)

@@ -7,6 +7,7 @@ making pickers, is done without the lock; a result that is no longer the newest 
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Set
 from random import Random
 from typing import Any, NamedTuple
@@ -90,6 +91,7 @@ class Roster:
         self._by_id = by_id
         self._left: TLRUCache[str, Left] = TLRUCache(REMEMBERED, lambda key, left, now: left.until, clock)
         self._said: set[str] = set()  # of servers with several registrations
+        self._several: deque[tuple[Instance, list[Instance]]] = deque()  # of which that is to be said
         self._listed: tuple[Instance, ...] = ()  # of which a subset is used
         self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
         self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
@@ -98,8 +100,8 @@ class Roster:
         self._stale = False  # the pickers do not know the latest weights, or are a stopgap
 
     def update(self, instances: tuple[Instance, ...], grace: float) -> tuple[Change, list[Node]] | None:
-        """Take a new full list: what it changed, and which nodes are to be let go. None: it changes nothing, or is
-        empty and held back for `grace` seconds.
+        """Take a new full list: what it changed, and which nodes are to be let go; `settle` comes next. None: it
+        changes nothing, or is empty and held back for `grace` seconds.
         """
         with self._updating:
             if instances or not self.nodes or grace <= 0:
@@ -112,7 +114,7 @@ class Roster:
 
     def want(self, require: Any, prefer: Any) -> tuple[Change, list[Node]] | None:
         """A call asks for that metadata: where a subset is used, there is one of those instances, too. The result is
-        that of `update`.
+        that of `update`, and settled.
         """
         wanted = [pairs for pairs in (_pairs(require), _pairs(require, prefer)) if pairs not in self._wanted]
         if not wanted or len(self._wanted) >= WANTED:
@@ -120,7 +122,19 @@ class Roster:
         with self._updating:
             for pairs in wanted:
                 self._wanted[pairs] = None
-            return self._exchange(self._listed)
+            told = self._exchange(self._listed)
+        if told is not None:
+            self.settle()
+        return told
+
+    def settle(self) -> None:
+        """Make the pickers for new members. That is the user's code, and may be slow: no lock is held."""
+        self.refresh(self._clock(), building=True)
+        while self._several:
+            server, registrations = self._several.popleft()
+            ids = ", ".join(str(one.id) for one in registrations[:5])
+            logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
+                           self._service, server, len(registrations), ids)  # fmt: skip
 
     def close(self) -> list[Node]:
         """Remove all; the nodes to be let go."""
@@ -141,7 +155,7 @@ class Roster:
         self.next_change = -NEVER
 
     def advance(self, now: float) -> tuple[Change, list[Node]] | None:
-        """Something was due at `next_change`: one thread sees to it. The result is that of `update`."""
+        """Something was due at `next_change`: one thread sees to it. The result is that of `update`, and settled."""
         with self.lock:
             if now < self.next_change:
                 return None
@@ -153,8 +167,7 @@ class Roster:
                     told = self._exchange(())
             finally:
                 self._updating.release()
-        if told is None:
-            self.refresh(now, building=self.chooser.lacks_table)
+        self.refresh(now, building=told is not None or self.chooser.lacks_table)
         return told
 
     def refresh(self, now: float, building: bool = False) -> None:
@@ -248,7 +261,6 @@ class Roster:
             with self.lock:
                 idle += self._remove(change.removed[at : at + CHUNK])
             self._breathe()
-        self.refresh(now, building=True)
         return change, idle
 
     def _remove(self, nodes: Iterable[Node]) -> list[Node]:
@@ -278,9 +290,7 @@ class Roster:
     def _say_several(self, server: Instance, registrations: list[Instance]) -> None:
         if str(server) not in self._said and len(self._said) < REMEMBERED:
             self._said.add(str(server))
-            ids = ", ".join(str(one.id) for one in registrations[:5])
-            logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
-                           self._service, server, len(registrations), ids)  # fmt: skip
+            self._several.append((server, registrations))
 
 
 def _pairs(*wanted: Any) -> frozenset[tuple[str, str]]:

@@ -57,11 +57,14 @@ class Service:
     stalls:   of the client
     refresh:  has the source asked anew; called when most nodes fail: they may have been replaced without our knowledge
     by_id:    the registry's id is part of who an instance is
+    given_up: called when a call waits no longer for the first list
+    link_local: names of instances may lead to link-local addresses
     ready:    set when the first list has come
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
     drop:     share of the calls that the registry asks not to be made
     guard:    its limits, if it has any
+    forgotten: its source knows no such service
     latencies: of late, once somebody has asked
     """
 
@@ -79,6 +82,8 @@ class Service:
         stalls: Stalls | None = None,
         refresh: Callable[[str], None] | None = None,
         by_id: bool = False,
+        given_up: Callable[[Service], None] | None = None,
+        link_local: bool = False,
     ) -> None:
         self.name = name
         self.policy = policy
@@ -104,6 +109,9 @@ class Service:
         self._retire = retire
         self._rng = rng
         self._refresh = refresh
+        self._given_up = given_up
+        self.forgotten = False
+        self.link_local = link_local
         self.drop = 0.0
         self._look_at = 0.0  # when it is next looked whether most nodes fail
         self._complained = False
@@ -303,19 +311,27 @@ class Service:
         grace: seconds for which an empty list after a non-empty one is held back: a registry that was just restarted
                is legitimately empty
         """
-        self.tell(self.take(instances, grace))
+        self.settle(self.take(instances, grace))
 
     def take(self, instances: Iterable[Instance], grace: float = 0.0) -> Told:
-        """The same, but for what is to be told of it: calls see it, and observers do not yet know."""
+        """The first part of that, in which no code of the user's runs."""
         self.problem = None
         age, self._listed_at = self.age, self.clock()
-        told = self.roster.update(tuple(instances), grace)
-        self.ready.fire()
-        return told, age
+        return self.roster.update(tuple(instances), grace), age
 
-    def tell(self, told: Told) -> None:
-        """Tell of a new list: no lock is held, since observers may call the service."""
+    def settle(self, told: Told) -> None:
+        """The rest: pickers, then calls that wait, then observers and the log. No lock is held, since all of them are
+        the user's, may be slow, and may call the service.
+        """
+        if told[0] is not None:
+            self.roster.settle()
+        self.ready.fire()
         self._tell(*told)
+
+    def given_up(self) -> None:
+        """A call waits no longer for the first list."""
+        if self._given_up is not None:
+            self._given_up(self)
 
     def failed(self, problem: str) -> None:
         """The source failed; the last good list stays in use."""

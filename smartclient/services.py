@@ -1,13 +1,13 @@
 """Services: the services of one client, each made at its first call, watched while it is used.
 
 A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
-input breed neither threads nor memory. (While a source says nothing at all, each name that is called has its watch.)
+input breed neither threads nor memory. While a source says nothing, few of them are watched (`unknown`).
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any
 
@@ -16,12 +16,14 @@ from cachetools import TTLCache
 from .discovery.base import Discovery, drop_of
 from .discovery.watcher import Watcher
 from .events import Observers, logger
+from .foreign import shown
 from .health.stalls import Stalls
 from .hosts import wire_name
 from .instance import Instance, parse_all
 from .node import Node
 from .policy import Policies
 from .service import Service
+from .unknown import Unknown
 
 UNKNOWN_FOR = 1.0
 UNKNOWN_AT_MOST = 10_000
@@ -32,6 +34,7 @@ class Services:
 
     retire_node: called with each node that is gone and has no call left
     by_id:       the registry's id is part of who an instance is
+    forgotten:   called with each service that is kept no longer
     """
 
     def __init__(
@@ -45,7 +48,10 @@ class Services:
         rng: Random,
         zone: str | None = None,
         by_id: bool = False,
+        forgotten: Callable[[Service], None] | None = None,
     ) -> None:
+        self._forgotten = forgotten
+        self._first = Unknown(discovery.max_unknown)
         self.stalls = Stalls()
         self._by_id = by_id
         self._zone = zone
@@ -125,7 +131,9 @@ class Services:
         """
         self._lock = threading.Lock()
         self._replaced = {}
+        self._first = Unknown(self.discovery.max_unknown)
         stopped, self._watchers = self._watchers, {}
+        self._services = {name: service for name, service in self._services.items() if service.ready.fired}
         for service in self._services.values():
             service.after_fork()
             for node in service.nodes:
@@ -150,7 +158,8 @@ class Services:
             try:
                 known = self.discovery.known(name)
                 if known is not None:
-                    service.update(parse_all(known, f"service {name!r}"))
+                    service.link_local = True  # the user's own list
+                    service.update(parse_all(known, f"service {shown(name)}"))
                     return service
             except BaseException:  # the user's list or balancer is wrong: each call shall hear it
                 with self._lock:
@@ -158,10 +167,48 @@ class Services:
                 raise
         with self._lock:
             watcher = self._watchers.get(name)
-            if not self._closed and (made or (watcher is not None and not watcher.running)):
-                service.used_at = self._clock()
+            if self._closed or not (made or (watcher is not None and not watcher.running)):
+                return service
+            service.used_at = now = self._clock()
+            at_once, forgotten = self._first.admit(service, now) if made else (True, [])
+            left = [self._dropped(one) for one in forgotten]
+            if at_once:
                 self._start(service)
+            self._start_next()
+        self._stop(left)
         return service
+
+    def _dropped(self, service: Service) -> Watcher | None:
+        """Keep it no longer (the lock held); its watcher, to be stopped."""
+        service.forgotten = True
+        self._first.leave(service.name)
+        self._services.pop(service.name, None)
+        self._replaced.pop(service.name, None)
+        if self._forgotten is not None:
+            self._forgotten(service)
+        return self._watchers.pop(service.name, None)
+
+    def _start_next(self) -> None:
+        """Watch those whose turn has come (the lock held)."""
+        while (service := self._first.next()) is not None:
+            self._start(service)
+
+    def _stop(self, watchers: Iterable[Watcher | None]) -> None:
+        for watcher in watchers:
+            if watcher is not None:
+                watcher.stop()
+
+    def _given_up(self, service: Service) -> None:
+        with self._lock:
+            left = [self._dropped(service)] if self._first.given_up(service) else []
+            self._start_next()
+        self._stop(left)
+
+    def _answered(self, service: Service) -> None:
+        """The source has said something of it for the first time."""
+        with self._lock:
+            self._first.leave(service.name)
+            self._start_next()
 
     def _start(self, service: Service) -> None:
         """Watch it from now on (the lock held)."""
@@ -184,6 +231,8 @@ class Services:
             stalls=self.stalls,
             refresh=self.refresh,
             by_id=self._by_id,
+            given_up=self._given_up,
+            link_local=self.discovery.of(name).link_local,
         )
 
     def _watcher(self, service: Service) -> Watcher:
@@ -193,10 +242,14 @@ class Services:
                 if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
                     return
                 service.drop = drop_of(instances)
-                told = service.take(instances, self.discovery.grace)
-            service.tell(told)
-            if first and not instances:
+                told = service.take(instances, rules.grace)
+            service.settle(told)
+            if first and instances:
+                self._answered(service)
+            elif first:
                 self._forget(service)
+
+        rules = self.discovery.of(service.name)
 
         watcher = Watcher(
             service.name,
@@ -214,8 +267,6 @@ class Services:
         """The source knows no instance of that name."""
         with self._lock:
             self._unknown[service.name] = service
-            self._services.pop(service.name, None)
-            watcher = self._watchers.pop(service.name, None)
-            self._replaced.pop(service.name, None)
-        if watcher is not None:
-            watcher.stop()
+            left = self._dropped(service)
+            self._start_next()
+        self._stop([left])

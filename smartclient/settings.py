@@ -14,6 +14,8 @@ from dataclasses import MISSING, field, fields
 from difflib import get_close_matches
 from typing import Any, TypeVar, overload
 
+from .foreign import shown
+
 Value = TypeVar("Value")
 Check = Callable[[str, Any], Any]
 """Takes "Class.field" and its value; returns the value as it is kept, or raises ValueError or TypeError."""
@@ -53,15 +55,6 @@ class Settings:
 def wrong(name: str, expected: str, value: object, kind: type[Exception] = ValueError, hint: str = "") -> Exception:
     """The error of a setting. hint: "; did you mean …?" """
     return kind(f"{name}: expected {expected}, got {shown(value)}{hint}")
-
-
-def shown(value: object) -> str:
-    """A value for a message, which may be of any size."""
-    try:
-        text = repr(value)
-    except Exception:
-        text = f"a {type(value).__name__}"
-    return text if len(text) <= 200 else f"{text[:200]}…"
 
 
 def nearest(name: object, known: Iterable[str]) -> str:

@@ -41,6 +41,11 @@ class Signal:
             self._waiters.add(waiter)
             return True
 
+    @property
+    def awaited(self) -> bool:
+        """Whether anybody waits for it."""
+        return bool(self._waiters)
+
     def leave(self, waiter: Waiter) -> None:
         with self._lock:
             self._waiters.discard(waiter)

@@ -126,22 +126,22 @@ def test_eureka_does_not_put_deltas_on_an_old_copy(monkeypatch: pytest.MonkeyPat
     with EurekaStandIn() as server:
         server.put("10.0.0.1:80")
         source = Eureka(f"{server.address}/eureka", interval=0.01)
-        assert [one["host"] for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.1"]
+        assert [one.host for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.1"]
         server.drop("10.0.0.1:80")
         server.put("10.0.0.2:80")
         server.forget()
         time.sleep(0.05)
-        assert [one["host"] for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.2"]
+        assert [one.host for one in next(iter(source.watch("orders", threading.Event())))] == ["10.0.0.2"]
 
 
 def test_ports_of_eureka() -> None:
     ports = {"port": {"$": 80, "@enabled": "true"}, "securePort": {"$": "8443", "@enabled": "true"}}
     one = {"hostName": "a.example", "status": "UP", "vipAddress": "orders", **ports}
-    made = Instance.parse(known_of("ORDERS", one, False).fields)
+    made = known_of("ORDERS", one, False).instance
     assert (str(made), made.id) == ("a.example:80", "a.example")
-    assert str(Instance.parse(known_of("ORDERS", one, True).fields)) == "https://a.example:8443"
+    assert str(known_of("ORDERS", one, True).instance) == "https://a.example:8443"
     one["port"] = {"$": 80, "@enabled": "false"}
-    assert str(Instance.parse(known_of("ORDERS", one, False).fields)) == "https://a.example:8443"
+    assert str(known_of("ORDERS", one, False).instance) == "https://a.example:8443"
     assert known_of("USERS", one, False).names == {"users", "orders"}  # its application's name counts, too
 
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
+from ..errors import describe
 from ..instance import Instance
 
 Addresses = Sequence[Instance] | Sequence[str] | Sequence["Instance | str"]
@@ -21,20 +22,23 @@ Made = TypeVar("Made", bound="Listing")
 
 
 class Listing(tuple[Any, ...]):
-    """A list of addresses, and what the registry asks of the callers. Any list will do where it asks nothing.
+    """A list of addresses, and what else there is to say of it. Any list will do where that is nothing.
 
-    drop: share of the calls (0 to 1) that are not to be made (Envoy: drop_overloads)
+    drop:    share of the calls (0 to 1) that are not to be made (Envoy: drop_overloads)
+    problem: what is wrong with a part of it, in words: one of several servers is silent, and the others' are here
     """
 
     drop: float
+    problem: str | None
 
-    def __new__(cls: type[Made], addresses: Iterable[Any] = (), drop: float = 0.0) -> Made:
+    def __new__(cls: type[Made], addresses: Iterable[Any] = (), drop: float = 0.0, problem: str | None = None) -> Made:
         made = tuple.__new__(cls, addresses)
-        made.drop = drop
+        made.drop, made.problem = drop, problem
         return made
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, tuple) and tuple.__eq__(self, other) and self.drop == drop_of(other)
+        said = (self.drop, self.problem) == (drop_of(other), problem_of(other))
+        return isinstance(other, tuple) and said and tuple.__eq__(self, other)
 
     def __ne__(self, other: object) -> bool:  # a tuple has one of its own
         return not self == other
@@ -47,12 +51,37 @@ def drop_of(addresses: object) -> float:
     return addresses.drop if isinstance(addresses, Listing) else 0.0
 
 
-def entry_of(fields: Mapping[str, Any]) -> Any:
-    """An instance; or the fields as they are, where they cannot be one: the watcher refuses them by themselves."""
+def problem_of(addresses: object) -> str | None:
+    """What is wrong with a part of a list."""
+    return addresses.problem if isinstance(addresses, Listing) else None
+
+
+class Unreadable:
+    """An entry of a registry that cannot be an address. It is refused by itself, and the others count."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Unreadable) and self.reason == other.reason
+
+    def __hash__(self) -> int:
+        return hash(self.reason)
+
+
+def read(reader: Callable[..., Any], *written: Any) -> Any:
+    """What a reader makes of an entry. Whatever is wrong with one is its own trouble alone."""
     try:
-        return Instance.parse(fields)
-    except (ValueError, TypeError):
-        return fields
+        return reader(*written)
+    except Exception as error:
+        return Unreadable(describe(error))
+
+
+def entry_of(fields: Mapping[str, Any]) -> Any:
+    """An instance of these fields."""
+    return read(Instance.parse, fields)
 
 
 class Discovery(ABC):
@@ -65,11 +94,15 @@ class Discovery(ABC):
             registry that anybody may write to should not lead there)
 
     services:  the only names it covers, where a URL said `?services=orders,users`
+
+    max_unknown: how many names are watched at once of which it has not said anything yet; others that are called queue
+            for their first list
     """
 
     grace: float = 10.0
     link_local: bool = False
     services: frozenset[str] | None = None
+    max_unknown: int = 64
 
     def covers(self, host: str) -> bool:
         """Whether that host (lower case, no trailing dot) is a service of this source.
@@ -83,6 +116,10 @@ class Discovery(ABC):
     def names(self) -> Collection[str] | None:
         """All services it covers, where they are known once and for all; None: others may come."""
         return self.services
+
+    def of(self, service: str) -> Discovery:
+        """The source that speaks for a service: whose `grace` and `link_local` hold."""
+        return self
 
     @abstractmethod
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+import stat
 import tempfile
 import threading
 import time
@@ -14,20 +15,28 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from ..errors import describe
 from ..events import logger
-from ..instance import Instance
+from ..foreign import from_json
+from ..instance import Instance, parse_all
 from .base import Discovery
 from .combined import Fallback
+from .over import OverOne
+
+MOST_BYTES = 64 << 20  # of a saved list
+TEMPORARY = ".new-"
+LEFT_BEHIND = 3600.0  # seconds after which a temporary file is that of a process that died
 
 
-class Cached(Discovery):
+class Cached(OverOne):
     """Another source, and its last good list of each service in a directory.
 
     after:    seconds that the source may be silent at the beginning before the saved list is used
     at_most:  seconds after which a saved list is too old
     now:      the wall clock
 
-    A list is written in one step (rename), with a checksum; one that is damaged counts as none.
+    A list is written in one step (rename), with a checksum. Only a regular file of one's own is read; whatever is wrong
+    with one, it is as if there were none, and is said once.
     """
 
     def __init__(
@@ -39,20 +48,13 @@ class Cached(Discovery):
         at_most: float = 7 * 86_400.0,
         now: Callable[[], float] = time.time,
     ) -> None:
-        from . import discovery_of
-
-        made = discovery_of(source)
-        if made is None:
-            raise TypeError("Cached: expected a source, got None")
-        self.source = made
-        self.grace = made.grace
+        super().__init__(source)
         self.directory = Path(directory)
         self._at_most = at_most
         self._now = now
-        self._either = Fallback(made, _Saved(self), after=after)
-
-    def covers(self, host: str) -> bool:
-        return host in self.services if self.services is not None else self.source.covers(host)
+        self._said: dict[str, str] = {}  # trouble with the list of a service
+        self._either = Fallback(self.source, _Saved(self), after=after)
+        self._either.link_local = True  # each judges its own
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         saved = self.load(service)
@@ -73,31 +75,50 @@ class Cached(Discovery):
         entries = [{**asdict(instance), "metadata": dict(instance.metadata)} for instance in instances]
         content = json.dumps(entries, sort_keys=True)
         text = json.dumps({"saved_at": self._now(), "checksum": _checksum(content), "instances": content})
+        written = None
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
-            handle, path = tempfile.mkstemp(dir=self.directory, prefix=".new-")
+            handle, written = tempfile.mkstemp(dir=self.directory, prefix=TEMPORARY)
             with os.fdopen(handle, "w", encoding="utf-8") as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
-            os.replace(path, self._path(service))
+            os.replace(written, self._path(service))
+            written = None
+            self._clear()
         except OSError as error:
-            logger.warning("%s: the list could not be saved in %s: %s", service, self.directory, error)
+            self._say(service, f"the list could not be saved in {self.directory}: {describe(error)}")
+        finally:
+            if written is not None:
+                _unlink(written)
 
     def load(self, service: str) -> tuple[Instance, ...] | None:
         """The saved list; None: there is none, it is too old, or damaged."""
         try:
-            said = json.loads(self._path(service).read_text("utf-8"))
+            said = from_json(_content(self._path(service)))
             if said["checksum"] != _checksum(said["instances"]):
                 raise ValueError("its checksum is wrong")
             age = self._now() - float(said["saved_at"])
-            instances = tuple(Instance(**entry) for entry in json.loads(said["instances"]))
+            if not age > -LEFT_BEHIND:
+                raise ValueError("it is of the future")
+            instances = parse_all(from_json(said["instances"]), service)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            logger.warning("%s: the list saved in %s is not used: %s", service, self.directory, error)
+        except Exception as error:  # whatever is wrong with it
+            self._say(service, f"the list saved in {self.directory} is not used: {describe(error)}")
             return None
         return instances if age <= self._at_most else None
+
+    def _say(self, service: str, trouble: str) -> None:
+        if self._said.get(service) != trouble:
+            self._said[service] = trouble
+            logger.warning("%s: %s", service, trouble)
+
+    def _clear(self) -> None:
+        """Remove what processes that died while they wrote have left behind."""
+        for path in self.directory.glob(f"{TEMPORARY}*"):
+            if self._now() - path.stat().st_mtime > LEFT_BEHIND:
+                _unlink(path)
 
     def age(self, service: str) -> float | None:
         """Seconds since the saved list was written; None: there is none."""
@@ -115,6 +136,7 @@ class _Saved(Discovery):
 
     def __init__(self, cached: Cached) -> None:
         self._cached = cached
+        self.link_local = cached.link_local
 
     def covers(self, host: str) -> bool:
         return True
@@ -127,6 +149,30 @@ class _Saved(Discovery):
 
     def __str__(self) -> str:
         return f"the lists saved in {self._cached.directory}"
+
+
+def _content(path: Path) -> bytes:
+    """What is in a file. Raises OSError, or ValueError for anything but a regular file of our own: a pipe would be
+    waited for, a device has no end, and what others may write is not ours.
+    """
+    flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+    with os.fdopen(os.open(path, flags), "rb") as file:
+        about = os.fstat(file.fileno())
+        if not stat.S_ISREG(about.st_mode):
+            raise ValueError("it is no regular file")
+        if hasattr(os, "geteuid") and about.st_uid not in (os.geteuid(), 0):
+            raise ValueError("it belongs to somebody else")
+        content = file.read(MOST_BYTES + 1)
+    if len(content) > MOST_BYTES:
+        raise ValueError(f"it is longer than {MOST_BYTES} bytes")
+    return content
+
+
+def _unlink(path: str | Path) -> None:
+    try:
+        os.unlink(path)
+    except OSError:
+        pass
 
 
 def _checksum(content: str) -> str:

@@ -7,14 +7,14 @@ from __future__ import annotations
 import threading
 import time
 from abc import abstractmethod
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..instance import Instance, parse_all
-from .base import Discovery
+from .over import Over
 from .threads import taken
 from .watcher import Watcher, standing_alone
 
@@ -23,21 +23,11 @@ PATIENCE = 2.0  # seconds that a source may be silent, at the beginning, before 
 Lists = dict[int, tuple[Instance, ...]]
 
 
-class Combined(Discovery):
+class Combined(Over):
     """Several sources, and a rule that makes one list of theirs."""
 
     def __init__(self, *sources: Any) -> None:
-        from . import discovery_of
-
-        self.sources: list[Discovery] = []
-        for source in sources:
-            made = discovery_of(source)
-            if made is None:
-                raise TypeError(f"{type(self).__name__}: expected sources, got None")
-            self.sources.append(made)
-        if not self.sources:
-            raise TypeError(f"{type(self).__name__}: expected at least one source")
-        self.grace = max(source.grace for source in self.sources)
+        super().__init__(*sources)
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
         self._last: dict[str, Lists] = {}  # what each source last said of a service, for its next watch
 
@@ -49,17 +39,6 @@ class Combined(Discovery):
         failed:  sources that are in trouble now
         waited:  seconds since the watch began
         """
-
-    def covers(self, host: str) -> bool:
-        if self.services is not None:
-            return host in self.services
-        return any(source.covers(host) for source in self.sources)
-
-    def names(self) -> Collection[str] | None:
-        if self.services is not None:
-            return self.services
-        closed = [source.names() for source in self.sources]
-        return None if None in closed else {name for names in closed for name in names or ()}
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         queue = self._queues[stop] = SimpleQueue()
@@ -92,20 +71,23 @@ class Combined(Discovery):
                     shown = found
                     yield found
                 try:
-                    number, said = taken(queue, stop, 0.5 if shown is None else None) or (-1, ())
+                    told = [taken(queue, stop, 0.5 if shown is None else None) or (-1, ())]
                 except Empty:
                     continue
-                if isinstance(said, str):
-                    failed.add(number)
-                    nothing_more = all(other in failed or other in lists for other in range(len(self.sources)))
-                    if shown is None and nothing_more and self.combined(lists, failed, 0.0) is None:
-                        raise ConnectionError(said)
-                elif number >= 0:
-                    failed.discard(number)
-                    lists[number] = said
-                    if said:
-                        last = self._last.setdefault(service, last)
-                        last[number] = said
+                while not queue.empty():  # what came together is combined together
+                    told.append(queue.get())
+                for number, said in told:
+                    if isinstance(said, str):
+                        failed.add(number)
+                        nothing_more = all(other in failed or other in lists for other in range(len(self.sources)))
+                        if shown is None and nothing_more and self.combined(lists, failed, 0.0) is None:
+                            raise ConnectionError(said)
+                    elif number >= 0:
+                        failed.discard(number)
+                        lists[number] = said
+                        if said:
+                            last = self._last.setdefault(service, last)
+                            last[number] = said
         finally:
             self._queues.pop(stop, None)
             for watcher in watchers:

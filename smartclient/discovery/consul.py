@@ -1,7 +1,7 @@
 """Consul: blocking queries on a service's health.
 
-python-consul builds the queries and reads the answers; its HTTP layer, which knows no timeouts, puts the token into the
-URL and drops the response's headers, is replaced by httpx.
+python-consul builds the queries; its HTTP layer, which knows no timeouts, puts the token into the URL, drops the
+response's headers and reads whatever comes, is replaced by ours over httpx.
 
 The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; what no page says was seen on
 1.8.7):
@@ -29,7 +29,8 @@ from urllib.parse import SplitResult, quote
 import httpx
 
 from ..instance import Instance
-from .base import Discovery
+from .asking import MOST_BYTES, Asking
+from .base import Addresses, Discovery
 from .combined import Fallback
 from .consul_agent import Agent, Agents
 from .consul_entries import Entries
@@ -50,6 +51,7 @@ OPTIONS: dict[str, Reader] = {
     **dict.fromkeys(("stale", "cached", "prepared", "passing"), flag),
     **dict.fromkeys(("max_stale", "interval", "wait", "timeout", "grace"), seconds),
     "connections": number,
+    "most_bytes": number,
 }
 
 
@@ -75,7 +77,8 @@ class Consul(Discovery):
     connections: to the agent at most; it accepts 200 from one address, for all processes together. With more services
                  than connections, the watches take turns of seven seconds
     wait:        seconds that a query blocks for at most; seven where there are more than 16 services
-    timeout:     seconds to connect, and to wait for an answer that does not block
+    timeout:     seconds to connect, and to wait for an answer that does not block (the whole of one: three times that)
+    most_bytes:  of an answer
     verify, cert: as in httpx; else CONSUL_CACERT, CONSUL_CLIENT_CERT and CONSUL_CLIENT_KEY
     grace:       seconds for which an empty list after a non-empty one is held back
 
@@ -102,6 +105,7 @@ class Consul(Discovery):
         connections: int = 128,
         wait: float = 55.0,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         verify: Any = True,
         cert: Any = None,
         grace: float = 10.0,
@@ -145,6 +149,7 @@ class Consul(Discovery):
         self._passing = passing
         self._wait = wait
         self._timeout = timeout
+        self._most_bytes = most_bytes
         self._verify = tls([self.url], verify, cert)
         self._agents = Agents(lambda: Agent(self.agent()), connections)
         self._elsewhere: Fallback | None = None
@@ -170,7 +175,7 @@ class Consul(Discovery):
     def covers(self, host: str) -> bool:
         return self._all_names or super().covers(host) or (self.services is None and _service_of(host) is not None)
 
-    def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         if self._elsewhere is not None:
             yield from self._elsewhere.watch(service, stop)
             return
@@ -187,22 +192,17 @@ class Consul(Discovery):
             return f"consul at {self.socket}"
         return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
 
-    def agent(self) -> httpx.Client:
-        """A client for requests to the agent: paths are relative to it, and the token goes along."""
-        # No environment: a registry is not reached through the proxy of somebody's shell.
+    def agent(self) -> Asking:
+        """A connection to the agent: paths are relative to it, and the token goes along."""
         token = self._present_token()
         headers = {} if token is None else {"X-Consul-Token": token}
-        if self.socket is not None:
-            transport = httpx.HTTPTransport(uds=self.socket, verify=self._verify)
-            return httpx.Client(base_url=self.url, headers=headers, timeout=self._timeout, transport=transport)
-        return httpx.Client(
-            base_url=self.url, headers=headers, verify=self._verify, timeout=self._timeout, trust_env=False
-        )
+        return Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes, headers=headers,
+                      uds=self.socket)  # fmt: skip
 
     def _present_token(self) -> str | None:
         return self._token if self._token_file is None else token_in(self._token_file)
 
-    def _poll(self, query: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+    def _poll(self, query: str, stop: threading.Event) -> Iterator[Addresses]:
         """A prepared query cannot block."""
         entry_of = Entries(query, self._passing)
         while not stop.is_set():
@@ -211,7 +211,7 @@ class Consul(Discovery):
             yield entry_of.instances(entries)
             stop.wait(self._interval)
 
-    def _watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
+    def _watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         index = waits = 0
         pause = SOON
         shown: list[Instance] | None = None
@@ -263,8 +263,7 @@ class Consul(Discovery):
             extra.append(("cached", "1"))
         if self._filter is not None:
             extra.append(("filter", self._filter))
-        timeout = self._timeout + (wait * 17 / 16 + SLACK if index else 0.0)
-        agent.http.prepare(extra, timeout, str(index) if index else None)
+        agent.http.prepare(extra, wait * 17 / 16 + SLACK if index else 0.0, str(index) if index else None)
         return agent.health.service(
             quote(service, safe=""),
             index=index or None,

@@ -13,8 +13,10 @@ from urllib.parse import quote
 
 import httpx
 
+from ..foreign import whole_number
 from ..waiting import Places, Waiter
-from .registry import SHOWN, Handle, RegistryAnswer
+from .asking import Answer, Asking
+from .registry import RegistryAnswer
 from .threads import tell_of_forks
 
 RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
@@ -186,12 +188,12 @@ class Agent:
     Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
     """
 
-    def __init__(self, client: httpx.Client) -> None:
+    def __init__(self, asking: Asking) -> None:
         # Imported when first used: it brings requests along, which takes a while.
         from consul import base
 
         self.fresh = True
-        self.http = _http_layer(base)(client)
+        self.http = _http_layer(base)(asking)
         self.token: str | None = None  # python-consul would put it into the query
         self.dc: str | None = None
         self.consistency = "default"
@@ -204,7 +206,7 @@ class Agent:
     @property
     def reached(self) -> bool:
         """Whether there was a connection, if only for a moment."""
-        return bool(self.http.reached())
+        return bool(self.http.reached)
 
     def interrupt(self) -> None:
         self.http.interrupt()
@@ -217,65 +219,53 @@ def _http_layer(base: Any) -> Any:
     """python-consul's `HTTPClient`, over httpx."""
 
     class HTTPLayer(base.HTTPClient):  # type: ignore[misc]
-        def __init__(self, client: httpx.Client) -> None:
-            self._client = client
-            self._read_timeout = client.timeout.read
+        def __init__(self, asking: Asking) -> None:
+            self._asking = asking
+            self._wait = 0.0
             self._extra: list[tuple[str, str]] = []
             self._known: str | None = None
             self.behind = 0.0  # seconds that the last answer was behind the leader
-            self._handle = Handle()
-            self.interrupt = self._handle.cut
-            self.reached = self._handle.held
+            self.interrupt, self.close = asking.cut, asking.close
 
-        def prepare(self, extra: list[tuple[str, str]], read_timeout: float, known: str | None) -> None:
+        @property
+        def reached(self) -> bool:
+            return self._asking.reached
+
+        def prepare(self, extra: list[tuple[str, str]], wait: float, known: str | None) -> None:
             """What the next query has that python-consul's signature does not. known: the index of what is known"""
-            self._extra, self._read_timeout, self._known = extra, read_timeout, known
+            self._extra, self._wait, self._known = extra, wait, known
 
         def use_token(self, token: str | None) -> None:
             if token is not None:
-                self._client.headers["X-Consul-Token"] = token
+                self._asking.headers["X-Consul-Token"] = token
 
         def prepared(self, query: str, dc: str | None) -> list[Any]:
             """The entries of a prepared query."""
             path = f"/v1/query/{quote(query, safe='')}/execute"
             params = {} if dc is None else {"dc": dc}
-            response = self._client.get(path, params=params, extensions={"trace": self._trace})
+            response = self._asking.get(path, params=params)
             if response.status_code == 404:
                 return []
-            if response.status_code != 200:
-                raise ConsulAnswer(response.status_code, response.text)
-            nodes = response.json()["Nodes"]
+            nodes = ConsulAnswer.unless_good(response).json()["Nodes"]
+            _check_not_filtered(response, bool(nodes))
             return list(nodes or ())
 
         def get(self, callback: Any, path: str, params: Any = None, headers: Any = None, **_: Any) -> Any:
-            timeout = httpx.Timeout(self._client.timeout.connect, read=self._read_timeout)
             query = [*_pairs(params), *self._extra]
-            response = self._client.get(path, params=query, timeout=timeout, extensions={"trace": self._trace})
-            if response.status_code != 200:
-                raise ConsulAnswer(response.status_code, response.text)
-            behind = response.headers.get("X-Consul-LastContact", "0")
-            self.behind = int(behind) / 1000 if behind.isdigit() else 0.0
+            response = ConsulAnswer.unless_good(self._asking.get(path, params=query, wait=self._wait))
+            self.behind = (whole_number(response.headers.get("X-Consul-LastContact", "0")) or 0) / 1000
             if "X-Consul-Index" not in response.headers:
                 raise ValueError("the answer has no X-Consul-Index: is that a Consul agent?")
             if response.headers["X-Consul-Index"] == self._known:
                 return self._known, []  # the same as before: not worth reading
-            try:
-                return callback(base.Response(response.status_code, response.headers, response.text))
-            except base.ConsulException as error:  # py-consul's has the whole body in it
-                raise ValueError(str(error)[:SHOWN]) from None
+            entries = response.json()
+            _check_not_filtered(response, bool(entries))
+            return response.headers["X-Consul-Index"], entries
 
         def put(self, callback: Any, path: str, params: Any = None, data: Any = "", **_: Any) -> Any:
             raise NotImplementedError("this layer only reads")
 
         post = delete = put
-
-        def close(self) -> None:
-            self._client.close()
-            self._handle.release()
-
-        def _trace(self, event: str, info: Mapping[str, Any]) -> None:
-            if event in ("connection.connect_tcp.complete", "connection.connect_unix_socket.complete"):
-                self._handle.hold(info["return_value"])  # from now on: TLS must be interruptible, too
 
     return HTTPLayer
 
@@ -287,6 +277,12 @@ class ConsulAnswer(RegistryAnswer):
         403: " (does the ACL token exist, and have service:read and node:read?)",
         500: " (a bad filter, an unknown datacenter, or no leader)",
     }
+
+
+def _check_not_filtered(answer: Answer, some: bool) -> None:
+    """Consul ≥ 1.11 says whether the ACL token hid something: then an empty list says nothing of the service."""
+    if not some and answer.headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true":
+        raise ConsulAnswer(403, "the ACL token may not read the instances")
 
 
 def _pairs(params: Any) -> list[tuple[str, Any]]:

@@ -3,30 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..events import logger
 from ..instance import Instance
-from .registry import SHOWN
+from .base import Unreadable, read
 
 
 class Entries:
-    """Reads the entries of /v1/health/service. One that is not understood is left out, and said once."""
+    """Reads the entries of /v1/health/service. One that is not understood is left out, and said once; one that is as it
+    was in the answer before is not made again.
+
+    passing: the answers list only those that pass
+    """
 
     def __init__(self, service: str, passing: bool) -> None:
         self._service = service
         self._passing = passing
+        self._made: dict[Entry, Instance] = {}
         self._refused: set[str] = set()
 
     def instances(self, entries: Sequence[Any]) -> list[Instance]:
         """Raises ValueError if there are entries and none is understood: that is no empty list."""
         found = []
+        before, self._made = self._made, {}
         problem = ""
-        for entry in entries:
-            try:
-                found.append(_instance_of(entry, self._passing))
-            except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-                problem = f"{type(error).__name__}: {str(error)[:SHOWN]}"
+        for written in entries:
+            made = read(self._instance_of, written, before)
+            if not isinstance(made, Unreadable):
+                found.append(made)
+            else:
+                problem = made.reason
                 if problem not in self._refused and len(self._refused) < 1000:
                     self._refused.add(problem)
                     logger.warning("%s: an entry of consul is refused: %s", self._service, problem)
@@ -34,28 +41,59 @@ class Entries:
             raise ValueError(f"none of {len(entries)} entries was understood; the last: {problem}")
         return found
 
+    def _instance_of(self, written: Any, before: dict[Entry, Instance]) -> Instance:
+        entry = entry_of(written, self._passing)
+        self._made[entry] = made = before.get(entry) or instance_of(entry)
+        return made
 
-def _instance_of(entry: Any, passing: bool) -> Instance:
-    """The instance of one entry of /v1/health/service. passing: the list has only those that pass."""
-    node, details = entry["Node"], entry["Service"]
+
+class Entry(NamedTuple):
+    """What is used of an entry."""
+
+    address: Any
+    port: Any
+    id: Any
+    weight: Any
+    meta: tuple[tuple[Any, Any], ...]
+    tags: tuple[Any, ...]
+    node: Any
+    dc: Any
+
+
+def entry_of(written: Any, passing: bool) -> Entry:
+    node, details = written["Node"], written["Service"]
+    name, dc = node.get("Node", ""), node.get("Datacenter", "")
     weights = details.get("Weights") or {}
     weight = weights.get("Passing", 1)
     if not passing:
-        states = {check.get("Status") for check in entry.get("Checks") or ()}
+        states = {check.get("Status") for check in written.get("Checks") or ()}
         if states & {"critical", "maintenance"}:
             weight = 0
         elif "warning" in states:
             weight = weights.get("Warning", 1)
-    metadata = {str(key): str(value) for key, value in (details.get("Meta") or {}).items()}
-    metadata.setdefault("tags", ",".join(details.get("Tags") or ()))
-    metadata.setdefault("node", str(node.get("Node", "")))
-    metadata.setdefault("dc", str(node.get("Datacenter", "")))
+    return Entry(
+        details.get("Address") or node["Address"],
+        details.get("Port") or None,
+        details.get("ID"),
+        weight,
+        tuple((details.get("Meta") or {}).items()),
+        tuple(details.get("Tags") or ()),
+        name,
+        dc,
+    )
+
+
+def instance_of(entry: Entry) -> Instance:
+    metadata = {str(key): str(value) for key, value in entry.meta}
+    metadata.setdefault("tags", ",".join(entry.tags))
+    metadata.setdefault("node", str(entry.node))
+    metadata.setdefault("dc", str(entry.dc))
     return Instance(
-        host=details.get("Address") or node["Address"],
-        port=details.get("Port") or None,
+        host=entry.address,
+        port=entry.port,
         scheme=metadata.get("scheme", "http") if metadata.get("scheme") in ("http", "https") else "http",
-        weight=float(weight),
+        weight=float(entry.weight),
         zone=metadata.get("zone"),
         metadata=metadata,
-        id=details.get("ID"),
+        id=entry.id,
     )

@@ -18,16 +18,19 @@ import os
 import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from typing import Any
 from urllib.parse import SplitResult
 
 import httpx
 
+from ..foreign import from_json
 from ..hosts import wire_name
-from .base import Addresses, Discovery
-from .options import read_options, seconds, text
-from .registry import Handle, RegistryAnswer, kept_alive, registry_url, tls
+from ..instance import Instance
+from .asking import MOST_BYTES, Answer, Asking
+from .base import Addresses, Discovery, read
+from .options import number, read_options, seconds, text
+from .registry import RegistryAnswer, kept_alive, registry_url, tls
 
 PORT = 2379
 MOST_KEYS = 10_000  # looked through for a name in another spelling
@@ -40,7 +43,8 @@ class Etcd(Discovery):
     address:   "127.0.0.1:2379", "https://…"
     prefix:    of the keys
     user, password: where etcd asks for them; the password also from ETCD_PASSWORD
-    timeout:   seconds to connect, and for answers that do not stream
+    timeout:   seconds to connect, and for answers that do not stream (the whole of one: three times that)
+    most_bytes: of an answer
     verify, cert: as in httpx
     """
 
@@ -52,6 +56,7 @@ class Etcd(Discovery):
         user: str | None = None,
         password: str | None = None,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         verify: Any = True,
         cert: Any = None,
         grace: float = 10.0,
@@ -63,51 +68,57 @@ class Etcd(Discovery):
         self._password = password or os.environ.get("ETCD_PASSWORD")
         self._timeout = timeout
         self._verify = tls([self.url], verify, cert)
-        self._watches: dict[threading.Event, _Watch] = {}
+        self._most_bytes = most_bytes
+        self._asking: dict[threading.Event, Asking] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Etcd:
         """`etcd://host:port/prefix?user=…`; `etcd+https://` for TLS."""
         if parts.username or parts.password:
             raise ValueError("etcd:// takes no user before the host; write ?user=…, and the password in ETCD_PASSWORD")
-        keywords = read_options("etcd", options, {"user": text, "timeout": seconds, "grace": seconds})
+        keywords = read_options(
+            "etcd", options, {"user": text, "timeout": seconds, "most_bytes": number, "grace": seconds}
+        )
         scheme = "https" if parts.scheme.endswith("https") else "http"
         if parts.path.strip("/"):
             keywords["prefix"] = parts.path
         return cls(f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}", **keywords)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
-        with closing(self.client()) as client:
-            watch = self._watches[stop] = _Watch(client)
+        with self._new_asking() as asking:
+            self._asking[stop] = asking
             try:
+                self._log_in(asking)
                 path = f"{self.prefix}/{service}/"
-                prefixes = readable(client, (path, path[1:]))
-                yield from self._watch(client, watch, (*prefixes, *self._written(client, service, prefixes)), stop)
+                prefixes = readable(asking, (path, path[1:]))
+                yield from self._watch(asking, (*prefixes, *self._written(asking, service, prefixes)), stop)
             finally:
-                self._watches.pop(stop, None)
-                watch.close()
+                self._asking.pop(stop, None)
 
     def interrupt(self, stop: threading.Event) -> None:
-        watch = self._watches.get(stop)
-        if watch is not None:
-            watch.interrupt()
+        asking = self._asking.get(stop)
+        if asking is not None:
+            asking.cut()
 
     def __str__(self) -> str:
         return f"etcd at {self.url.host}:{self.url.port or PORT}"
 
-    def client(self) -> httpx.Client:
-        """A client of the gateway, logged in."""
-        client = httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False)
-        if self._user is not None:
-            try:
-                said = _post(client, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
-            except BaseException:
-                client.close()
-                raise
-            client.headers["Authorization"] = said["token"]
-        return client
+    @contextmanager
+    def client(self) -> Iterator[Asking]:
+        """A connection to the gateway, logged in."""
+        with self._new_asking() as asking:
+            self._log_in(asking)
+            yield asking
 
-    def _written(self, client: httpx.Client, service: str, prefixes: Sequence[str]) -> Sequence[str]:
+    def _new_asking(self) -> Asking:
+        return Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes)
+
+    def _log_in(self, asking: Asking) -> None:
+        if self._user is not None:
+            said = _post(asking, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
+            asking.headers["Authorization"] = said["token"]
+
+    def _written(self, client: Asking, service: str, prefixes: Sequence[str]) -> Sequence[str]:
         """Where else the service may be: names have no case, and others may have registered it as "Orders"."""
         if any(count(client, prefix) for prefix in prefixes):
             return ()
@@ -119,24 +130,21 @@ class Etcd(Discovery):
         same = min((name for name in found if name != service and wire_name(name) == service), default=None)
         return () if same is None else (f"{above}{same}/", f"{above}{same}/"[1:])
 
-    def _watch(
-        self, client: httpx.Client, watch: _Watch, prefixes: Sequence[str], stop: threading.Event
-    ) -> Iterator[Addresses]:
+    def _watch(self, asking: Asking, prefixes: Sequence[str], stop: threading.Event) -> Iterator[Addresses]:
         while not stop.is_set():
-            entries, revision = read_all(client, prefixes)
+            entries, revision = read_all(asking, prefixes)
             yield list(entries.values())
-            for event in watch.events(prefixes, revision + 1):
-                if event is None:  # all is read anew
+            for changed in events(asking, prefixes, revision + 1):
+                if changed is None:  # all is read anew
                     break
                 if stop.is_set():
                     return
-                if event:
-                    for key, value in event.items():
-                        if value is None:
-                            entries.pop(key, None)
-                        else:
-                            entries[key] = value
-                    yield list(entries.values())
+                for key, value in changed.items():
+                    if value is None:
+                        entries.pop(key, None)
+                    else:
+                        entries[key] = value
+                yield list(entries.values())
 
     @contextmanager
     def register(self, service: str, instance: Any, *, id: str | None = None, ttl: int = 10) -> Iterator[None]:
@@ -153,20 +161,20 @@ class Etcd(Discovery):
 
         def beat() -> None:
             nonlocal lease
-            with closing(self.client()) as client:
+            with self.client() as client:
                 said = _post(client, "/v3/lease/keepalive", {"ID": lease})
             if not int((said.get("result") or {}).get("TTL", 0)):
                 lease = self._grant(key, value, ttl)  # it had run out
 
         def end() -> None:
-            with closing(self.client()) as client:
+            with self.client() as client:
                 _post(client, "/v3/lease/revoke", {"ID": lease})
 
         with kept_alive(service, self, ttl / 3, beat, end, (httpx.HTTPError, EtcdAnswer, ValueError)):
             yield
 
     def _grant(self, key: str, value: str, ttl: int) -> str:
-        with closing(self.client()) as client:
+        with self.client() as client:
             lease = str(_post(client, "/v3/lease/grant", {"TTL": ttl})["ID"])
             _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
         return lease
@@ -180,47 +188,39 @@ class EtcdAnswer(RegistryAnswer):
         return " (user and password?)" if named else ""
 
 
-class _Watch:
-    """One streaming watch, which another thread can interrupt."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
-        self._handle = Handle()
-        self.interrupt, self.close = self._handle.cut, self._handle.release
-
-    def events(self, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
-        """What changes from that revision on: values by key, None where one is gone; None in place of it all: read
-        anew, since the revision was compacted or there has been no news for long.
-        """
-        asked = {"start_revision": str(revision), "progress_notify": True}
-        request = "\n".join(json.dumps({"create_request": {**_range(prefix), **asked}}) for prefix in prefixes)
-        timeout = httpx.Timeout(self._client.timeout.connect, read=QUIET)
-        with self._client.stream("POST", "/v3/watch", content=request, timeout=timeout) as answer:
-            if answer.status_code != 200:
-                raise EtcdAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
-            self._handle.hold(answer.extensions["network_stream"])
-            lines = answer.iter_lines()
-            while True:
-                try:
-                    said = json.loads(next(lines))
-                except StopIteration:
-                    break
-                except httpx.ReadTimeout:  # nothing has changed, or the server is silent: reading anew will tell
-                    yield None
-                    return
-                if "error" in said:
-                    raise EtcdAnswer(200, json.dumps(said["error"]))
-                result = said.get("result") or {}
-                if result.get("canceled"):
-                    if "compact_revision" in result:
-                        yield None
-                        return
-                    raise ConnectionError(f"the watch was cancelled: {result.get('cancel_reason', 'no reason given')}")
-                yield changes(result.get("events") or ())
-        raise ConnectionError("the watch ended")
+def events(asking: Asking, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
+    """What changes from that revision on: values by key, None where one is gone; None in place of it all: read anew,
+    since the revision was compacted or there has been no news for long.
+    """
+    asked = {"start_revision": str(revision), "progress_notify": True}
+    request = "\n".join(json.dumps({"create_request": {**_range(prefix), **asked}}) for prefix in prefixes)
+    with asking.lines("POST", "/v3/watch", quiet=QUIET, content=request) as answer:
+        if isinstance(answer, Answer):
+            raise EtcdAnswer(answer.status_code, answer.text)
+        try:
+            for lines in answer:
+                found: dict[str, Any] = {}
+                for line in lines:
+                    said = from_json(line)
+                    if "error" in said:
+                        raise EtcdAnswer(200, json.dumps(said["error"]))
+                    result = said.get("result") or {}
+                    if result.get("canceled"):
+                        if "compact_revision" in result:
+                            yield None
+                            return
+                        why = result.get("cancel_reason", "no reason given")
+                        raise ConnectionError(f"the watch was cancelled: {why}")
+                    found.update(changes(result.get("events") or ()))
+                if found:
+                    yield found
+        except httpx.ReadTimeout:  # nothing has changed, or the server is silent: reading anew will tell
+            yield None
+            return
+    raise ConnectionError("the watch ended")
 
 
-def readable(client: httpx.Client, prefixes: Sequence[str]) -> Sequence[str]:
+def readable(client: Asking, prefixes: Sequence[str]) -> Sequence[str]:
     """Those that our user may read; raises EtcdAnswer if it is none."""
     refusal: EtcdAnswer | None = None
     found = []
@@ -238,12 +238,12 @@ def readable(client: httpx.Client, prefixes: Sequence[str]) -> Sequence[str]:
     return found
 
 
-def count(client: httpx.Client, prefix: str) -> int:
+def count(client: Asking, prefix: str) -> int:
     """How many keys there are."""
     return int(_post(client, "/v3/kv/range", {**_range(prefix), "count_only": True}).get("count", 0))
 
 
-def names_under(client: httpx.Client, prefix: str) -> set[str]:
+def names_under(client: Asking, prefix: str) -> set[str]:
     """The services that have keys, each key's next part, of the first so many keys."""
     if not prefix:
         return set()
@@ -251,7 +251,7 @@ def names_under(client: httpx.Client, prefix: str) -> set[str]:
     return {_decoded(pair["key"])[len(prefix) :].partition("/")[0] for pair in said.get("kvs") or ()}
 
 
-def read_all(client: httpx.Client, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
+def read_all(client: Asking, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
     """All under these prefixes: values by key, and the revision they are of.
 
     One after another, and not by one transaction: an etcd of 3.5.1 panics, and is gone, when a client gives up on a
@@ -276,21 +276,19 @@ def changes(events: Any) -> dict[str, Any]:
 
 def value_of(pair: Mapping[str, Any]) -> Any:
     """An address, or an instance's fields with the key's last part as its id. What is neither is refused later on."""
+    return read(_instance_of, pair)
+
+
+def _instance_of(pair: Mapping[str, Any]) -> Instance:
     value = _decoded(pair.get("value", "")).strip()
-    if value.startswith("{"):
-        try:
-            fields = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-        return {"id": _decoded(pair["key"]).rpartition("/")[2], **fields} if isinstance(fields, dict) else value
-    return value
+    fields = from_json(value) if value.startswith("{") else None
+    if not isinstance(fields, dict):
+        return Instance.parse(value)
+    return Instance.parse({"id": _decoded(pair["key"]).rpartition("/")[2], **fields})
 
 
-def _post(client: httpx.Client, path: str, body: Mapping[str, Any]) -> Any:
-    answer = client.post(path, json=body)
-    if answer.status_code != 200:
-        raise EtcdAnswer(answer.status_code, answer.text)
-    return answer.json()
+def _post(client: Asking, path: str, body: Mapping[str, Any]) -> Any:
+    return EtcdAnswer.unless_good(client.post(path, json=body)).json()
 
 
 def _coded(value: str) -> str:

@@ -15,13 +15,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, cast
 from urllib.parse import SplitResult
 
 import httpx
 
-from .base import Addresses, Discovery
-from .options import check_seconds, flag, read_options, seconds, text
+from ..errors import describe
+from ..foreign import whole_number
+from .asking import MOST_BYTES, Asking
+from .base import Addresses, Discovery, Unreadable, entry_of, read
+from .options import check_seconds, flag, number, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls, weight_of
 from .threads import Lock
 
@@ -31,11 +34,11 @@ AGAIN = 1.0  # seconds for which all watches share one failure
 
 
 class Known(NamedTuple):
-    """An instance: its status, the names of the services it is of, and its fields."""
+    """An instance: its status, the names of the services it is of, and itself."""
 
     status: str
     names: frozenset[str]
-    fields: dict[str, Any]
+    instance: Any
 
 
 Registry = dict[tuple[str, str], Known]  # an instance by its application and its id
@@ -49,7 +52,8 @@ class Eureka(Discovery):
     secure:    use the secure port where it is enabled; else only where no other is
     user, password: basic authentication; the password also from EUREKA_PASSWORD
     interval:  seconds between two fetches
-    timeout:   seconds to connect, and for an answer
+    timeout:   seconds to connect, and for an answer (the whole of one: three times that)
+    most_bytes: of an answer
     verify, cert: as in httpx
 
     An instance's host is its `hostName`, as for Java clients; its zone is `metadata.zone`, else the data center's
@@ -65,6 +69,7 @@ class Eureka(Discovery):
         password: str | None = None,
         interval: float = 5.0,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         verify: Any = True,
         cert: Any = None,
         grace: float = 10.0,
@@ -79,6 +84,7 @@ class Eureka(Discovery):
         self._auth = None if user is None else (user, password or os.environ.get("EUREKA_PASSWORD") or "")
         self._interval = interval
         self._timeout = timeout
+        self._most_bytes = most_bytes
         self._verify = tls(self.urls, verify, cert)
         self._lock = Lock()
         self._registry: Registry | None = None
@@ -91,11 +97,9 @@ class Eureka(Discovery):
         """`eureka://host:port,host:port/eureka/v2?secure=true`; `eureka+https://` for TLS."""
         if "@" in parts.netloc:
             raise ValueError("eureka:// takes no user before the host; write ?user=…, and EUREKA_PASSWORD")
-        keywords = read_options(
-            "eureka",
-            options,
-            {"secure": flag, "user": text, "interval": seconds, "timeout": seconds, "grace": seconds},
-        )
+        known = {"secure": flag, "user": text, "most_bytes": number}
+        several = dict.fromkeys(("interval", "timeout", "grace"), seconds)
+        keywords = read_options("eureka", options, {**known, **several})
         scheme = "https" if parts.scheme.endswith("https") else "http"
         hosts = (parts.netloc or f"127.0.0.1:{PORT}").split(",")
         return cls([f"{scheme}://{host}{parts.path or '/eureka'}" for host in hosts], **keywords)
@@ -131,23 +135,23 @@ class Eureka(Discovery):
                     if self._registry is not before:
                         self._services = services_of(self._registry)
                     self._failure = None
-                except (httpx.HTTPError, EurekaAnswer, ValueError, TypeError, AttributeError, KeyError) as error:
-                    self._failure = f"{type(error).__name__}: {error}"
+                except Exception as error:
+                    self._failure = describe(error)
                     raise ConnectionError(self._failure) from None
                 finally:
                     self._asked_at = time.monotonic()
             return self._services
 
     def _fetched(self, before: Registry | None) -> Registry:
-        with httpx.Client(auth=self._auth, timeout=self._timeout, verify=self._verify, trust_env=False,
-                          headers={"Accept": "application/json"}) as client:  # fmt: skip
+        with Asking("", timeout=self._timeout, verify=self._verify, most=self._most_bytes, auth=self._auth,
+                    headers={"Accept": "application/json"}) as client:  # fmt: skip
             if before is not None:
                 changed = updated(before, self._asked(client, "/apps/delta") or {}, self._secure)
                 if changed is not None:
                     return changed
             return registry_of(self._asked(client, "/apps"), self._secure)
 
-    def _asked(self, client: httpx.Client, path: str) -> Any:
+    def _asked(self, client: Asking, path: str) -> Any:
         """None: the server does not know that path (deltas may be switched off)."""
         problem: Exception | None = None
         for url in self.urls:
@@ -179,7 +183,7 @@ class EurekaAnswer(RegistryAnswer):
 
 def registry_of(applications: Any, prefer_secure: bool) -> Registry:
     """A full answer's instances."""
-    return {key: known_of(key[0], one, prefer_secure) for key, one in _instances(applications)}
+    return {key: _known(key, one, prefer_secure) for key, one in _instances(applications)}
 
 
 def updated(before: Registry, delta: Any, prefer_secure: bool) -> Registry | None:
@@ -194,7 +198,7 @@ def updated(before: Registry, delta: Any, prefer_secure: bool) -> Registry | Non
         if one.get("actionType") == "DELETED":
             after.pop(key, None)
         else:  # ADDED, MODIFIED
-            after[key] = known_of(key[0], one, prefer_secure)
+            after[key] = _known(key, one, prefer_secure)
     if hash_of(after) != wanted:
         return None
     return before if after == before else after
@@ -206,7 +210,7 @@ def services_of(registry: Registry) -> dict[str, list[Any]]:
     for known in registry.values():
         if known.status == "UP":
             for name in known.names:
-                services.setdefault(name, []).append(known.fields)
+                services.setdefault(name, []).append(known.instance)
     return services
 
 
@@ -236,7 +240,14 @@ def known_of(application: str, one: Mapping[str, Any], prefer_secure: bool) -> K
         "id": _id_of(one),
     }
     names = {application.lower(), *_names(one.get("vipAddress")), *_names(one.get("secureVipAddress"))}
-    return Known(str(one.get("status")), frozenset(names), fields)
+    return Known(str(one.get("status")), frozenset(names), entry_of(fields))
+
+
+def _known(key: tuple[str, str], one: Mapping[str, Any], prefer_secure: bool) -> Known:
+    made = read(known_of, key[0], one, prefer_secure)
+    if isinstance(made, Unreadable):
+        return Known(str(one.get("status")), frozenset({key[0].lower()}), made)
+    return cast(Known, made)
 
 
 def _instances(applications: Any) -> Iterator[tuple[tuple[str, str], Mapping[str, Any]]]:
@@ -258,7 +269,7 @@ def _port(said: Any) -> Any:
     if not isinstance(said, dict) or str(said.get("@enabled", "true")).lower() != "true":
         return None
     number = said.get("$")
-    return int(number) if isinstance(number, str) and number.isascii() and number.isdigit() else number
+    return whole_number(number) if isinstance(number, str) else number
 
 
 def _several(said: Any) -> list[Any]:

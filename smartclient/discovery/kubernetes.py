@@ -16,17 +16,18 @@ import os
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
-from typing import Any, ClassVar
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple
 from urllib.parse import SplitResult, quote
 
 import httpx
 
-from .base import Addresses, Discovery, entry_of
+from ..foreign import from_json
+from .asking import MOST_BYTES, Answer, Asking
+from .base import Addresses, Discovery, Unreadable, entry_of, read
 from .kubeconfig import access_to
-from .options import read_options, seconds, text
-from .registry import Handle, RegistryAnswer, tls, token_in
+from .options import number, read_options, seconds, text
+from .registry import RegistryAnswer, tls, token_in
 
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 LABEL = "kubernetes.io/service-name"
@@ -43,7 +44,8 @@ class Kubernetes(Discovery):
     namespaces:  others that are called by `service.namespace`
     port:        name of the port, where a service has several ("http"); None: the first
     token_file, ca_file: in place of the pod's
-    timeout:     seconds to connect, and for answers that do not stream
+    timeout:     seconds to connect, and for answers that do not stream (the whole of one: three times that)
+    most_bytes:  of an answer
     zone, and hints for topology-aware routing, become the instance's zone and its metadata ({"for_zones": "a,b"}).
     """
 
@@ -57,6 +59,7 @@ class Kubernetes(Discovery):
         token_file: str | os.PathLike[str] | None = None,
         ca_file: str | os.PathLike[str] | None = None,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         grace: float = 10.0,
     ) -> None:
         access = access_to(server, token_file, ca_file)
@@ -71,7 +74,8 @@ class Kubernetes(Discovery):
         self._verify: Any = access.get("verify", True)
         self._context: tuple[object, ssl.SSLContext] = (None, tls([], True, None))
         self._timeout = timeout
-        self._handles: dict[threading.Event, Handle] = {}
+        self._most_bytes = most_bytes
+        self._asking: dict[threading.Event, Asking] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
@@ -83,6 +87,7 @@ class Kubernetes(Discovery):
             "token_file": text,
             "ca_file": text,
             "timeout": seconds,
+            "most_bytes": number,
         }
         keywords = read_options("kubernetes", options, {**known, "grace": seconds}, frozenset({"namespaces"}))
         scheme = "http" if parts.scheme.endswith("+http") else "https"
@@ -98,24 +103,28 @@ class Kubernetes(Discovery):
         name, namespace = found
         path = SLICES.format(namespace=quote(namespace, safe=""))
         selector = {"labelSelector": f"{LABEL}={name}"}
-        with closing(self.client()) as client:
-            while not stop.is_set():
-                slices, version = self._list(client, path, selector)
-                yield self._instances(slices)
-                for changed in self._changes(client, path, selector, slices, version, stop):
-                    if changed:
-                        yield self._instances(slices)
+        with self.client() as asking:
+            self._asking[stop] = asking
+            try:
+                while not stop.is_set():
+                    slices, version = self._list(asking, path, selector)
+                    yield instances_of(slices.values())
+                    for changed in self._changes(asking, path, selector, slices, version, stop):
+                        if changed:
+                            yield instances_of(slices.values())
+            finally:
+                self._asking.pop(stop, None)
 
     def interrupt(self, stop: threading.Event) -> None:
-        handle = self._handles.get(stop)
-        if handle is not None:
-            handle.cut()
+        asking = self._asking.get(stop)
+        if asking is not None:
+            asking.cut()
 
     def __str__(self) -> str:
         return f"kubernetes at {self.url.partition('://')[2]}"
 
-    def client(self) -> httpx.Client:
-        return httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._tls(), trust_env=False)
+    def client(self) -> Asking:
+        return Asking(self.url, timeout=self._timeout, verify=self._tls(), most=self._most_bytes)
 
     def _tls(self) -> ssl.SSLContext:
         """One context for all watches, made anew when the cluster's CA was changed."""
@@ -139,41 +148,35 @@ class Kubernetes(Discovery):
         token = token_in(self._token_file) if self._token_file else self._token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _list(self, client: httpx.Client, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Any], str]:
-        answer = client.get(path, params=selector, headers=self._headers())
-        if answer.status_code != 200:
-            raise KubernetesAnswer(answer.status_code, answer.text)
-        said = answer.json()
-        return {one["metadata"]["name"]: one for one in said.get("items") or ()}, said["metadata"]["resourceVersion"]
+    def _list(self, asking: Asking, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Slice], str]:
+        said = KubernetesAnswer.unless_good(asking.get(path, params=selector, headers=self._headers())).json()
+        items = [one for one in said.get("items") or () if isinstance(one, dict)]
+        return {name_of(one): self._slice(one) for one in items}, said["metadata"]["resourceVersion"]
 
     def _changes(
         self,
-        client: httpx.Client,
+        asking: Asking,
         path: str,
         selector: Mapping[str, str],
-        slices: dict[str, Any],
+        slices: dict[str, Slice],
         version: str,
         stop: threading.Event,
     ) -> Iterator[bool]:
-        """Keep `slices` up to date until all must be read anew; whether an event changed them."""
+        """Keep `slices` up to date until all must be read anew; whether the events that have come changed them."""
         while not stop.is_set():
             query = {**selector, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
                      "timeoutSeconds": str(WATCH_FOR)}  # fmt: skip
-            timeout = httpx.Timeout(self._timeout, read=WATCH_FOR + 10.0)
-            with client.stream("GET", path, params=query, headers=self._headers(), timeout=timeout) as answer:
-                if answer.status_code == 410:
-                    return
-                if answer.status_code != 200:
-                    raise KubernetesAnswer(answer.status_code, answer.read().decode("utf-8", "replace"))
-                handle = self._handles[stop] = Handle()
-                handle.hold(answer.extensions["network_stream"])
-                began, silent = time.monotonic(), True
-                try:
-                    if stop.is_set():
+            began, silent = time.monotonic(), True
+            with asking.lines("GET", path, quiet=WATCH_FOR + 10.0, params=query, headers=self._headers()) as answer:
+                if isinstance(answer, Answer):
+                    if answer.status_code == 410:
                         return
-                    for line in answer.iter_lines():
-                        silent = False
-                        event = json.loads(line)
+                    raise KubernetesAnswer(answer.status_code, answer.text)
+                for lines in answer:
+                    silent = False
+                    kinds = set()
+                    for line in lines:
+                        event = from_json(line)
                         kind, thing = event["type"], event["object"]
                         if kind == "ERROR":
                             if thing.get("code") == 410:
@@ -181,43 +184,79 @@ class Kubernetes(Discovery):
                             raise KubernetesAnswer(int(thing.get("code") or 0), json.dumps(thing))
                         version = thing["metadata"]["resourceVersion"]
                         if kind == "DELETED":
-                            slices.pop(thing["metadata"]["name"], None)
+                            slices.pop(name_of(thing), None)
                         elif kind in ("ADDED", "MODIFIED"):
-                            slices[thing["metadata"]["name"]] = thing
-                        yield kind != "BOOKMARK"
-                finally:
-                    self._handles.pop(stop, None)
-                    handle.release()
-                if silent and time.monotonic() - began < 1:  # client-go: "very short watch"
-                    raise ConnectionError("the watch ended at once, without an event")
+                            slices[name_of(thing)] = self._slice(thing)
+                        kinds.add(kind)
+                    yield kinds != {"BOOKMARK"}
+            if silent and time.monotonic() - began < 1:  # client-go: "very short watch"
+                raise ConnectionError("the watch ended at once, without an event")
 
-    def _instances(self, slices: Mapping[str, Any]) -> list[Any]:
-        ready: list[Any] = []
-        serving: list[Any] = []
-        families: dict[Any, Any] = {}  # of each pod
-        # A pod with two addresses is in two slices, one for each family: it is one server.
-        for one in sorted(slices.values(), key=lambda one: str(one.get("addressType"))):
-            try:
-                port = port_of(one, self._port)
-            except LookupError:
-                continue  # its pods have no port of that name
-            for endpoint in one.get("endpoints") or ():
-                pod, family = pod_of(endpoint), one.get("addressType")
-                if pod is not None and families.setdefault(pod, family) != family:
-                    continue
-                conditions = endpoint.get("conditions") or {}
-                # No condition at all counts as ready.
-                if conditions.get("ready") is not False:
-                    ready += entries_of(endpoint, port)
-                elif conditions.get("serving") and conditions.get("terminating"):
-                    serving += entries_of(endpoint, port)
-        return ready or serving
+    def _slice(self, one: Mapping[str, Any]) -> Slice:
+        made = read(slice_of, one, self._port)
+        return made if isinstance(made, Slice) else Slice("", [(None, True, [made])])
 
 
 class KubernetesAnswer(RegistryAnswer):
     """An answer that is no list, in words that help."""
 
     hints: ClassVar = {401: " (is the token still good?)", 403: " (may this account list endpointslices?)"}
+
+
+class Slice(NamedTuple):
+    """What is used of an EndpointSlice. endpoints: the pod of each, whether it is ready (else it serves while it
+    terminates), and its instances
+    """
+
+    family: str
+    endpoints: list[tuple[Any, bool, list[Any]]]
+
+
+def instances_of(slices: Iterable[Slice]) -> list[Any]:
+    """Those that are ready; if there are none, those that still serve."""
+    ready: list[Any] = []
+    serving: list[Any] = []
+    families: dict[Any, str] = {}  # of each pod
+    # A pod with two addresses is in two slices, one for each family: it is one server.
+    for one in sorted(slices, key=family_of):
+        for pod, is_ready, entries in one.endpoints:
+            if pod is None or families.setdefault(pod, one.family) == one.family:
+                (ready if is_ready else serving).extend(entries)
+    return ready or serving
+
+
+def family_of(one: Slice) -> str:
+    return one.family
+
+
+def name_of(one: Mapping[str, Any]) -> str:
+    """A slice's name, by which it is known."""
+    return str(one["metadata"]["name"])
+
+
+def slice_of(one: Mapping[str, Any], port_name: str | None) -> Slice:
+    endpoints: list[tuple[Any, bool, list[Any]]] = []
+    family = str(one.get("addressType"))
+    try:
+        port = port_of(one, port_name)
+    except LookupError:
+        return Slice(family, endpoints)  # its pods have no port of that name
+    for endpoint in one.get("endpoints") or ():
+        made = read(endpoint_of, endpoint, port)
+        if isinstance(made, Unreadable):
+            made = None, True, [made]
+        if made is not None:
+            endpoints.append(made)
+    return Slice(family, endpoints)
+
+
+def endpoint_of(endpoint: Mapping[str, Any], port: int | None) -> tuple[Any, bool, list[Any]] | None:
+    """None: it is not to be called."""
+    conditions = endpoint.get("conditions") or {}
+    ready = conditions.get("ready") is not False  # no condition at all counts as ready
+    if not ready and not (conditions.get("serving") and conditions.get("terminating")):
+        return None
+    return pod_of(endpoint), ready, entries_of(endpoint, port)
 
 
 def port_of(one: Mapping[str, Any], name: str | None) -> int | None:

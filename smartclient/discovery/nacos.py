@@ -13,11 +13,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
-import httpx
-
+from ..foreign import shown
 from ..hosts import wire_name
-from .base import Addresses, Discovery
-from .options import check_seconds, read_options, seconds, text
+from ..instance import Instance
+from .asking import MOST_BYTES, Asking
+from .base import Addresses, Discovery, read
+from .options import check_seconds, number, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls
 
 PORT = 8848
@@ -37,7 +38,8 @@ class Nacos(Discovery):
     user, password: where Nacos asks for them; the password also from NACOS_PASSWORD
     api:        "v1" (Nacos 1 and 2), "v2" (from 2.2 on) or "v3" (3)
     interval:   seconds between two questions
-    timeout:    seconds to connect, and for an answer
+    timeout:    seconds to connect, and for an answer (the whole of one: three times that)
+    most_bytes: of an answer
     verify, cert: as in httpx
 
     An instance's cluster is in its metadata ({"cluster": "DEFAULT"}), its zone is `metadata.zone`; TLS is used where
@@ -56,6 +58,7 @@ class Nacos(Discovery):
         api: str = "v2",
         interval: float = 3.0,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         verify: Any = True,
         cert: Any = None,
         grace: float = 10.0,
@@ -74,6 +77,7 @@ class Nacos(Discovery):
         self._login = None if user is None else (user, password or os.environ.get("NACOS_PASSWORD") or "")
         self._interval = interval
         self._timeout = timeout
+        self._most_bytes = most_bytes
         self._verify = tls([self.url], verify, cert)
 
     @classmethod
@@ -84,6 +88,7 @@ class Nacos(Discovery):
         known = {
             **dict.fromkeys(("namespace", "group", "cluster", "user", "api"), text),
             **dict.fromkeys(("interval", "timeout", "grace"), seconds),
+            "most_bytes": number,
         }
         keywords = read_options("nacos", options, known, frozenset({"cluster"}))
         scheme = "https" if parts.scheme.endswith("https") else "http"
@@ -92,15 +97,14 @@ class Nacos(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         shown: list[Any] | None = None
         name = service
-        with httpx.Client(base_url=self.url, timeout=self._timeout, verify=self._verify, trust_env=False) as client:
+        with Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes) as client:
             if self._login is not None:
                 # Not as the parameter accessToken: httpx logs URLs.
                 client.headers["Authorization"] = f"Bearer {self._token(client, *self._login)}"
             while not stop.is_set():
                 answer = client.get(self._path, params={"serviceName": name, **self._query})
-                if answer.status_code != 200:  # also when the token has run out: the watch begins anew
-                    raise NacosAnswer(answer.status_code, answer.text)
-                found = entries_of(answer.json())
+                # Refused also when the token has run out: the watch begins anew.
+                found = entries_of(NacosAnswer.unless_good(answer).json())
                 if not found and (written := self._written(client, service)) not in (None, name):
                     name = written
                     continue
@@ -112,7 +116,7 @@ class Nacos(Discovery):
     def __str__(self) -> str:
         return f"nacos at {self.url.netloc.decode()}"
 
-    def _written(self, client: httpx.Client, service: str) -> str | None:
+    def _written(self, client: Asking, service: str) -> str | None:
         """How the service's name is written there: names have no case for us, and Nacos' have."""
         query = {key: value for key, value in self._query.items() if key in ("namespaceId", "groupName")}
         answer = client.get(NAMES, params={"pageNo": 1, "pageSize": MOST_NAMES, **query})
@@ -121,11 +125,9 @@ class Nacos(Discovery):
         same = [name for name in names or () if isinstance(name, str) and wire_name(name) == service]
         return service if service in same else min(same, default=None)
 
-    def _token(self, client: httpx.Client, user: str, password: str) -> str:
+    def _token(self, client: Asking, user: str, password: str) -> str:
         answer = client.post("/v1/auth/login", data={"username": user, "password": password})
-        if answer.status_code != 200:
-            raise NacosAnswer(answer.status_code, answer.text)
-        return str(answer.json()["accessToken"])
+        return str(NacosAnswer.unless_good(answer).json()["accessToken"])
 
 
 class NacosAnswer(RegistryAnswer):
@@ -141,23 +143,23 @@ def entries_of(said: Any) -> list[Any]:
     """The instances of an answer. Raises ValueError for one that is none."""
     if isinstance(said, dict) and "code" in said and "hosts" not in said:
         if said["code"] not in (0, 200):
-            raise ValueError(f"nacos refuses: {said.get('message')} (code {said['code']})")
+            raise ValueError(f"nacos refuses: {shown(said.get('message'))} (code {shown(said['code'])})")
         said = said.get("data")
     hosts = said if isinstance(said, list) else said.get("hosts") if isinstance(said, dict) else None
     if not isinstance(hosts, list):
         raise ValueError("expected a list of hosts: is that Nacos' instance list?")
-    return [entry for host in hosts if (entry := _entry_of(host)) is not None]
+    return [entry for host in hosts if (entry := read(_entry_of, host)) is not None]
 
 
-def _entry_of(host: Any) -> Any:
+def _entry_of(host: Any) -> Instance | None:
     if not isinstance(host, dict):
-        return host  # refused later on
+        return Instance.parse(host)
     if host.get("healthy") is False or host.get("enabled") is False:
         return None
     given = host.get("metadata")
     metadata = {str(key): str(value) for key, value in given.items()} if isinstance(given, dict) else {}
     metadata.setdefault("cluster", str(host.get("clusterName", "")))
-    return {
+    fields = {
         "host": host.get("ip"),
         "port": host.get("port"),
         "scheme": "https" if metadata.get("secure") == "true" else "http",
@@ -166,3 +168,4 @@ def _entry_of(host: Any) -> Any:
         "metadata": metadata,
         "id": host.get("instanceId") or None,
     }
+    return Instance.parse(fields)

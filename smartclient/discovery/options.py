@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..settings import nearest, shown
+from ..foreign import shown
+from ..settings import nearest
 
 Reader = Callable[[str], Any]
 

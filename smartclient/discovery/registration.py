@@ -17,6 +17,7 @@ from urllib.parse import quote
 import httpx
 
 from ..instance import Instance
+from .asking import Asking
 from .consul_agent import ConsulAnswer
 from .registry import kept_alive
 
@@ -84,7 +85,5 @@ def register(
         yield name
 
 
-def _put(agent: httpx.Client, path: str, body: Any) -> None:
-    answer = agent.put(path, json=body)
-    if answer.status_code != 200:
-        raise ConsulAnswer(answer.status_code, answer.text)
+def _put(agent: Asking, path: str, body: Any) -> None:
+    ConsulAnswer.unless_good(agent.put(path, json=body))

@@ -1,12 +1,10 @@
-"""What the sources that speak HTTP to a registry have in common: waits that another thread can end, refusals in words
-that help, and registrations that are kept alive.
+"""What the sources that speak HTTP to a registry have in common: addresses, tokens, refusals in words that help, and
+registrations that are kept alive.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,44 +15,9 @@ from urllib.parse import urlsplit
 import httpx
 
 from ..events import logger
+from ..foreign import from_json, line, shown
+from .asking import Answer
 from .base import Discovery
-
-SHOWN = 200  # characters of somebody else's text in a message of ours
-
-
-class Handle:
-    """A second handle on the socket that a watch waits on: another thread can end the wait with it.
-
-    A blocked recv wakes on shutdown, not on close. A copy, since TLS takes the original's descriptor away.
-    """
-
-    def __init__(self) -> None:
-        self._socket: socket.socket | None = None
-        self._cut = False
-
-    def hold(self, network_stream: Any) -> None:
-        """The connection is this one now."""
-        self.release()
-        self._socket = network_stream.get_extra_info("socket").dup()
-        if self._cut:
-            self.cut()
-
-    def held(self) -> bool:
-        return self._socket is not None
-
-    def cut(self) -> None:
-        """End the wait, and those to come."""
-        self._cut = True
-        if self._socket is not None:
-            try:
-                self._socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass
-
-    def release(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
 
 
 class RegistryAnswer(RuntimeError):
@@ -65,7 +28,14 @@ class RegistryAnswer(RuntimeError):
     def __init__(self, status: int, text: str) -> None:
         self.status = status
         message = _message(text)
-        super().__init__(f"answered {status}: {' '.join(message.split())[:SHOWN]}{self.hint(status, message)}")
+        super().__init__(f"answered {status}: {line(message)}{self.hint(status, message)}")
+
+    @classmethod
+    def unless_good(cls, answer: Answer) -> Answer:
+        """The answer. Raises itself for one other than 200."""
+        if answer.status_code != 200:
+            raise cls(answer.status_code, answer.text)
+        return answer
 
     def hint(self, status: int, message: str) -> str:
         return self.hints.get(status, "")
@@ -77,9 +47,9 @@ def registry_url(who: str, address: str, port: int) -> httpx.URL:
     try:
         url, given = httpx.URL(written), urlsplit(written).port
     except (httpx.InvalidURL, ValueError) as error:
-        raise ValueError(f"{who}: {address!r} is not an address: {error}") from None
+        raise ValueError(f"{who}: {shown(address)} is not an address: {line(str(error))}") from None
     if url.scheme not in ("http", "https") or not url.host or "@" in written:
-        raise ValueError(f"{who}: expected an address like '127.0.0.1:{port}' or 'https://…', got {address!r}")
+        raise ValueError(f"{who}: expected an address like '127.0.0.1:{port}' or 'https://…', got {shown(address)}")
     # httpx drops the port that is the scheme's own; an https address without one is behind some proxy's 443.
     return url if given is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=port)
 
@@ -116,8 +86,8 @@ def weight_of(metadata: Mapping[str, str]) -> Any:
 def _message(text: str) -> str:
     """Most registries say what is wrong in a JSON object."""
     try:
-        said = json.loads(text)
-    except (ValueError, RecursionError):
+        said = from_json(text)
+    except ValueError:
         return text
     return str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
 

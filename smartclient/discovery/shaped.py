@@ -3,36 +3,28 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
+from ..foreign import shown
 from ..hosts import wire_name
-from ..instance import Instance
-from .base import Addresses, Discovery, Listing, drop_of
+from ..instance import Instance, parse_all
+from .base import Addresses, Discovery, Listing, drop_of, problem_of
+from .over import Over, OverOne
 
 
-class Shaped(Discovery):
+class Shaped(OverOne):
     """Another source, its instances gone through one by one. An entry that is no address is left for the log."""
 
     def __init__(self, source: Any, function: Callable[[Instance], Any]) -> None:
-        from . import discovery_of
-
-        made = discovery_of(source)
-        if made is None or not callable(function):
+        if not callable(function):
             raise TypeError(f"{type(self).__name__}: expected a source and a function of an instance")
-        self.source = made
-        self.grace = made.grace
+        super().__init__(source)
         self._function = function
 
     def shaped(self, instance: Instance) -> Instance | None:
         raise NotImplementedError
-
-    def covers(self, host: str) -> bool:
-        return host in self.services if self.services is not None else self.source.covers(host)
-
-    def names(self) -> Collection[str] | None:
-        return self.services if self.services is not None else self.source.names()
 
     def known(self, service: str) -> Addresses | None:
         known = self.source.known(service)
@@ -40,7 +32,7 @@ class Shaped(Discovery):
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         for addresses in self.source.watch(service, stop):
-            yield Listing(self._all(addresses), drop_of(addresses))
+            yield Listing(self._all(addresses), drop_of(addresses), problem_of(addresses))
 
     def interrupt(self, stop: threading.Event) -> None:
         self.source.interrupt(stop)
@@ -75,21 +67,17 @@ class Map(Shaped):
         return made
 
 
-class Routed(Discovery):
+class Routed(Over):
     """A source for each kind of name: `Routed({"*.eu": europe, "orders": […], "*": consul})`, the first that fits."""
 
     def __init__(self, routes: Mapping[str, Any]) -> None:
-        from . import Static, discovery_of
-
-        self.routes: dict[str, Discovery] = {}
-        for pattern, source in routes.items():
-            made = Static({pattern: source}) if isinstance(source, (list, tuple)) else discovery_of(source)
-            if made is None:
-                raise TypeError(f"Routed[{pattern!r}]: expected a source, got None")
-            self.routes[wire_name(pattern)] = made
-        if not self.routes:
+        if not routes:
             raise ValueError("Routed: expected at least one route")
-        self.grace = max(source.grace for source in self.routes.values())
+        super().__init__(*(_Same(name, to) if isinstance(to, (list, tuple)) else to for name, to in routes.items()))
+        self.routes = dict(zip(map(wire_name, routes), self.sources, strict=True))
+
+    def of(self, service: str) -> Discovery:
+        return self._source(service).of(service)
 
     def covers(self, host: str) -> bool:
         if self.services is not None:
@@ -122,4 +110,26 @@ class Routed(Discovery):
         for pattern, source in self.routes.items():
             if fnmatchcase(service, pattern):
                 return source
-        raise LookupError(f"no route for {service!r}")
+        raise LookupError(f"no route for {shown(service)}")
+
+
+class _Same(Discovery):
+    """One list for all services whose names fit its pattern."""
+
+    grace = 0.0
+
+    def __init__(self, pattern: str, addresses: Sequence[Any]) -> None:
+        self._pattern = wire_name(pattern)
+        self._instances = parse_all(addresses, f"Routed[{pattern!r}]")
+
+    def covers(self, host: str) -> bool:
+        return host == self._pattern or super().covers(host)
+
+    def known(self, service: str) -> Addresses:
+        return self._instances
+
+    def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
+        yield self._instances
+
+    def __str__(self) -> str:
+        return "the static list"

@@ -1,14 +1,18 @@
 """Watcher: the thread that runs a source's `watch` for one service and publishes what it yields.
 
 1. Trouble never reaches a call: it is logged (once while it stays the same), the source is asked again after a growing
-   jittered pause, and the last good list stays in use.
+   jittered pause, and the last good list stays in use. A source that lists and then fails at once is in trouble all the
+   same: the pause grows until a watch has lasted.
 2. An entry that cannot be an address is refused with one log line; the others count.
 3. A service unused for ten minutes is no longer watched; its next call starts again.
 4. `stop` never waits longer than 0.1 s.
+5. A list that took much work is followed by a pause, so that changes that come one after the other are
+   taken together: they are in use within half a second, and cost little.
 """
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -17,11 +21,16 @@ from typing import Any
 
 from ..errors import describe
 from ..events import DiscoveryFailed, Observers, logger
-from ..instance import Instance, is_link_local
-from .base import Discovery, Listing, drop_of
+from ..foreign import line, shown
+from ..hosts import is_link_local
+from ..instance import Instance
+from .base import Discovery, Listing, Unreadable, drop_of, problem_of
 
 FIRST_PAUSE = 0.1
 LONGEST_PAUSE = 3.0  # so that a registry that is back is heard within five seconds
+LASTED = 5.0  # seconds after which a watch that ends has been a good one
+REST, LONGEST_REST = 8.0, 0.25  # after a list: times the seconds of work for it; seconds at most
+LITTLE = 0.005  # seconds of work after which there is no need for a rest
 IDLE_AFTER = 600.0
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
@@ -86,9 +95,11 @@ class Watcher:
         self._publish = publish
         self._failed = failed
         self._observers = observers
+        self._clock = clock
         self._rng = rng
         self._pause = FIRST_PAUSE
         self._said: str | None = None
+        self._flapping = False  # it lists, and then fails at once
         self._refused: set[str] = set()
         self.stop_signal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
         self.running = self.over = False
@@ -129,22 +140,35 @@ class Watcher:
 
     def _watch(self) -> None:
         while not self.stop_signal.is_set():
+            began, published = self._clock(), False
+            rested = time.thread_time()
             try:
                 for addresses in self._discovery.watch(self._service, self.stop_signal):
                     if self.stop_signal.is_set():
                         return
                     self._published(addresses)
+                    published = True
+                    if not self._flapping or self._clock() - began > LASTED:
+                        self._well(problem_of(addresses))
+                    worked = time.thread_time() - rested
+                    if worked > LITTLE:
+                        self.stop_signal.wait(min(worked * REST, LONGEST_REST))
+                    rested = time.thread_time()
                 self.over = not self.stop_signal.is_set()
                 return
             except Exception as error:
                 if self.stop_signal.is_set():
                     return
+                lasted = self._clock() - began > LASTED
+                if lasted:
+                    self._pause, self._said = FIRST_PAUSE, None
+                self._flapping = published and not lasted
                 pause = self._trouble(describe(error))
             self.stop_signal.wait(pause)
 
     def _published(self, addresses: Iterable[Any]) -> None:
         if isinstance(addresses, (str, bytes)):
-            raise TypeError(f"{self._discovery}: expected a list of addresses, got {addresses!r}")
+            raise TypeError(f"{self._discovery}: expected a list of addresses, got {shown(addresses)}")
         instances = []
         problem = None
         for number, address in enumerate(addresses):
@@ -153,31 +177,43 @@ class Watcher:
                                self._discovery, AT_MOST)  # fmt: skip
                 break
             try:
+                if isinstance(address, Unreadable):
+                    raise ValueError(address.reason)
                 instance = Instance.parse(address)
                 if is_link_local(instance.host) and not self._discovery.link_local:
                     raise ValueError(f"{instance} is link-local (allow it with the source's link_local)")
                 instances.append(instance)
-            except (ValueError, TypeError) as error:
-                problem = str(error)
-                if str(error) not in self._refused and len(self._refused) < 1000:
-                    self._refused.add(str(error))
-                    logger.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, error)
+            except Exception as error:  # whatever is wrong with one is its own trouble alone
+                problem = line(str(error))
+                if problem not in self._refused and len(self._refused) < 1000:
+                    self._refused.add(problem)
+                    logger.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, problem)
         if problem is not None and not instances:
             raise ValueError(f"no entry can be an address; the last: {problem}")  # that is no empty list
-        if self._said is not None:
-            logger.info("%s: %s answers again", self._service, self._discovery)
-        self._pause, self._said = FIRST_PAUSE, None
         self._publish(Listing(instances, drop_of(addresses)))
+
+    def _well(self, problem: str | None) -> None:
+        """It has answered. problem: of a part, while the rest is good"""
+        if problem is not None:
+            self._say(f"a part of {self._discovery} failed: {problem}; the rest is used", problem)
+            self._tell(problem, 0.0)
+        elif self._said is not None:
+            logger.info("%s: %s answers again", self._service, self._discovery)
+        self._pause, self._said, self._flapping = FIRST_PAUSE, problem, False
 
     def _trouble(self, problem: str) -> float:
         pause = self._pause * (0.5 + 0.5 * self._rng.random())
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        level = "debug" if problem == self._said else "warning"
-        getattr(logger, level)(
-            "%s: %s failed: %s; the last good list stays in use", self._service, self._discovery, problem
-        )
+        self._say(f"{self._discovery} failed: {problem}; the last good list stays in use", problem)
         self._said = problem
+        self._tell(problem, pause)
+        return pause
+
+    def _say(self, text: str, problem: str) -> None:
+        """In the log, once while it stays the same."""
+        logger.log(logging.DEBUG if problem == self._said else logging.WARNING, "%s: %s", self._service, text)
+
+    def _tell(self, problem: str, pause: float) -> None:
         self._failed(problem)
         if self._observers:
             self._observers(DiscoveryFailed(self._service, str(self._discovery), problem, pause))
-        return pause

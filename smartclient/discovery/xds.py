@@ -25,12 +25,11 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import SplitResult
 
-import httpx
-
 from .ads import Stream
+from .asking import MOST_BYTES, Asking
 from .base import Addresses, Discovery
 from .endpoints import Assignment, Messages
-from .options import flag, read_options, seconds, text
+from .options import flag, number, read_options, seconds, text
 from .registry import RegistryAnswer, registry_url, tls, token_in
 from .threads import Lock, taken
 
@@ -52,7 +51,8 @@ class Xds(Discovery):
     token_file: of a bearer token, read again for each stream
     absent_after: seconds of silence after which a cluster does not exist
     keepalive: seconds between two pings of a quiet stream
-    timeout:   seconds to connect, and for an answer by REST
+    timeout:   seconds to connect, and for an answer by REST (the whole of one: three times that)
+    most_bytes: of an answer
 
     gRPC does not survive a fork; in servers that fork after the first call, use rest=True.
     """
@@ -72,6 +72,7 @@ class Xds(Discovery):
         keepalive: float = 60.0,
         interval: float = 5.0,
         timeout: float = 5.0,
+        most_bytes: int = MOST_BYTES,
         grace: float = 10.0,
     ) -> None:
         numbers = {"absent_after": absent_after, "keepalive": keepalive, "interval": interval, "timeout": timeout}
@@ -90,7 +91,7 @@ class Xds(Discovery):
         self._ca_file, self._cert, self._token_file = ca_file, cert, token_file
         self._verify = tls([self._url] if rest else [], str(ca_file) if ca_file else True, cert)
         self._absent_after, self._keepalive = absent_after, keepalive
-        self._interval, self._timeout = interval, timeout
+        self._interval, self._timeout, self._most_bytes = interval, timeout, most_bytes
         self._lock = Lock()
         self._shared: Stream | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
@@ -104,6 +105,7 @@ class Xds(Discovery):
             **dict.fromkeys(("cluster", "node", "node_cluster", "ca_file", "token_file"), text),
             **dict.fromkeys(("absent_after", "keepalive", "interval", "timeout", "grace"), seconds),
             "rest": flag,
+            "most_bytes": number,
         }
         scheme = "https" if parts.scheme.endswith("https") else "http"
         address = f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}{parts.path}"
@@ -151,11 +153,13 @@ class Xds(Discovery):
         shown: Assignment | None = None
         version = ""
         headers = {"Content-Type": "application/json"}
-        with httpx.Client(verify=self._verify, timeout=self._timeout, trust_env=False, headers=headers) as client:
+        with Asking(
+            self._url, verify=self._verify, timeout=self._timeout, most=self._most_bytes, headers=headers
+        ) as client:
             while not stop.is_set():
                 token = self._token()
                 answer = client.post(
-                    f"{str(self._url).rstrip('/')}{REST_PATH}",
+                    REST_PATH,
                     content=self._messages.as_json(self._messages.request([name], version)),
                     headers={} if token is None else {"Authorization": f"Bearer {token}"},
                 )
@@ -200,7 +204,7 @@ class Xds(Discovery):
             ("grpc.min_reconnect_backoff_ms", int(self._timeout * 1000)),  # that is how long it may take to connect
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
-            ("grpc.max_receive_message_length", 64 << 20),
+            ("grpc.max_receive_message_length", self._most_bytes),
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.enable_http_proxy", 0),
         ]

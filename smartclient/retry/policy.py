@@ -13,7 +13,8 @@ from typing import Any
 
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
 
-from ..settings import Settings, count, kind, optional, setting, shown, wrong
+from ..foreign import shown
+from ..settings import Settings, count, kind, optional, setting, wrong
 from ..settings import methods as method_set
 from ..settings import statuses as status_set
 from .budget import RetryBudget

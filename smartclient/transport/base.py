@@ -112,6 +112,7 @@ class TransportBase:
             rng=rng,
             zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
             by_id=connect is not None,
+            forgotten=None if self._checker is None else self._checker.forget,
         )
         _all.add(self)
 

@@ -45,7 +45,7 @@ class Checker:
         self._clock = clock
         self._rng = rng
         self._lock = threading.Lock()
-        self._services: tuple[Service, ...] = ()
+        self._services: dict[Service, None] = {}
         self._patients: WeakKeyDictionary[Node, Patient] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -54,11 +54,10 @@ class Checker:
 
     def watch(self, service: Service) -> None:
         """Check that service's nodes from now on."""
-        if service in self._services and self._thread is not None:
+        if service.forgotten or (service in self._services and self._thread is not None):
             return
         with self._lock:
-            if service not in self._services:
-                self._services += (service,)
+            self._services[service] = None
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="smartclient-checks", daemon=True)
                 try:
@@ -66,6 +65,11 @@ class Checker:
                 except RuntimeError as error:  # no more threads to be had: the next call tries again
                     self._thread = None
                     logger.warning("active health checks could not be started: %s", error)
+
+    def forget(self, service: Service) -> None:
+        """There is no such service, or nobody calls it any more."""
+        with self._lock:
+            self._services.pop(service, None)
 
     def close(self) -> None:
         """End the thread; never takes longer than 0.1 s."""
@@ -104,7 +108,7 @@ class Checker:
         while not stop.is_set():
             now = self._clock()
             soonest = now + LONGEST_SLEEP
-            for service in self._services:
+            for service in tuple(self._services):
                 settings = service.policy.health_check
                 if settings is None:
                     continue

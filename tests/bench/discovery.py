@@ -9,12 +9,15 @@ idle      % of a core used while nothing changes
 close     seconds
 large     seconds until one service with `--large` instances is listed
 added     median and longest seconds from the registry's having a new instance to the first call to it
+behind    seconds from the last of 200 changes of the large service, made within 2.3 s or as fast as the registry takes
+          them, to its being in use; and the CPU seconds of the client for them all
 """
 
 from __future__ import annotations
 
 import argparse
 import gc
+import json
 import multiprocessing
 import statistics
 import sys
@@ -34,11 +37,15 @@ from registries import REGISTRIES, Lists, answering  # noqa: E402
 
 Put = Callable[[Lists], None]
 PORT = 80
+STORM, STORM_LASTS = 200, 2.3  # changes, seconds
+LAST = "10.255.255.1"
 
 
 @contextmanager
 def kubernetes(home: Path) -> Iterator[tuple[str, Put]]:
     from stand_ins import KubernetesStandIn, endpoint, piece
+
+    from smartclient.discovery.kubernetes import LABEL
 
     (home / "token").write_text("right")
     api = KubernetesStandIn()
@@ -49,9 +56,17 @@ def kubernetes(home: Path) -> Iterator[tuple[str, Put]]:
                 some = addresses[start : start + 100]
                 pods = [endpoint(address.rpartition(":")[0], ready=True) for address in some]
                 port = int(some[0].rpartition(":")[2])
+                mine = [n for n, one in enumerate(api.items) if one["metadata"]["labels"][LABEL] == name]
+                last = mine[-1] if mine else None
+                if last is not None and len(api.items[last]["endpoints"]) + len(pods) <= 100:  # as its controller does
+                    one = json.loads(json.dumps(api.items[last]))
+                    one["endpoints"] += pods
+                    api.items[last] = one
+                    api.say("MODIFIED", one)
+                    continue
                 one = piece(f"{name}-{len(api.items)}", *pods, port=port, service=name)
-                api.say("ADDED", one)
                 api.items.append(one)
+                api.say("ADDED", one)
 
     try:
         yield f"kubernetes+http://{api.address}?token_file={home}/token&port=http", put
@@ -150,6 +165,30 @@ def added(url: str, put: Put, port: int, count: int) -> list[float]:
     return delays
 
 
+def weathered(url: str, large: int, ready: Path) -> tuple[float, float]:
+    """When the storm's last change is in use, and CPU seconds for it. Run in a fresh process."""
+    from smartclient import Client
+
+    with Client(discovery=url) as client:
+        service: Any = client._balanced._services.get("large")  # type: ignore[attr-defined]
+        until(lambda: len(service.nodes) >= large, 120, service.name)
+        used = time.process_time()
+        ready.touch()
+        until(lambda: any(LAST in node.instance.host for node in service.nodes[-300:]), 120, "the storm's end")
+        return time.monotonic(), time.process_time() - used
+
+
+def storm(put: Put, ready: Path) -> float:
+    """When it was over."""
+    until(ready.exists, 120, "the client")
+    time.sleep(1)
+    began = time.monotonic()
+    for number in range(STORM):
+        put({"large": [f"10.200.0.{number}:{PORT}" if number < STORM - 1 else f"{LAST}:{PORT}"]})
+        time.sleep(max(0.0, began + STORM_LASTS * (number + 1) / STORM - time.monotonic()))
+    return time.monotonic()
+
+
 def resident() -> float:
     """Of this process, in MB."""
     with open("/proc/self/status") as status:
@@ -172,7 +211,8 @@ def main() -> None:
     parser.add_argument("--idle", type=float, default=20.0)
     options = parser.parse_args()
     spawn = multiprocessing.get_context("spawn")
-    print(f"{'':22}{'memory':>8}{'idle %':>8}{'close':>8}{'listed':>8}{'large':>8}{'added':>8}{'longest':>8}")
+    titles = ("memory", "idle %", "close", "listed", "large", "added", "longest", "behind", "CPU")
+    print(f"{'':22}" + "".join(f"{title:>8}" for title in titles))
     for name in options.sources or SOURCES:
         with ExitStack() as stack:
             home = Path(stack.enter_context(tempfile.TemporaryDirectory()))
@@ -187,11 +227,14 @@ def main() -> None:
             with ProcessPoolExecutor(1, spawn) as pool:
                 large = pool.submit(watched, url, ["large"], options.large, 0.1).result()
             delays = added(url, put, port, options.adds)
+            with ProcessPoolExecutor(1, spawn) as pool:
+                weather = pool.submit(weathered, url, options.large, home / "ready")
+                over = storm(put, home / "ready")
+                in_use, cpu = weather.result()
         what = f"{name} (stand-in)" if name in STAND_INS else name
         row = [many["memory"], many["idle"], many["close"], many["listed"], large["listed"]]
-        print(
-            f"{what:22}" + "".join(f"{one:8.2f}" for one in (*row, statistics.median(delays), max(delays))), flush=True
-        )
+        row += [statistics.median(delays), max(delays), in_use - over, cpu]
+        print(f"{what:22}" + "".join(f"{one:8.2f}" for one in row), flush=True)
 
 
 if __name__ == "__main__":

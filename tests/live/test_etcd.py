@@ -14,7 +14,7 @@ from driving import needs, until
 from servers import EtcdServer, etcd_program
 
 from smartclient import Client, Etcd, Instance, InstancesChanged
-from smartclient.discovery.etcd import _coded, _post, _range
+from smartclient.discovery.etcd import _coded, _post, _range, events
 from smartclient.testing import Fleet
 
 pytestmark = pytest.mark.live
@@ -123,11 +123,7 @@ def test_a_watch_that_was_compacted_reads_anew(etcd: EtcdServer) -> None:
         with source.client() as client:
             said = _post(client, "/v3/kv/range", {"key": _coded("/services/orders/a")})
             _post(client, "/v3/kv/compaction", {"revision": said["header"]["revision"]})
-            from smartclient.discovery.etcd import _Watch
-
-            watch = _Watch(client)
-            assert None in list(watch.events("/services/orders/", 2))
-            watch.close()
+            assert None in list(events(client, ["/services/orders/"], 2))
         with Client(source) as balanced:
             assert balanced.get(URL).status_code == 200
 
