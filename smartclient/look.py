@@ -16,6 +16,8 @@ import httpx
 from .client import Client
 from .discovery import discovery_of
 from .discovery.watcher import standing_alone
+from .errors import describe
+from .foreign import masked, shown
 from .hosts import wire_name
 from .instance import Instance, parse_all
 from .report import report
@@ -28,10 +30,10 @@ def run_resolve(parser: argparse.ArgumentParser, options: argparse.Namespace) ->
     try:
         source = discovery_of(options.discovery)
     except (ValueError, TypeError, ImportError) as error:
-        parser.exit(2, f"smartclient resolve: {error}\n")
+        parser.exit(2, f"smartclient resolve: {masked(str(error))}\n")
     service = wire_name(options.service)
     if source is None or not source.covers(service):
-        print(f"{source} does not cover {service!r}", file=sys.stderr)
+        print(f"{source} does not cover {shown(service)}", file=sys.stderr)
         return 1
     known = source.known(service)
     if known is not None:
@@ -94,7 +96,7 @@ def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
     try:
         client = Client(options.discovery, timeout=options.timeout)
     except (ValueError, TypeError, ImportError) as error:
-        parser.exit(2, f"smartclient call: {error}\n")
+        parser.exit(2, f"smartclient call: {masked(str(error))}\n")
     with client:
         for number in range(1, options.n + 1):
             began = time.monotonic()
@@ -104,14 +106,15 @@ def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
                 what, story = str(response.status_code), report(response)
                 failed += response.status_code >= 500
             except httpx.HTTPError as error:
-                what, story = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}", report(error)
+                what, story = describe(error), report(error)
                 failed += 1
             except (httpx.InvalidURL, ValueError) as error:
-                parser.exit(2, f"smartclient call: {error}\n")
+                parser.exit(2, f"smartclient call: {masked(str(error))}\n")
             print(f"{number:4}  {(time.monotonic() - began) * 1000:7.1f} ms  {what}")
             for attempt in story.attempts if story is not None else ():
                 said = attempt.error or (f"status {attempt.status}" if attempt.status else "")
                 print(f"        {attempt.instance}  {attempt.outcome}  {attempt.elapsed * 1000:.1f} ms  {said}")
             if story is None and number == 1:
-                print(f"      {options.url} is not a service of {options.discovery}: plain httpx", file=sys.stderr)
+                where = masked(f"{options.url} is not a service of {options.discovery}")
+                print(f"      {where}: plain httpx", file=sys.stderr)
     return 1 if failed else 0

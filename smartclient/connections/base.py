@@ -135,7 +135,7 @@ class NodeConnections:
 
     def new_link(self, connection_class: Any, backend_class: Any, address: Address, attempt: Attempt) -> Link:
         dialing, https = self.dialing, address.sni is not None
-        backend = backend_class(https, dialing.http2 and not dialing.http1)
+        backend = backend_class(https, dialing.http2 and not dialing.http1, self._service.link_local)
         http = connection_class(address.origin, network_backend=backend, **dialing.options(https))
         return Link(http, attempt, backend)
 

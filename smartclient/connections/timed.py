@@ -15,6 +15,7 @@ import anyio
 
 from ..effects import TimeLeft
 from ..flavour import Flavour
+from ..hosts import is_link_local
 from ..loops import current_loop
 from .frames import Frames
 
@@ -167,14 +168,16 @@ class Backend:
     failed:   async only: why it could not be connected, for those who wait for it, too
     errors:   httpcore's module
     tls, http2: whether TLS comes next, and HTTP/2 without having been agreed
+    link_local: it may lead to link-local addresses
     """
 
     errors: Any = None
     _plain: type[Timed] = Timed
     _framed: type[Timed] = Timed
 
-    def __init__(self, tls: bool, http2: bool) -> None:
+    def __init__(self, tls: bool, http2: bool, link_local: bool = True) -> None:
         super().__init__()
+        self.link_local = link_local
         self.tls = tls
         self.http2 = http2
         self.times: TimeLeft | None = None
@@ -205,6 +208,19 @@ class Backend:
             # asyncio's; trio's stream reads when it is asked. (Private names of anyio's: a test pins them.)
             self.queue = getattr(getattr(inner, "_protocol", None), "read_queue", None)
         return made
+
+    def refusal(self, stream: Any) -> Exception | None:
+        """Why nothing may be sent there: a registry's name may lead to where a cloud tells a machine's secrets. Asked
+        of the connection itself: a name may be another address the next time it is looked up.
+        """
+        if self.link_local:
+            return None
+        peer = stream.get_extra_info("server_addr")
+        host = str(peer[0]) if isinstance(peer, tuple) and peer else ""
+        if not is_link_local(host):
+            return None
+        error: Exception = self.errors.ConnectError(f"{host} is link-local (allow it with the source's link_local)")
+        return error
 
     def cut_short(self, timeout: float | None) -> float | None:
         return timeout if self.times is None else self.times.left(timeout, self.errors.ConnectTimeout)
@@ -244,18 +260,25 @@ class SyncBackend(Backend):
         """httpcore's, which tries a name's addresses one after the other; what is left of a deadline is shared out
         among them, else a silent one would have all of it.
         """
-        connect: Any = super().connect_tcp  # type: ignore[misc]
         if self.times is None:
-            return self.connected(connect(host, port, timeout, **keywords))
+            return self._to(host, port, timeout, keywords)
         addresses = _addresses(host, port)
         for left in range(len(addresses), 0, -1):
             share = self.times.left(timeout, self.errors.ConnectTimeout, among=left)
             try:
-                return self.connected(connect(addresses[-left], port, share, **keywords))
+                return self._to(addresses[-left], port, share, keywords)
             except (self.errors.ConnectError, self.errors.ConnectTimeout):
                 if left == 1:
                     raise
         raise AssertionError
+
+    def _to(self, host: str, port: int, timeout: float | None, keywords: dict[str, Any]) -> Any:
+        stream = super().connect_tcp(host, port, timeout, **keywords)  # type: ignore[misc]
+        refusal = self.refusal(stream)
+        if refusal is not None:
+            stream.close()
+            raise refusal
+        return self.connected(stream)
 
 
 def _addresses(host: str, port: int) -> list[str]:
@@ -285,7 +308,12 @@ class AsyncBackend(Backend):
             raise type(self.failed)(str(self.failed)) from self.failed
         self.loop = current_loop()
         try:
-            return self.connected(await super().connect_tcp(*args, **keywords))  # type: ignore[misc]
+            stream = await super().connect_tcp(*args, **keywords)  # type: ignore[misc]
+            refusal = self.refusal(stream)
+            if refusal is not None:
+                await stream.aclose()
+                raise refusal
+            return self.connected(stream)
         except Exception as error:
             self.failed = error
             raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from ..foreign import shown
 from ..instance import Instance
 from .base import Addresses, Discovery, Listing, PollingDiscovery
 from .cached import Cached
@@ -45,7 +46,7 @@ def discovery_of(source: DiscoveryLike) -> Discovery | None:
         return Function(source)
     raise TypeError(
         "discovery: expected a Discovery, a mapping {service: [address, …]}, a callable, a URL such as "
-        f"'consul://127.0.0.1:8500', or None; got {source!r}"
+        f"'consul://127.0.0.1:8500', or None; got {shown(source)}"
     )
 
 

@@ -28,11 +28,13 @@ class Stream:
         self._over = False
         self._channel = channel()
         self.began = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name=f"smartclient-{source}", daemon=True)
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._call = messages.stub(self._channel).StreamAggregatedResources(self._requests(), metadata=metadata)
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name=f"smartclient-{self._source}", daemon=True).start()
+        """Raises RuntimeError if no thread is to be had."""
+        self._thread.start()
 
     def subscribe(self, name: str, queue: SimpleQueue[Any]) -> bool:
         """False: it has ended."""
@@ -60,6 +62,8 @@ class Stream:
         if last:
             self._wanted.put(False)
             self._call.cancel()
+            if not self._thread.ident:  # it could not be started
+                self._channel.close()
         else:
             self._wanted.put(True)
         return last

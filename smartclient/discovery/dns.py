@@ -4,7 +4,8 @@
 RFC 2782 for SRV: priority is the instance's priority, weight its weight; its target's addresses are those that came
 along, else it is looked up by the same server. Answers may have 1232 bytes over UDP (EDNS; "DNS flag day 2020").
 NXDOMAIN is an empty list, and held back like any other; SERVFAIL, a refusal and silence are trouble: the last good list
-stays. A truncated answer is asked for again over TCP (dnspython does).
+stays. Where one family, or one of SRV's targets, is in trouble, what the others say is used. A truncated answer is
+asked for again over TCP (dnspython does).
 
 Consul's DNS interface leaves instances out of an answer over UDP without saying so (its option enable_truncate is off),
 and has its SRV records at the service's own name: in its domain names are asked for so, and over TCP.
@@ -12,16 +13,18 @@ and has its SRV records at the service's own name: in its domain names are asked
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import SplitResult
 
 from ..instance import Instance, is_ip
-from .base import Addresses, PollingDiscovery, entry_of
+from .base import Addresses, Listing, PollingDiscovery, entry_of
 from .options import flag, number, read_options, seconds, text
 
 SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
 PAYLOAD = 1232
+RESOLV_CONF = "/etc/resolv.conf"
 
 
 class Dns(PollingDiscovery):
@@ -62,13 +65,10 @@ class Dns(PollingDiscovery):
             raise ValueError(f"Dns.timeout: expected seconds from 0 to 60, got {timeout!r}")
         self._server = server
         self._dns: Any = dns.resolver
-        self._resolver = dns.resolver.Resolver(configure=server is None)
-        if server is not None:
-            self._resolver.nameservers = [server]
-            self._resolver.port = server_port
-        self._resolver.lifetime = timeout
-        self._resolver.cache = None
-        self._resolver.use_edns(0, 0, PAYLOAD)
+        self._server_port = server_port
+        self._timeout = timeout
+        self._read = self._settings()
+        self._resolver = self._new_resolver()  # what is wrong with the machine's settings is said here
         self._port = port
         self._srv = srv
         self._domain = None if domain is None else domain.strip(".").lower()
@@ -95,54 +95,117 @@ class Dns(PollingDiscovery):
         name = f"{service}.{self._domain}." if self._domain and not service.endswith(f".{self._domain}") else service
         if self._srv:
             return self._services(f"{self._protocol}.{name}" if self._protocol else name)
-        addresses, ttl = self._addresses(name)
-        return [Instance(address, self._port) for address in addresses], ttl
+        addresses, ttl, problem = self._addresses(name)
+        return Listing((Instance(address, self._port) for address in addresses), problem=problem), ttl
 
     def __str__(self) -> str:
         return f"dns at {self._server}" if self._server else "dns"
 
-    def _services(self, name: str) -> tuple[list[Any], float]:
-        records, ttl, came_along = self._ask(name, "SRV")
+    def _services(self, name: str) -> tuple[Listing, float]:
+        """The targets' addresses. One that cannot be looked up takes none of the others away."""
+        answer = self._ask(name, "SRV")
         found: list[Any] = []
-        for record in records:
+        problems: list[str] = []
+        ttl = answer.ttl
+        for record in answer.records:
             target = str(record.target)
             if target == ".":  # RFC 2782: decidedly not available
                 continue
-            addresses = came_along.get(target.lower(), ())
+            addresses: Sequence[str] = answer.came_along.get(target.lower(), ())
             if not addresses:
-                addresses, its_ttl = self._addresses(target)
+                try:
+                    addresses, its_ttl, problem = self._addresses(target)
+                except (ConnectionError, TimeoutError) as error:
+                    its_ttl, problem = self.interval, str(error)
                 ttl = min(ttl, its_ttl)
+                problems += [problem] if problem else []
             # Weight 0 has "a very small chance" of being chosen.
             weight = float(record.weight) or 0.01
             fields = {"port": self._port or record.port, "weight": weight, "priority": record.priority,
                       "metadata": {"target": target.rstrip(".")}}  # fmt: skip
             found += [entry_of({"host": address, **fields}) for address in addresses]
-        return found, ttl
+        if problems and not found:
+            raise ConnectionError(problems[-1])
+        return Listing(found, problem="; ".join(problems[:3]) or None), ttl
 
-    def _addresses(self, name: str) -> tuple[list[str], float]:
-        """Of both families, and the shortest time to live."""
-        four, ttl, _ = self._ask(name, "A")
-        six, other, _ = self._ask(name, "AAAA")
-        return sorted({record.address for record in (*four, *six)}), min(ttl, other)
+    def _addresses(self, name: str) -> tuple[list[str], float, str | None]:
+        """Of both families, how long that holds, and what is wrong with one of them. Raises ConnectionError or
+        TimeoutError if nothing is known: one family is in trouble, and the other has none.
+        """
+        addresses: set[str] = set()
+        ttls: list[float] = []
+        trouble: Exception | None = None
+        for kind in ("A", "AAAA"):
+            try:
+                answer = self._ask(name, kind)
+            except (ConnectionError, TimeoutError) as error:
+                trouble = trouble or error
+                continue
+            addresses.update(record.address for record in answer.records)
+            if answer.records:
+                ttls.append(answer.ttl)
+        if trouble is None:
+            return sorted(addresses), min(ttls, default=self.interval), None
+        if not addresses:
+            raise trouble
+        return sorted(addresses), min(*ttls, self.interval), str(trouble)
 
-    def _ask(self, name: str, kind: str) -> tuple[list[Any], float, Mapping[str, Sequence[str]]]:
-        """The records, their time to live, and addresses that came along, by name."""
+    def _ask(self, name: str, kind: str) -> Asked:
+        """The records; none if there are none, or no such name. Raises ConnectionError or TimeoutError."""
+        resolver = self._current()
         try:
-            answer = self._resolver.resolve(name, kind, search=not name.endswith("."), tcp=self._tcp)
+            answer = resolver.resolve(name, kind, search=not name.endswith("."), tcp=self._tcp)
         except (self._dns.NXDOMAIN, self._dns.NoAnswer):
-            return [], self.interval, {}
+            return Asked([], self.interval, {})
         except self._dns.NoNameservers as error:
             raise ConnectionError(f"{kind} {name}: {_reason(error)}") from None
         except self._dns.LifetimeTimeout:
-            raise TimeoutError(f"{kind} {name}: no answer within {self._resolver.lifetime:g} s") from None
-        sets = [answer.rrset] if answer.rrset is not None else []
+            raise TimeoutError(f"{kind} {name}: no answer within {resolver.lifetime:g} s") from None
+        # That of a chain of names is its least: each of them may lead elsewhere after that time.
+        ttls = [answer.chaining_result.minimum_ttl]
         came_along: dict[str, list[str]] = {}
         for one in answer.response.additional:
             addresses = [record.address for record in one if hasattr(record, "address")]
             if addresses:
-                sets.append(one)
+                ttls.append(one.ttl)
                 came_along.setdefault(str(one.name).lower(), []).extend(addresses)
-        return list(answer), max(SHORTEST, float(min((one.ttl for one in sets), default=0))), came_along
+        return Asked(list(answer), max(SHORTEST, float(min(ttls))), came_along)
+
+    def _current(self) -> Any:
+        """The resolver, made anew when the machine's settings have changed: networks come and go."""
+        read = self._settings()
+        if self._read != read:
+            self._read, self._resolver = read, self._new_resolver()
+        return self._resolver
+
+    def _settings(self) -> object:
+        return None if self._server is not None else _signature(RESOLV_CONF)
+
+    def _new_resolver(self) -> Any:
+        resolver = self._dns.Resolver(configure=self._server is None)
+        if self._server is not None:
+            resolver.nameservers = [self._server]
+            resolver.port = self._server_port
+        resolver.lifetime = self._timeout
+        resolver.cache = None
+        resolver.use_edns(0, 0, PAYLOAD)
+        return resolver
+
+
+class Asked(NamedTuple):
+    """An answer: the records, how long they hold, and addresses that came along, by name."""
+
+    records: list[Any]
+    ttl: float
+    came_along: Mapping[str, Sequence[str]]
+
+
+def _signature(path: str) -> object:
+    try:
+        about = os.stat(path)
+    except OSError:
+        return None
+    return about.st_mtime_ns, about.st_ino, about.st_size
 
 
 def _reason(error: Any) -> str:

@@ -19,6 +19,7 @@ import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -30,7 +31,7 @@ from ..instance import Instance
 from .asking import MOST_BYTES, Answer, Asking
 from .base import Addresses, Discovery, read
 from .options import number, read_options, seconds, text
-from .registry import RegistryAnswer, kept_alive, registry_url, tls
+from .registry import RegistryAnswer, checked_id, kept_alive, registry_url, tls
 
 PORT = 2379
 MOST_KEYS = 10_000  # looked through for a name in another spelling
@@ -147,16 +148,19 @@ class Etcd(Discovery):
                 yield list(entries.values())
 
     @contextmanager
-    def register(self, service: str, instance: Any, *, id: str | None = None, ttl: int = 10) -> Iterator[None]:
-        """Have an instance listed while the block runs, on a lease that is kept alive from a thread.
+    def register(
+        self, service: str, address: str | Instance | Mapping[str, Any], *, id: str | None = None, ttl: int = 10
+    ) -> Iterator[str]:
+        """Have an instance listed while the block runs, on a lease that is kept alive from a thread; its id.
 
             with Etcd("127.0.0.1:2379").register("orders", "10.0.0.1:8080"): serve()
 
         ttl: seconds (etcd: at least 2) after which it is gone if this process dies
         """
-        service = wire_name(service)
-        value = instance if isinstance(instance, str) else json.dumps(instance)
-        key = f"{self.prefix}/{service}/{id or f'{socket.gethostname()}-{os.getpid()}'}"
+        service = checked_id("register: service", wire_name(service))
+        name = checked_id("register: id", id or f"{socket.gethostname()}-{os.getpid()}")
+        value = _written(address)
+        key = f"{self.prefix}/{service}/{name}"
         lease = self._grant(key, value, ttl)
 
         def beat() -> None:
@@ -171,7 +175,7 @@ class Etcd(Discovery):
                 _post(client, "/v3/lease/revoke", {"ID": lease})
 
         with kept_alive(service, self, ttl / 3, beat, end, (httpx.HTTPError, EtcdAnswer, ValueError)):
-            yield
+            yield name
 
     def _grant(self, key: str, value: str, ttl: int) -> str:
         with self.client() as client:
@@ -285,6 +289,15 @@ def _instance_of(pair: Mapping[str, Any]) -> Instance:
     if not isinstance(fields, dict):
         return Instance.parse(value)
     return Instance.parse({"id": _decoded(pair["key"]).rpartition("/")[2], **fields})
+
+
+def _written(address: str | Instance | Mapping[str, Any]) -> str:
+    """The value of an instance's key. Raises ValueError or TypeError for what is no address."""
+    instance = Instance.parse(address)
+    if isinstance(address, str):
+        return str(instance)
+    fields = {**asdict(instance), "metadata": dict(instance.metadata)}
+    return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
 def _post(client: Asking, path: str, body: Mapping[str, Any]) -> Any:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -19,12 +20,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
+from ..foreign import MOST_DIGITS, from_json, shown
 from ..hosts import wire_name
 from .base import Addresses, Discovery
 from .options import check_seconds, read_options, seconds, text
 from .threads import Lock
+from .yaml_files import bounded
 
 LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
+_BOUNDLESS = re.compile(r"\d{1000,}")  # digits: TOML has numbers of 64 bits, and Python refuses to read more than 4300
 JOB_LABELS = ("service", "job", "__meta_service")
 
 
@@ -102,7 +106,7 @@ def parsed(content: str, format: str) -> dict[str, Addresses]:
         raise ValueError(f"services: expected names with their addresses, got {type(said).__name__}")
     for name, addresses in said.items():
         if not isinstance(addresses, list):
-            raise ValueError(f"service {name!r}: expected a list of addresses, got {addresses!r}")
+            raise ValueError(f"service {shown(name)}: expected a list of addresses, got {shown(addresses)}")
         services[wire_name(str(name))] = addresses
     return services
 
@@ -112,13 +116,13 @@ def _from_prometheus(groups: list[Any]) -> dict[str, Addresses]:
     services: dict[str, list[Any]] = {}
     for group in groups:
         if not isinstance(group, dict) or not isinstance(group.get("targets"), list):
-            raise ValueError(f"file_sd: expected {{'targets': […], 'labels': {{…}}}}, got {group!r}")
+            raise ValueError(f"file_sd: expected {{'targets': […], 'labels': {{…}}}}, got {shown(group)}")
         if not isinstance(group.get("labels") or {}, dict):
-            raise ValueError(f"file_sd: expected labels as an object, got {group!r}")
+            raise ValueError(f"file_sd: expected labels as an object, got {shown(group)}")
         labels = {str(key): str(value) for key, value in (group.get("labels") or {}).items()}
         name = next((labels[label] for label in JOB_LABELS if label in labels), None)
         if name is None:
-            raise ValueError(f"file_sd: a group without the label 'service' or 'job': {group!r}")
+            raise ValueError(f"file_sd: a group without the label 'service' or 'job': {shown(group)}")
         known = services.setdefault(wire_name(name), [])
         known += [{"address": target, "zone": labels.get("zone"), "metadata": labels} for target in group["targets"]]
     return dict(services)
@@ -126,7 +130,7 @@ def _from_prometheus(groups: list[Any]) -> dict[str, Addresses]:
 
 def _json(content: str) -> Any:
     try:
-        return json.loads(content)
+        return from_json(content)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {error.lineno}: {error.msg}") from None
 
@@ -137,12 +141,14 @@ def _yaml(content: str) -> Any:
     except ImportError:
         raise ImportError("YAML files need the package PyYAML: pip install 'smartclient[yaml]'") from None
     try:
-        return yaml.safe_load(content)
+        return yaml.load(content, bounded(yaml))
     except yaml.MarkedYAMLError as error:
         line = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
         raise ValueError(f"{line}{error.problem or error}") from None
     except yaml.YAMLError as error:
         raise ValueError(str(error).partition("\n")[0]) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 def _toml(content: str) -> Any:
@@ -154,9 +160,11 @@ def _toml(content: str) -> Any:
         except ImportError:
             raise ImportError("TOML files need Python 3.11, or tomli: pip install 'smartclient[toml]'") from None
     try:
-        return tomllib.loads(content)
+        return tomllib.loads(_BOUNDLESS.sub("9" * MOST_DIGITS, content))
     except tomllib.TOMLDecodeError as error:
         raise ValueError(str(error)) from None
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {"json": _json, "yaml": _yaml, "toml": _toml}

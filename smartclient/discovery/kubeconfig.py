@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .yaml_files import bounded
+
 MOUNTED = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 
 
@@ -41,7 +43,7 @@ def _from_kubeconfig(path: Path) -> dict[str, Any]:
         import yaml
     except ImportError:
         raise ImportError("a kubeconfig needs the package PyYAML: pip install 'smartclient[yaml]'") from None
-    said = yaml.safe_load(path.read_text("utf-8")) or {}
+    said = yaml.load(path.read_text("utf-8"), bounded(yaml)) or {}
 
     def named(kind: str, name: Any) -> dict[str, Any]:
         for one in said.get(f"{kind}s") or ():

@@ -22,7 +22,7 @@ from urllib.parse import SplitResult, quote
 
 import httpx
 
-from ..foreign import from_json
+from ..foreign import from_json, shown
 from .asking import MOST_BYTES, Answer, Asking
 from .base import Addresses, Discovery, Unreadable, entry_of, read
 from .kubeconfig import access_to
@@ -99,7 +99,7 @@ class Kubernetes(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         found = self._name_of(service)
         if found is None:
-            raise LookupError(f"{service!r} is not the name of a service")
+            raise LookupError(f"{shown(service)} is not the name of a service")
         name, namespace = found
         path = SLICES.format(namespace=quote(namespace, safe=""))
         selector = {"labelSelector": f"{LABEL}={name}"}
@@ -121,7 +121,8 @@ class Kubernetes(Discovery):
             asking.cut()
 
     def __str__(self) -> str:
-        return f"kubernetes at {self.url.partition('://')[2]}"
+        url = httpx.URL(self.url)
+        return f"kubernetes at {url.netloc.decode()}{url.path.rstrip('/')}"
 
     def client(self) -> Asking:
         return Asking(self.url, timeout=self._timeout, verify=self._tls(), most=self._most_bytes)

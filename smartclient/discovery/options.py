@@ -24,20 +24,20 @@ def seconds(value: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"expected seconds, got {value!r}") from None
+        raise ValueError(f"expected seconds, got {shown(value)}") from None
 
 
 def check_seconds(name: str, value: Any) -> None:
     """Raises ValueError unless it is a finite number of seconds > 0."""
     if not isinstance(value, (int, float)) or not 0 < value < float("inf"):
-        raise ValueError(f"{name}: expected seconds > 0, got {value!r}")
+        raise ValueError(f"{name}: expected seconds > 0, got {shown(value)}")
 
 
 def number(value: str) -> int:
     try:
         return int(value)
     except ValueError:
-        raise ValueError(f"expected a whole number, got {value!r}") from None
+        raise ValueError(f"expected a whole number, got {shown(value)}") from None
 
 
 def read_options(

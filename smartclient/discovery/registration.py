@@ -16,10 +16,11 @@ from urllib.parse import quote
 
 import httpx
 
+from ..foreign import shown
 from ..instance import Instance
 from .asking import Asking
 from .consul_agent import ConsulAnswer
-from .registry import kept_alive
+from .registry import checked_id, kept_alive
 
 if TYPE_CHECKING:
     from .consul import Consul
@@ -54,11 +55,11 @@ def register(
 
     instance = Instance.parse(address)
     if instance.port is None:
-        raise ValueError(f"register: expected an address with a port, got {address!r}")
+        raise ValueError(f"register: expected an address with a port, got {shown(address)}")
     if not isinstance(ttl, (int, float)) or not 1 <= ttl <= 86_400:
         raise ValueError(f"register: ttl: expected seconds from 1 up, got {ttl!r}")
     source = consul if isinstance(consul, Consul) else Consul(consul)
-    name = id or f"{service}-{socket.gethostname()}-{os.getpid()}"
+    name = checked_id("register: id", id or f"{service}-{socket.gethostname()}-{os.getpid()}")
     entry = {
         "ID": name,
         "Name": service,

@@ -5,6 +5,7 @@ registrations that are kept alive.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,8 @@ from ..events import logger
 from ..foreign import from_json, line, shown
 from .asking import Answer
 from .base import Discovery
+
+_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,250}")
 
 
 class RegistryAnswer(RuntimeError):
@@ -75,6 +78,15 @@ def token_in(path: Any) -> str | None:
         return checked_token(f"the token in {path}", file.read(10_000))
 
 
+def checked_id(what: str, name: str) -> str:
+    """The name of a service or an instance as a part of a registry's path. Raises ValueError for what would lead
+    elsewhere.
+    """
+    if not (isinstance(name, str) and _ID.fullmatch(name) and name.strip(".")):
+        raise ValueError(f"{what}: expected letters, digits and any of -_.:@, got {shown(name)}")
+    return name
+
+
 def weight_of(metadata: Mapping[str, str]) -> Any:
     """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
     try:
@@ -123,13 +135,14 @@ def kept_alive(
                 failing = False
 
     thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
-    thread.start()
     try:
+        thread.start()
         yield
     finally:
         over.set()
         if os.getpid() == pid:
-            thread.join(5)
+            if thread.ident is not None:  # else no thread was to be had: nobody would keep it alive
+                thread.join(5)
             try:
                 end()
             except trouble as error:

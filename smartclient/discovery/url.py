@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
+from ..foreign import line, shown
 from ..hosts import wire_name
 from ..settings import nearest
 from .base import Discovery
@@ -45,21 +46,26 @@ SCHEMES: dict[str, Opener] = {
     "xds": Xds.from_url,
     "xds+https": Xds.from_url,
     "zookeeper": ZooKeeper.from_url,
+    "zookeeper+tls": ZooKeeper.from_url,
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above
 
 
 def discovery_from_url(url: str) -> Discovery:
     """The source a URL names. Raises ValueError saying what is wrong with it."""
-    parts = urlsplit(url)
-    shown = url.partition("?")[0]  # the options may hold a token
+    brief = shown(url.partition("?")[0])  # the options may hold a token
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as error:
+        raise ValueError(f"discovery: {brief} is no URL: {line(str(error))}") from None
     if parts.scheme in ("http", "https"):
-        raise ValueError(f"discovery: {shown!r} is not the URL of a registry. Did you mean base_url={shown!r}?")
+        raise ValueError(f"discovery: {brief} is not the URL of a registry. Did you mean base_url={brief}?")
     opener = SCHEMES.get(parts.scheme) or _of_package(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         hint = nearest(parts.scheme, SCHEMES)
-        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {shown!r}{hint}")
+        raise ValueError(f"discovery: expected a URL that starts with one of {known}; got {brief}{hint}")
     options: dict[str, list[str]] = {}
     for name, value in parse_qsl(parts.query, keep_blank_values=True):
         options.setdefault(name, []).append(value)

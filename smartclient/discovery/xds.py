@@ -6,9 +6,10 @@ The rules are those of the xDS protocol ("xDS REST and gRPC protocol"), state of
 1. One stream serves all services of a source. Each request names all that are wanted; the first one says who we are.
 2. An answer is acknowledged with its version and nonce (ACK), or refused with the last good version and the reason
    (NACK); what is good in a refused answer is used all the same (gRPC A46).
-3. A service that the answer does not mention is as it was. One that is not spoken of within 15 s does not exist (Envoy:
-   initial_fetch_timeout; gRPC A57).
-4. After a break everything is asked for anew, with no version and no nonce.
+3. A service that the answer does not mention is as it was. One that was never known and is not spoken of within 15 s
+   does not exist (Envoy: initial_fetch_timeout; gRPC A57).
+4. After a break everything is asked for anew, with no version and no nonce. A control plane that comes back and says
+   nothing of what is known has not taken it away.
 
 Or by polling: POST /v3/discovery:endpoints, with the same messages as JSON. What the messages mean is in `endpoints`.
 """
@@ -34,6 +35,7 @@ from .registry import RegistryAnswer, registry_url, tls, token_in
 from .threads import Lock, taken
 
 PORT = 18000
+FOREVER = float("inf")
 REST_PATH = "/v3/discovery:endpoints"
 
 
@@ -94,6 +96,7 @@ class Xds(Discovery):
         self._interval, self._timeout, self._most_bytes = interval, timeout, most_bytes
         self._lock = Lock()
         self._shared: Stream | None = None
+        self._holds_until: dict[str, float] = {}  # the last assignment of each cluster that is known
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
 
     @classmethod
@@ -128,20 +131,26 @@ class Xds(Discovery):
         queue = self._queues[stop] = SimpleQueue()
         stream = self._join(name, queue)
         shown: Assignment | None = None
-        wait: float | None = self._absent_after
         try:
             while True:
+                known = name in self._holds_until
+                wait = self._absent_after if not known else self._holds_until[name] - time.monotonic()
                 try:
-                    said = taken(queue, stop, wait)
+                    said = taken(queue, stop, None if wait == FOREVER else max(wait, 0.0))
                 except Empty:
-                    if shown is None and time.monotonic() - stream.began < 2 * self._timeout:
+                    if not known and time.monotonic() - stream.began < 2 * self._timeout:
                         continue  # it may not be connected yet (gRFC A57): gRPC says after `timeout` if it cannot be
                     said = Assignment()  # it does not exist; or nobody stands for it any more
+                    if known:
+                        self._holds_until[name] = FOREVER
+                else:
+                    if isinstance(said, Assignment):
+                        holds = FOREVER if said.stale_after is None else said.stale_after
+                        self._holds_until[name] = time.monotonic() + holds
                 if stop.is_set():
                     return
                 if isinstance(said, Exception):
                     raise said
-                wait = said.stale_after
                 if said != shown:
                     shown = said
                     yield said
@@ -171,8 +180,12 @@ class Xds(Discovery):
                     if problem is not None and name not in found:
                         raise ValueError(f"an answer was refused: {problem}")
                     version = response.version_info
-                    said = found.get(name, shown or Assignment())
-                    if said != shown:
+                    said = found.get(name)
+                    if said is None and name not in self._holds_until:
+                        said = Assignment()
+                    elif said is not None:
+                        self._holds_until[name] = FOREVER
+                    if said is not None and said != shown:
                         shown = said
                         yield said
                 stop.wait(self._interval)
@@ -181,9 +194,14 @@ class Xds(Discovery):
         with self._lock:
             stream = self._shared
             if stream is None or stream.pid != os.getpid() or not stream.subscribe(name, queue):
-                stream = self._shared = Stream(self._messages, self._channel, self._token(), str(self))
+                stream = Stream(self._messages, self._channel, self._token(), str(self))
                 stream.subscribe(name, queue)
-                stream.start()  # not sooner: it may end before anybody could be told
+                try:
+                    stream.start()  # not sooner: it may end before anybody could be told
+                except RuntimeError:  # no thread is to be had: it is nobody's
+                    stream.unsubscribe(name, queue)
+                    raise
+                self._shared = stream
             return stream
 
     def _leave(self, stream: Stream, name: str, queue: SimpleQueue[Any]) -> None:

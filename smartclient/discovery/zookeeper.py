@@ -12,6 +12,7 @@ a client that has seen more than it has (its zxid).
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import threading
@@ -22,12 +23,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import SplitResult
 
+from ..foreign import shown
 from ..hosts import wire_name
 from ..instance import Instance
 from .base import Addresses, Discovery
 from .curator import Reading
 from .options import read_options, seconds, text
-from .registry import kept_alive
+from .registry import checked_id, kept_alive
 from .threads import Lock, taken
 
 PORT = 2181
@@ -42,6 +44,8 @@ class ZooKeeper(Discovery):
     user, password: digest authentication; the password also from ZOOKEEPER_PASSWORD
     timeout:   seconds to connect, and for an answer
     session_timeout: seconds after which the server forgets what a dead client has registered
+    tls:       speak TLS, and verify the server's certificate and its name
+    ca_file, cert: for that; cert is (certificate, key)
     """
 
     def __init__(
@@ -53,13 +57,16 @@ class ZooKeeper(Discovery):
         password: str | None = None,
         timeout: float = 5.0,
         session_timeout: float = 10.0,
+        tls: bool = False,
+        ca_file: str | os.PathLike[str] | None = None,
+        cert: tuple[str, str] | None = None,
         grace: float = 10.0,
     ) -> None:
         for name, value in (("timeout", timeout), ("session_timeout", session_timeout)):
             if not isinstance(value, (int, float)) or not 0 < value <= 600:
                 raise ValueError(f"ZooKeeper.{name}: expected seconds from 0 to 600, got {value!r}")
         if not isinstance(hosts, str) or not hosts.strip() or "/" in hosts or "@" in hosts:
-            raise ValueError(f"ZooKeeper.hosts: expected 'host:port,host:port', got {hosts!r}")
+            raise ValueError(f"ZooKeeper.hosts: expected 'host:port,host:port', got {shown(hosts)}")
         self._kazoo = _Kazoo()
         self.hosts = hosts
         self.base = "/" + base.strip("/") if base.strip("/") else ""
@@ -67,17 +74,24 @@ class ZooKeeper(Discovery):
         self._auth = None if user is None else (user, password or os.environ.get("ZOOKEEPER_PASSWORD") or "")
         self._timeout = timeout
         self._session_timeout = session_timeout
+        self._tls: dict[str, Any] = {}
+        if tls:
+            certificate, key = cert or (None, None)
+            self._tls = {"use_ssl": True, "verify_certs": True, "check_hostname": True, "certfile": certificate,
+                         "keyfile": key, "ca": None if ca_file is None else str(ca_file)}  # fmt: skip
         self._lock = Lock()
         self._shared: _Session | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> ZooKeeper:
-        """`zookeeper://host:port,host:port/base?user=…`."""
+        """`zookeeper://host:port,host:port/base?user=…`; `zookeeper+tls://` for TLS."""
         if "@" in parts.netloc:
             raise ValueError("zookeeper:// takes no user before the host; write ?user=…, and ZOOKEEPER_PASSWORD")
-        known = {"user": text, "timeout": seconds, "session_timeout": seconds, "grace": seconds}
-        keywords = read_options("zookeeper", options, known)
+        numbers = dict.fromkeys(("timeout", "session_timeout", "grace"), seconds)
+        keywords = read_options("zookeeper", options, {"user": text, "ca_file": text, **numbers})
+        if parts.scheme.endswith("+tls"):
+            keywords["tls"] = True
         if parts.path.strip("/"):
             keywords["base"] = parts.path
         return cls(parts.netloc or f"127.0.0.1:{PORT}", **keywords)
@@ -124,10 +138,10 @@ class ZooKeeper(Discovery):
 
             with ZooKeeper("127.0.0.1:2181").register("orders", "10.0.0.1:8080"): serve()
         """
-        instance, service = Instance.parse(address), wire_name(service)
+        instance, service = Instance.parse(address), checked_id("register: service", wire_name(service))
         if instance.port is None:
-            raise ValueError(f"register: expected an address with a port, got {address!r}")
-        name = id or f"{socket.gethostname()}-{os.getpid()}"
+            raise ValueError(f"register: expected an address with a port, got {shown(address)}")
+        name = checked_id("register: id", id or f"{socket.gethostname()}-{os.getpid()}")
         port = "sslPort" if instance.scheme == "https" else "port"
         entry = {"name": service, "id": name, "address": instance.host, "port": None, "sslPort": None,
                  port: instance.port, "payload": dict(payload or {}), "serviceType": "DYNAMIC", "enabled": True,
@@ -202,8 +216,9 @@ class ZooKeeper(Discovery):
         retry = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0}
         auth = None if self._auth is None else [("digest", ":".join(self._auth))]
         return self._kazoo.client(
-            hosts=self.hosts, timeout=self._session_timeout, connection_retry=retry, auth_data=auth
-        )
+            hosts=self.hosts, timeout=self._session_timeout, connection_retry=retry, auth_data=auth,
+            logger=_quiet_logger(), **self._tls,
+        )  # fmt: skip
 
 
 class _Session:
@@ -247,6 +262,22 @@ class _Kazoo:
         self.client: Any = client.KazooClient
         self.no_node: Any = exceptions.NoNodeError
         self.trouble: tuple[type[Exception], ...] = (exceptions.KazooException, KazooTimeoutError)
+
+
+class _NoSecrets(logging.Filter):
+    """kazoo logs its requests at DEBUG, the one with the password too."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if isinstance(record.args, tuple):
+            record.args = tuple("Auth(…)" if type(one).__name__ == "Auth" else one for one in record.args)
+        return True
+
+
+def _quiet_logger() -> logging.Logger:
+    quiet = logging.getLogger("kazoo.smartclient")
+    if not quiet.filters:
+        quiet.addFilter(_NoSecrets())
+    return quiet
 
 
 def _in_words(error: Exception) -> str:

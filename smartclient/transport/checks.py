@@ -6,6 +6,7 @@ Each check is a connection of its own, so that accepting one is checked, too; it
 from __future__ import annotations
 
 import asyncio
+import socket
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +18,7 @@ from ..connections.base import Dialing
 from ..connections.wire import Address, address_of
 from ..events import logger
 from ..health.active import HealthCheck
+from ..hosts import is_link_local
 from ..node import Node
 from ..service import Service
 
@@ -151,6 +153,10 @@ class Checker:
         https = address.sni is not None
         options = self._dialing.options(https)
         host, port = address.name, address.port
+        if not service.link_local:
+            found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            if any(is_link_local(str(one[4][0])) for one in found):
+                raise ConnectionError(f"{host} is link-local (allow it with the source's link_local)")
         if settings.path is None:
             tls = {"ssl": options["ssl_context"], "server_hostname": address.sni} if https else {}
             _, writer = await asyncio.open_connection(host, port, **tls)
