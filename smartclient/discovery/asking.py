@@ -207,10 +207,11 @@ class Wire(httpcore.NetworkBackend):
 
     def _made(self, stream: httpcore.NetworkStream) -> _Stream:
         self.connected = True
-        self.stream = _Stream(stream, self)
+        self.stream = made = _Stream(stream, self)
         if self._was_cut:
-            self.cut()
-        return self.stream
+            made.close()
+            raise httpcore.ConnectError("stopped")
+        return made
 
     def cut(self) -> None:
         """End what it waits for, and what it will: from any thread."""
@@ -242,7 +243,12 @@ class _Stream(httpcore.NetworkStream):
         self._handle = handle or socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno()))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._stream.read(max_bytes, self._wire.left(timeout, httpcore.ReadTimeout))
+        timeout = self._wire.left(timeout, httpcore.ReadTimeout)
+        try:
+            return self._stream.read(max_bytes, timeout)
+        except httpcore.ReadTimeout:
+            self._wire.left(timeout, httpcore.ReadTimeout)
+            raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s") from None
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
         self._stream.write(buffer, self._wire.left(timeout, httpcore.WriteTimeout))
