@@ -177,13 +177,14 @@ class KubernetesStandIn(Serving):
     """A Kubernetes API server: a list, and a watch that says what it is told to. It replays documented sequences, and
     what was seen on real servers: an expired watch is an answer 200 with an ERROR event of code 410.
 
-    status: of all answers; token: that it asks for; asked: queries it was sent
+    status: of all answers; watch_status: of watches; token: that it asks for; asked: queries it was sent
     """
 
     def __init__(self) -> None:
         self.items: list[Any] = []
         self.version = 10
-        self.status, self.token = 200, "right"
+        self.status, self.watch_status, self.token = 200, 200, "right"
+        self.url = ""
         self.asked: list[tuple[str, dict[str, str]]] = []
         self._events: list[Any] = []
         self._changed = threading.Condition()
@@ -196,7 +197,8 @@ class KubernetesStandIn(Serving):
                 query = {name: values[-1] for name, values in parse_qs(parts.query).items()}
                 stand_in.asked.append((parts.path, query))
                 wrong = self.headers.get("Authorization") != f"Bearer {stand_in.token}"
-                status = 401 if wrong else stand_in.status
+                status = 401 if wrong else stand_in.watch_status if "watch" in query else stand_in.status
+                status = status if status != 200 else stand_in.status
                 if status != 200:
                     said = {"kind": "Status", "code": status, "message": "Unauthorized" if wrong else "Expired"}
                     self.answer(status, json.dumps(said).encode())

@@ -15,8 +15,9 @@ from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
 from stand_ins import KubernetesStandIn, StandIn, endpoint, piece
+from tls import Terminator
 
-from smartclient import Client, Instance, Kubernetes
+from smartclient import Client, Instance, InstancesChanged, Kubernetes
 from smartclient.discovery import discovery_of
 from smartclient.discovery.kubernetes import entries_of, port_of
 from smartclient.testing import Fleet
@@ -24,10 +25,17 @@ from smartclient.testing import Fleet
 URL = "http://orders/"
 
 
-@pytest.fixture
-def api() -> Iterator[KubernetesStandIn]:
+@pytest.fixture(params=["plain", "tls"])
+def api(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[KubernetesStandIn]:
+    """Every real one speaks TLS."""
     server = KubernetesStandIn()
-    yield server
+    if request.param == "plain":
+        server.url = f"kubernetes+http://{server.address}?"
+        yield server
+    else:
+        with Terminator(tmp_path, server.address) as front:
+            server.url = f"kubernetes://{front.address}?ca_file={front.ca_file}&"
+            yield server
     server.close()
 
 
@@ -47,7 +55,7 @@ def test_slices_come_and_go(api: KubernetesStandIn, token: Path) -> None:
     with Fleet(1) as fleet:
         port = fleet[0].port
         api.items = [piece("orders-1", endpoint("127.0.0.1", ready=True), port=port)]
-        source = f"kubernetes+http://{api.address}?namespace=shop&port=http&token_file={token}"
+        source = f"{api.url}namespace=shop&port=http&token_file={token}"
         with Client(source) as client:
             assert client.get(URL).status_code == 200
             assert client.get("http://orders.shop.svc.cluster.local/").status_code == 200
@@ -73,7 +81,7 @@ def test_slices_come_and_go(api: KubernetesStandIn, token: Path) -> None:
 
 def test_an_expired_watch_lists_anew(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
-    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+    with Client(f"{api.url}token_file={token}&port=http") as client:
         balanced: Any = next(iter(client._mounts.values()))
         balanced._services.get("orders")
         until(lambda: listed(client) == {"10.0.0.1:80"})
@@ -87,7 +95,7 @@ def test_an_expired_watch_lists_anew(api: KubernetesStandIn, token: Path) -> Non
 def test_terminating_endpoints_serve_if_no_others_do(api: KubernetesStandIn, token: Path) -> None:
     leaving = {"ready": False, "serving": True, "terminating": True}
     api.items = [piece("orders-1", endpoint("10.0.0.1", ready=True), endpoint("10.0.0.2", **leaving))]
-    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+    with Client(f"{api.url}token_file={token}&port=http") as client:
         balanced: Any = next(iter(client._mounts.values()))
         balanced._services.get("orders")
         until(lambda: listed(client) == {"10.0.0.1:80"})
@@ -97,7 +105,7 @@ def test_terminating_endpoints_serve_if_no_others_do(api: KubernetesStandIn, tok
 
 def test_a_token_that_was_exchanged_is_read_again(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
-    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+    with Client(f"{api.url}token_file={token}&port=http") as client:
         balanced: Any = next(iter(client._mounts.values()))
         service = balanced._services.get("orders")
         until(lambda: listed(client) == {"10.0.0.1:80"})
@@ -111,7 +119,7 @@ def test_a_token_that_was_exchanged_is_read_again(api: KubernetesStandIn, token:
 
 def test_closing_does_not_wait_for_the_watch(api: KubernetesStandIn, token: Path) -> None:
     api.items = [piece("orders-1", endpoint("10.0.0.1"))]
-    client = Client(Kubernetes(f"http://{api.address}", token_file=token, port="http"))
+    client = Client(f"{api.url}token_file={token}&port=http")
     balanced: Any = next(iter(client._mounts.values()))
     balanced._services.get("orders")
     until(lambda: listed(client) == {"10.0.0.1:80"})
@@ -168,7 +176,7 @@ def test_a_slice_without_a_port_of_that_name_has_no_instances(api: KubernetesSta
     other = piece("orders-2", endpoint("10.0.0.2", ready=True))
     other["ports"] = [{"name": "metrics", "port": 9}]
     api.items = [piece("orders-1", endpoint("10.0.0.1", ready=True)), other]
-    with Client(Kubernetes(f"http://{api.address}", token_file=token, port="http")) as client:
+    with Client(f"{api.url}token_file={token}&port=http") as client:
         client._balanced._services.get("orders")
         until(lambda: listed(client) == {"10.0.0.1:80"})
 
@@ -213,8 +221,46 @@ def test_a_pod_with_two_families_is_one_server(api: KubernetesStandIn, token: Pa
     six = piece("orders-6", pod("fd00::1", "a"), pod("fd00::2", "b"), pod("fd00::3", "c"))
     six["addressType"] = "IPv6"
     api.items = [six, four]
-    with Client(f"kubernetes+http://{api.address}?namespace=shop&port=http&token_file={token}") as client:
+    with Client(f"{api.url}namespace=shop&port=http&token_file={token}") as client:
         balanced: Any = next(iter(client._mounts.values()))
         balanced._services.get("orders")
         until(lambda: len(listed(client)) == 3)
         assert listed(client) == {"127.0.0.1:80", "127.0.0.2:80", "[fd00::3]:80"}
+
+
+def test_changes_that_come_together_are_taken_together(api: KubernetesStandIn, token: Path) -> None:
+    """While a list is put to use others come: they are one."""
+    changes: list[Any] = []
+
+    def slow(event: Any) -> None:
+        if isinstance(event, InstancesChanged):
+            changes.append(event)
+            time.sleep(0.1)
+
+    api.items = [piece("orders-1", endpoint("10.0.0.1"))]
+    source = f"{api.url}namespace=shop&port=http&token_file={token}"
+    with Client(source, observers=[slow]) as client:
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+        until(lambda: len(api.asked) == 2)
+        for number in range(2, 102):
+            api.say("MODIFIED", piece("orders-1", endpoint(f"10.0.0.{number}")))
+        until(lambda: listed(client) == {"10.0.0.101:80"})
+    assert len(changes) <= 5
+
+
+def test_a_watch_that_is_forbidden(api: KubernetesStandIn, token: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Its list is used, and read again now and then; that is said once."""
+    api.items = [piece("orders-1", endpoint("10.0.0.1"))]
+    api.watch_status = 403
+    with Client(f"{api.url}namespace=shop&port=http&token_file={token}") as client:
+        until(lambda: listed(client) == {"10.0.0.1:80"})
+        time.sleep(1.0)
+        assert 2 <= len([query for _, query in api.asked if "watch" not in query]) <= 6
+        assert "403" in (next(iter(client._mounts.values()))._services.get("orders").problem or "")  # type: ignore[union-attr]
+        assert caplog.text.count("may this account list endpointslices?") == 1
+        assert "answers again" not in caplog.text
+        api.watch_status = 200
+        until(lambda: len([query for _, query in api.asked if "watch" in query]) >= 3)
+        api.items.append(piece("orders-2", endpoint("10.0.0.2")))
+        api.say("ADDED", api.items[1])
+        until(lambda: listed(client) == {"10.0.0.1:80", "10.0.0.2:80"}, 10)

@@ -70,6 +70,9 @@ class Asking:
             ssl_context=verify, max_connections=1, network_backend=self._wire, uds=uds
         )
         headers = {**(headers or {}), "Accept-Encoding": "gzip"}
+        url = httpx.URL(url)
+        if url.userinfo:  # httpx logs URLs
+            auth, url = auth or (url.username, url.password), url.copy_with(userinfo=b"")
         self._client = httpx.Client(base_url=url, transport=transport, headers=headers, auth=auth, trust_env=False)
         self.headers = self._client.headers
         self.close, self.cut = self._client.close, self._wire.cut

@@ -156,13 +156,17 @@ def _content(path: Path) -> bytes:
     waited for, a device has no end, and what others may write is not ours.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-    with os.fdopen(os.open(path, flags), "rb") as file:
-        about = os.fstat(file.fileno())
+    descriptor = os.open(path, flags)
+    try:
+        about = os.fstat(descriptor)
         if not stat.S_ISREG(about.st_mode):
             raise ValueError("it is no regular file")
         if hasattr(os, "geteuid") and about.st_uid not in (os.geteuid(), 0):
             raise ValueError("it belongs to somebody else")
-        content = file.read(MOST_BYTES + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            content = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
     if len(content) > MOST_BYTES:
         raise ValueError(f"it is longer than {MOST_BYTES} bytes")
     return content

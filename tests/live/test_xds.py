@@ -132,6 +132,41 @@ def test_a_silent_control_plane_has_not_said_that_a_cluster_does_not_exist() -> 
             next(iter(source.watch("orders", threading.Event())))
 
 
+def test_a_control_plane_that_comes_back_mute_takes_nothing_away(plane: ControlPlane) -> None:
+    """What is known stays; a name that was never known does not exist after a while (gRPC A57)."""
+    with Fleet(1) as fleet:
+        plane.put("orders", group(endpoint(fleet.addresses[0])))
+        with Client(source(plane, timeout=0.5, absent_after=0.3, grace=0.0), timeout=5) as client:
+            assert client.get(URL).status_code == 200
+            plane.stop()
+            plane.forget()
+            service = client._mounts and next(iter(client._mounts.values()))._services.get("orders")  # type: ignore[union-attr]
+            until(lambda: service.problem)
+            plane.start()
+            until(lambda: len([one for one in plane.asked if "orders" in one.resource_names]) >= 2)
+            with pytest.raises(httpx.ConnectError, match="lists none"):
+                client.get("http://stock/")
+            assert client.get(URL).status_code == 200
+            plane.put("orders", group(endpoint(fleet.addresses[0]), endpoint("127.0.0.3:1")))
+            until(lambda: len(nodes(client)) == 2)
+
+
+def test_a_stream_that_could_not_start_is_not_shared(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
+    plane.put("orders", group(endpoint("10.0.0.1:80")))
+    xds = source(plane)
+
+    def refuse(thread: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("smartclient.discovery.ads.Stream.start", refuse)
+        with pytest.raises(RuntimeError):
+            next(iter(xds.watch("orders", threading.Event())))
+    watch = xds.watch("orders", threading.Event())
+    assert [one["host"] for one in next(iter(watch))] == ["10.0.0.1"]  # type: ignore[index]
+    watch.close()  # type: ignore[attr-defined]
+
+
 def test_a_service_that_is_left_and_wanted_again_at_once(plane: ControlPlane) -> None:
     plane.put("orders", group(endpoint("10.0.0.1:80")))
     plane.put("users", group(endpoint("10.0.0.2:80")))
