@@ -98,6 +98,12 @@ class Stream:
                             self._latest[name] = said
                             for queue in self._queues[name]:
                                 queue.put(said)
+                    if problem is not None:
+                        # Theirs may be what was refused: that is trouble, and no sign that they do not exist.
+                        trouble = ConnectionError(f"an answer was refused: {problem}")
+                        unknown = [queues for name, queues in self._queues.items() if name not in self._latest]
+                        for queue in (queue for queues in unknown for queue in queues):
+                            queue.put(trouble)
                 self._wanted.put(True)
             why = "the stream ended"
         except self._messages.grpc.RpcError as error:

@@ -151,6 +151,16 @@ def test_a_control_plane_that_comes_back_mute_takes_nothing_away(plane: ControlP
             until(lambda: len(nodes(client)) == 2)
 
 
+def test_an_answer_that_is_refused_is_no_sign_that_a_cluster_does_not_exist(plane: ControlPlane) -> None:
+    """grpc/grpc-java#8657."""
+    from envoy.config.cluster.v3 import cluster_pb2
+
+    plane.put_raw("orders", cluster_pb2.Cluster(name="orders"))
+    with Client(source(plane, timeout=0.2, absent_after=0.3), timeout=1.5) as client:
+        with pytest.raises(httpx.ConnectError, match="an answer was refused: expected a ClusterLoadAssignment"):
+            client.get(URL)
+
+
 def test_a_stream_that_could_not_start_is_not_shared(plane: ControlPlane, monkeypatch: pytest.MonkeyPatch) -> None:
     plane.put("orders", group(endpoint("10.0.0.1:80")))
     xds = source(plane)
