@@ -13,7 +13,7 @@ from contextlib import ExitStack
 import httpx
 
 from smartclient import Client, Consul, report
-from smartclient.demo_server import DemoServer
+from smartclient.testing.demo_server import DemoServer
 
 agent = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8500"
 SERVICE = "smartclient-example"

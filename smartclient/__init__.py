@@ -2,7 +2,6 @@
 outliers.
 """
 
-from .ambient import deadline
 from .balancers import (
     Adaptive,
     Balancer,
@@ -20,7 +19,6 @@ from .balancers import (
     Sticky,
     WeightedRoundRobin,
 )
-from .call import call
 from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
 from .discovery import (
     Cached,
@@ -60,14 +58,16 @@ from .events import (
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
+from .inherited import deadline
 from .instance import Instance
 from .limits import AdaptiveLimit, Circuit, Limits, Throttle
 from .node import Memory, Node, Outcome
 from .policy import Policy
-from .report import AttemptReport, CallReport, report
+from .reports import AttemptReport, CallReport, report
 from .retry.budget import RetryBudget
 from .retry.hedge import Hedge
-from .retry.policy import IDEMPOTENT, Retry
+from .retry.retry import IDEMPOTENT, Retry
+from .services.call import call
 from .topology.subset import Subset
 
 __version__ = "0.1.0"

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import httpx
 
+from .calls.effects import SendContext
 from .discovery import DiscoveryLike, discovery_of
-from .effects import SendContext
 from .events import Observer
 from .flavour import HTTPX
 from .instance import Instance

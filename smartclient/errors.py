@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from .foreign import line
+from .support.untrusted import line
 
 LINE = 500  # characters of an error in a message
 SAID = "_smartclient_message"  # attribute of an exception: its message before ours

@@ -18,7 +18,7 @@ import httpx
 
 from . import errors
 from .errors import NotTaken, OwnTrouble, causes
-from .retry.replay import WatchedStream
+from .retry.request_body import WatchedStream
 
 
 class Fault(NamedTuple):

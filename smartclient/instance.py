@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
-from .foreign import shown, whole_number
-from .hosts import is_name, wire_name
-from .settings import nearest
+from .support.checks import nearest
+from .support.hosts import is_name, wire_name
+from .support.untrusted import shown, whole_number
 
 MOST_WEIGHT, MOST_PRIORITY = 1e15, 1 << 31
 _SCOPE = re.compile(r"[A-Za-z0-9_.-]*")

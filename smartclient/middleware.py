@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextvars import Context, copy_context
 from typing import Any
 
-from .ambient import Work, deadline, header_of, work
+from .inherited import Work, deadline, header_of, work
 
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 PUSHBACK = "grpc-retry-pushback-ms"

@@ -11,11 +11,10 @@ from .balancers import Adaptive, Balancer, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
-from .hosts import is_name, wire_name
 from .limits import Circuit, Limits, Throttle
 from .retry.hedge import Hedge
-from .retry.policy import Retry
-from .settings import (
+from .retry.retry import Retry
+from .support.checks import (
     Settings,
     callable_,
     count,
@@ -35,6 +34,7 @@ from .settings import (
     text,
     wrong,
 )
+from .support.hosts import is_name, wire_name
 from .topology.subset import Subset
 
 Wanted = Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None

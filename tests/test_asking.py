@@ -22,8 +22,8 @@ from driving import until
 from tls import Terminator
 
 from smartclient import Client, Consul, Etcd, Eureka, Kubernetes, Nacos, Xds
-from smartclient.discovery.asking import Answer, Asking
-from smartclient.discovery.registry import tls
+from smartclient.discovery.http import tls
+from smartclient.discovery.http_client import Answer, Asking
 from smartclient.testing import ScriptedDiscovery
 
 OK = b"HTTP/1.1 200 OK\r\n"

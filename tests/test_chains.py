@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from smartclient import AsyncClient, Client, Policy, Retry, RetryBudget, call, deadline, report
-from smartclient.ambient import work
+from smartclient.inherited import work
 from smartclient.middleware import ASGIMiddleware, WSGIMiddleware
 from smartclient.testing import FAILING, OK, Behaviour
 

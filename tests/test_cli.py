@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from smartclient import cli
+from smartclient.cli import main as cli
 from smartclient.testing import FAILING, Fleet
 
 

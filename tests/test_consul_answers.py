@@ -16,7 +16,7 @@ from driving import in_child, until
 
 from smartclient import Client, Consul
 from smartclient.discovery import discovery_from_url
-from smartclient.discovery.consul_agent import RESERVE, TURN, Agents
+from smartclient.discovery.consul.agent import RESERVE, TURN, Agents
 from smartclient.testing import CLOSING, FAILING, GARBAGE, RESETTING, SILENT, TRUNCATING, Behaviour, Server
 
 

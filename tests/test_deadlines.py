@@ -14,7 +14,7 @@ import pytest
 
 import smartclient
 from smartclient import Policy, Retry, call, deadline, report
-from smartclient.ambient import as_header
+from smartclient.inherited import as_header
 from smartclient.testing import (
     CLOSING,
     FAILING,

@@ -12,8 +12,8 @@ import trustme
 
 import smartclient
 from smartclient import AttemptStarted, OutlierDetection, Policy, Retry, RetryBudget, call, deadline, report
-from smartclient.foreign import LONGEST, whole_number
 from smartclient.retry.retry_after import retry_after
+from smartclient.support.untrusted import LONGEST, whole_number
 from smartclient.testing import FAILING, SLOW_BODY, Behaviour, VirtualClock
 
 URL = "http://orders/v1/items"

@@ -21,8 +21,8 @@ from smartclient.balancers import Balancer
 from smartclient.balancers.hash_on import key_of
 from smartclient.balancers.hashed import address
 from smartclient.balancers.maglev import Slots, turns
-from smartclient.call import CallOptions
-from smartclient.hashing import hash_of
+from smartclient.services.call import CallOptions
+from smartclient.support.hashing import hash_of
 
 KEYS = [f"user-{n}" for n in range(20_000)]
 
@@ -40,7 +40,7 @@ def owners(balancer: Balancer, members: list[Node], out: frozenset[Node] = froze
 
 def test_the_hash_is_the_same_everywhere() -> None:
     assert hash_of("user-1") == 123419129006986080
-    code = "from smartclient.hashing import hash_of; print(hash_of('user-1'), hash_of('\\u00fc\\udcff'))"
+    code = "from smartclient.support.hashing import hash_of; print(hash_of('user-1'), hash_of('\\u00fc\\udcff'))"
     printed = {
         subprocess.run(
             [sys.executable, "-c", code], env={"PYTHONHASHSEED": seed}, capture_output=True, check=True

@@ -173,7 +173,7 @@ def test_a_cancelled_race_leaves_nothing(async_driver: Any, fleet: Any) -> None:
 
 def test_without_a_thread_to_spare_a_call_is_not_hedged(fleet: Any) -> None:
     import smartclient
-    from smartclient.transport.racers import Racers
+    from smartclient.transport.race_threads import Racers
 
     servers = fleet(2, Behaviour(delay=0.1))
     with smartclient.Client({"orders": servers.addresses}, policy=hedging(0.01)) as client:

@@ -19,7 +19,7 @@ from tls import Terminator
 
 from smartclient import Client, Instance, InstancesChanged, Kubernetes
 from smartclient.discovery import discovery_of
-from smartclient.discovery.kubernetes import entries_of, port_of
+from smartclient.discovery.kubernetes.source import entries_of, port_of
 from smartclient.testing import Fleet
 
 URL = "http://orders/"

@@ -10,40 +10,26 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "smartclient"
-# Each may import what stands before it, and its own layer.
-LAYERS = [
-    {
-        "foreign",
-        "hosts",
-        "instance",
-        "waiting",
-        "loops",
-        "hashing",
-        "breath",
-        "settings",
-        "ambient",
-        "latencies",
-        "window",
-    },
-    {"errors", "events", "report", "node"},
-    {"membership", "balancers", "health", "retry", "topology", "limits"},
-    {"policy"},
-    {"call"},
-    {"choosing"},
-    {"roster"},
-    {"service"},
-    {"effects"},
+# Each may import what stands before it, and its own floor.
+FLOORS = [
+    {"support"},
+    {"instance", "node", "errors", "events", "reports", "inherited"},
+    {"balancers", "health", "retry", "topology", "limits"},
     {"flavour"},
-    {"flow", "hedging", "turns", "outgoing", "connections"},
-    {"unknown"},
+    {"policy"},
     {"services"},
+    {"calls"},
+    {"connections"},
     {"transport"},
     {"client", "middleware"},
     {"httpx2"},
-    {"testing", "demo_server", "demo", "simulate", "look", "cli", "__main__", "__init__"},
+    {"testing"},
+    {"__init__"},
+    {"cli"},
+    {"__main__"},
 ]
-# Beside the layers: knows only nouns, errors, events, checks, and how to wait for a place.
-DISCOVERY = {"foreign", "settings", "hosts", "instance", "errors", "events", "waiting"}
+# Beside the floors: knows nouns and support only.
+DISCOVERY = {"support", "instance", "errors", "events"}
 HTTP = {"httpx", "httpcore", "httpx2", "httpcore2", "h11"}
 MAY_KNOW_HTTP = {
     "client",
@@ -52,19 +38,19 @@ MAY_KNOW_HTTP = {
     "flavour",
     "errors",
     "httpx2",
-    "demo",
     "testing",
-    "discovery/asking",
-    "discovery/consul",
-    "discovery/consul_agent",
+    "cli/demo",
+    "cli/look",
+    "discovery/http",
+    "discovery/http_client",
+    "discovery/consul/source",
+    "discovery/consul/agent",
+    "discovery/consul/registration",
+    "discovery/kubernetes/source",
+    "discovery/xds/source",
     "discovery/etcd",
     "discovery/eureka",
     "discovery/nacos",
-    "discovery/registry",
-    "discovery/xds",
-    "discovery/kubernetes",
-    "discovery/registration",
-    "look",
 }
 
 
@@ -95,7 +81,7 @@ def imported(module: str) -> tuple[set[str], set[str]]:
 
 
 def layer_of(part: str) -> int:
-    return next(number for number, layer in enumerate(LAYERS) if part in layer)
+    return next(number for number, floor in enumerate(FLOORS) if part in floor)
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +100,7 @@ def test_layers(module: str) -> None:
     if part == "discovery":
         assert ours <= DISCOVERY
     elif part != "__init__":
-        allowed = set().union(*LAYERS[: layer_of(part) + 1])
+        allowed = set().union(*FLOORS[: layer_of(part) + 1])
         if layer_of(part) >= layer_of("services"):
             allowed.add("discovery")
         assert ours <= allowed, f"{module} imports {sorted(ours - allowed)}"
@@ -125,27 +111,27 @@ def test_layers(module: str) -> None:
 def test_time_and_chance_are_arguments() -> None:
     """`time.monotonic()` and `random.…()` are called by nobody but drivers and watchers; others are handed them."""
     allowed = {
-        "ambient",
-        "breath",
+        "inherited",
+        "support/gil_breaks",
         "transport/aio",
-        "transport/racers",
-        "transport/tasks",
+        "transport/race_threads",
+        "transport/race_tasks",
         "transport/sync",
-        "discovery/ads",
         "discovery/combined",
-        "discovery/asking",
-        "discovery/consul",
+        "discovery/consul/source",
         "discovery/etcd",
         "discovery/eureka",
         "discovery/file",
-        "discovery/kubernetes",
+        "discovery/http_client",
+        "discovery/kubernetes/source",
         "discovery/watcher",
-        "discovery/xds",
-        "discovery/zookeeper",
+        "discovery/xds/source",
+        "discovery/xds/stream",
+        "discovery/zookeeper/source",
         "testing",
-        "demo",
-        "demo_server",
-        "look",
+        "testing/demo_server",
+        "cli/demo",
+        "cli/look",
         "retry/retry_after",
     }
     for module in modules():

@@ -18,9 +18,9 @@ from smartclient import AdaptiveLimit, Circuit, Instance, Limits, Policy, Retry,
 from smartclient.limits.circuit import Breaker
 from smartclient.limits.limits import Gradient
 from smartclient.limits.throttle import Throttling
+from smartclient.support.sliding_counts import Window
+from smartclient.support.waiting import Places, Waiter
 from smartclient.testing import FAILING, OK, Behaviour, ScriptedDiscovery
-from smartclient.waiting import Places, Waiter
-from smartclient.window import Window
 
 URL = "http://orders/v1/items"
 ONCE = Retry(attempts=1)

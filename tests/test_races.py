@@ -20,7 +20,7 @@ from driving import until
 
 import smartclient
 from smartclient import AttemptFinished, AttemptStarted, Balancer, Hedge, Policy, Retry, call
-from smartclient.connections.timed import Backend
+from smartclient.connections.network import Backend
 from smartclient.testing import FAILING, SILENT, Behaviour
 
 URL = "http://orders/v1/items"

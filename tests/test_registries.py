@@ -15,10 +15,10 @@ from hypothesis import strategies as st
 from stand_ins import EurekaStandIn, NacosStandIn
 
 from smartclient import Client, Eureka, Instance, Nacos
-from smartclient.discovery.curator import value_of as zookeeper_value
-from smartclient.discovery.endpoints import ENDPOINTS, Messages
 from smartclient.discovery.eureka import known_of, registry_of, services_of
 from smartclient.discovery.nacos import entries_of
+from smartclient.discovery.xds.messages import ENDPOINTS, Messages
+from smartclient.discovery.zookeeper.curator import value_of as zookeeper_value
 from smartclient.testing import Fleet
 
 URL = "http://orders/"

@@ -18,7 +18,7 @@ from smartclient import IDEMPOTENT, Retry, RetryBudget
 from smartclient.flavour import HTTPX
 from smartclient.httpx2 import HTTPX2
 from smartclient.retry.budget import BudgetAccount
-from smartclient.retry.replay import body_of
+from smartclient.retry.request_body import body_of
 from smartclient.retry.retry_after import retry_after
 
 

@@ -27,12 +27,12 @@ from smartclient import (
     RetryBudget,
     call,
 )
-from smartclient.call import NO_OPTIONS, Attempt, Call, CallOptions
-from smartclient.choosing import Unavailable
 from smartclient.events import Event, Observers
-from smartclient.service import Service
+from smartclient.services.call import NO_OPTIONS, Attempt, Call, CallOptions
+from smartclient.services.picking import Unavailable
+from smartclient.services.service import Service
+from smartclient.support.waiting import Places, Signal, Waiter
 from smartclient.testing import VirtualClock
-from smartclient.waiting import Places, Signal, Waiter
 
 
 def instances(*ports: int, **fields: Any) -> list[Instance]:

@@ -41,7 +41,7 @@ from smartclient import (
     call,
 )
 from smartclient.discovery import Discovery
-from smartclient.settings import Settings, shown
+from smartclient.support.checks import Settings, shown
 
 NAN, INF = float("nan"), float("inf")
 

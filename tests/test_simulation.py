@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from smartclient import cli
 from smartclient.balancers import BALANCERS
+from smartclient.cli import main as cli
 from smartclient.testing import BadScenario, Scenario, simulate
 
 ROOT = Path(__file__).parents[1]

@@ -47,9 +47,9 @@ from smartclient.discovery import discovery_of
 from smartclient.discovery.base import Unreadable, read
 from smartclient.discovery.consul import register as register_with_consul
 from smartclient.discovery.file import parsed
-from smartclient.discovery.registry import checked_id, kept_alive
-from smartclient.foreign import SHOWN, masked, shown
-from smartclient.hosts import is_link_local
+from smartclient.discovery.http import checked_id, kept_alive
+from smartclient.support.hosts import is_link_local
+from smartclient.support.untrusted import SHOWN, masked, shown
 from smartclient.testing import SILENT, Behaviour, ScriptedDiscovery, Server
 
 URL = "http://orders/"
@@ -244,7 +244,7 @@ def test_what_is_not_link_local(host: str) -> None:
 
 def test_a_name_is_judged_when_it_is_connected_to(driver: Any, fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     servers = fleet(2)
-    monkeypatch.setattr("smartclient.connections.timed.is_link_local", lambda host: host in ("127.0.0.1", "::1"))
+    monkeypatch.setattr("smartclient.connections.network.is_link_local", lambda host: host in ("127.0.0.1", "::1"))
     evil = f"localhost:{servers[0].port}"
     policy = Policy(retry=None)
     with driver.client(ScriptedDiscovery({"orders": [evil]}), policy=policy) as client:
@@ -262,7 +262,7 @@ def test_a_name_is_judged_when_it_is_connected_to(driver: Any, fleet: Any, monke
 
 def test_a_check_does_not_go_there_either(fleet: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     servers = fleet(1)
-    monkeypatch.setattr("smartclient.transport.checks.is_link_local", lambda host: True)
+    monkeypatch.setattr("smartclient.transport.health_checks.is_link_local", lambda host: True)
     check = HealthCheck(interval=0.05, unhealthy=1)
     source = ScriptedDiscovery({"orders": [f"localhost:{servers[0].port}"]})
     with Client(source, policy=Policy(health_check=check)) as client:
@@ -663,7 +663,7 @@ def test_an_entry_with_a_password_is_refused_unseen(caplog: pytest.LogCaptureFix
 
 
 def test_the_command_line_shows_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
-    from smartclient.cli import main
+    from smartclient.cli.main import main
 
     for arguments in (
         [

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from test_service import World, instances
 
 from smartclient import Instance, NodeReturned, Outcome, Policy, SlowStart, Subset
-from smartclient.call import CallOptions
-from smartclient.choosing import Unavailable
+from smartclient.services.call import CallOptions
+from smartclient.services.picking import Unavailable
 from smartclient.topology.priority import priority_shares
 from smartclient.topology.zone import zone_shares
 
@@ -171,7 +171,7 @@ class TestMetadata:
         world = World(0, prefer=canary, **ROUND)
         world.service.update(self.versions())
         assert world.ports() == {1, 2, 3}
-        from smartclient.call import NO_OPTIONS, Call
+        from smartclient.services.call import NO_OPTIONS, Call
 
         for _ in range(5):
             chosen = world.service.start(Call("canary", "orders", NO_OPTIONS, world.clock()), None)
@@ -335,7 +335,7 @@ class TestSubsetOfWhatACallMayUse:
         assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
 
     def test_what_calls_ask_for_is_bounded(self) -> None:
-        from smartclient import roster
+        from smartclient.services import members as roster
 
         world = World(0, subset=Subset(2, "web-1"))
         world.service.update(self.listed())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.metadata import entry_points
 
-from ..settings import nearest, wrong
+from ..support.checks import nearest, wrong
 from .adaptive import Adaptive
 from .base import Balancer, PickCall, Picker
 from .ip_hash import IpHash

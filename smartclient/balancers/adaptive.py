@@ -21,9 +21,9 @@ from math import exp, sqrt
 from random import Random as Rng
 from statistics import median_low
 
-from ..breath import Breath
 from ..node import Node, Outcome
-from ..settings import count, seconds, setting, share
+from ..support.checks import count, seconds, setting, share
+from ..support.gil_breaks import Breath
 from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
 

@@ -15,7 +15,7 @@ from random import Random as Rng
 from typing import Any, ClassVar, Protocol
 
 from ..node import Memory, Node
-from ..settings import Settings
+from ..support.checks import Settings
 
 
 class PickCall(Protocol):

@@ -9,7 +9,7 @@ from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
 from ..events import logger
-from ..settings import nearest, wrong
+from ..support.checks import nearest, wrong
 from .base import PickCall
 
 HashOn = str | Callable[[Any], str | None]

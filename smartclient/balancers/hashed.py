@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from random import Random as Rng
 from typing import ClassVar
 
-from ..hashing import hash_of
 from ..node import Node
-from ..settings import number, optional, setting
+from ..support.checks import number, optional, setting
+from ..support.hashing import hash_of
 from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, Missing, hash_key, key_of
 from .power_of_two import PowerOfTwoChoices

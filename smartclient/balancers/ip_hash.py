@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from ..node import Node
-from ..settings import setting
+from ..support.checks import setting
 from .hash_on import HashOn, hash_key
 from .hashed import Hashed, Table
 from .maglev import Slots

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from random import Random as Rng
 
 from ..node import Node, Outcome
-from ..settings import number, seconds, setting
+from ..support.checks import number, seconds, setting
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"

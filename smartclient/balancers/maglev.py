@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from functools import cache
 from heapq import heapify, heapreplace
 
-from ..breath import Breath
-from ..hashing import hash_of
 from ..node import Node
+from ..support.gil_breaks import Breath
+from ..support.hashing import hash_of
 from .hashed import Hashed, Table, address
 from .ring_hash import Ring, points_of
 

@@ -16,7 +16,7 @@ from math import exp
 from random import Random as Rng
 
 from ..node import Node, Outcome
-from ..settings import seconds, setting
+from ..support.checks import seconds, setting
 from .base import Balancer, PickCall, Picker, drawer, pair_drawer
 from .penalty import Penalty
 

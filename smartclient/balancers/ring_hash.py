@@ -8,10 +8,10 @@ from bisect import bisect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from ..breath import Breath
-from ..hashing import hash_of
 from ..node import Node
-from ..settings import count, setting
+from ..support.checks import count, setting
+from ..support.gil_breaks import Breath
+from ..support.hashing import hash_of
 from .hashed import Hashed, Table, address
 
 MOST_POINTS = 200_000  # on a ring: more nodes have fewer each, at least LEAST

@@ -12,7 +12,7 @@ from typing import Any
 from cachetools import TTLCache
 
 from ..node import Memory, Node
-from ..settings import kind, seconds, setting, wrong
+from ..support.checks import kind, seconds, setting, wrong
 from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, hash_key, key_of
 from .peak_ewma import PeakEwma

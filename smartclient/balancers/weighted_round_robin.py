@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from heapq import heapify, heapreplace
 from random import Random as Rng
 
-from ..breath import Breath
 from ..node import Node
+from ..support.gil_breaks import Breath
 from .base import Balancer, Picker
 
 LEAST_WEIGHT = 1e-9

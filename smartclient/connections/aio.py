@@ -16,19 +16,19 @@ from typing import Any
 
 import anyio
 
-from ..call import Attempt
-from ..effects import Send
+from ..calls.effects import Send
 from ..events import logger
 from ..flavour import Flavour
-from ..loops import current_loop, spawn
 from ..node import Node
-from ..retry.replay import WatchedStream
-from ..service import Service
+from ..retry.request_body import WatchedStream
+from ..services.call import Attempt
+from ..services.service import Service
+from ..support.loops import current_loop, spawn
 from .base import Body, Dialing, NodeConnections, inherited
 from .link import Link
 from .multiplexed import Asking, Shared, send_shared
-from .timed import async_backend
-from .wire import Address, instance_request
+from .network import async_backend
+from .request import Address, instance_request
 
 AFTERWARDS = 0.005  # seconds
 

@@ -15,16 +15,16 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..call import Attempt
-from ..effects import Send, SendContext
+from ..calls.effects import Send, SendContext
 from ..errors import NotTaken, OwnTrouble, describe
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
-from ..service import Service
+from ..services.call import Attempt
+from ..services.service import Service
 from .idle import Idle, Sweep
 from .link import Link
-from .wire import Address, WireRequest, WireURL, address_of, extensions_for, headers_for
+from .request import Address, WireRequest, WireURL, address_of, extensions_for, headers_for
 
 
 class Dialing:

@@ -20,10 +20,10 @@ from typing import Any
 
 import anyio
 
-from ..effects import Send
+from ..calls.effects import Send
 from .idle import Idle
 from .link import Link
-from .wire import Address
+from .request import Address
 
 CANCEL = 0x8
 TRIES = 4  # connections for one request, should they turn out to take no more

@@ -7,16 +7,16 @@ from collections.abc import Iterable, Iterator
 from functools import cache
 from typing import Any
 
-from ..effects import Send
+from ..calls.effects import Send
 from ..flavour import Flavour
 from ..node import Node
-from ..service import Service
+from ..services.service import Service
 from .base import Body, Dialing, NodeConnections, inherited
 from .frames import Frames
 from .idle import Idle
 from .link import Link
-from .timed import sync_backend
-from .wire import Address, instance_request
+from .network import sync_backend
+from .request import Address, instance_request
 
 
 class SyncBody(Body):

@@ -1,53 +1,57 @@
-"""Where instances come from, one file per source, and the ways a user may name a source."""
+"""Where instances come from: one file per source, and the ways a user may name a source."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-from ..foreign import shown
-from ..instance import Instance
 from .base import Addresses, Discovery, Listing, PollingDiscovery
-from .cached import Cached
-from .combined import Fallback, Merge
-from .consul import Consul
-from .dns import Dns
-from .environment import Environment
-from .etcd import Etcd
-from .eureka import Eureka
-from .file import File
 from .function import Function
-from .kubernetes import Kubernetes
-from .nacos import Nacos
-from .shaped import Filter, Map, Routed
+from .given import DiscoveryLike, discovery_of
 from .static import Static
 from .url import discovery_from_url
-from .xds import Xds
-from .zookeeper import ZooKeeper
 
-DiscoveryLike = (
-    Discovery | Mapping[str, Sequence[Instance | str]] | Mapping[str, Sequence[str]] | Callable[[str], Any] | str | None
-)
+if TYPE_CHECKING:
+    from .cached import Cached
+    from .combined import Fallback, Merge
+    from .consul import Consul
+    from .dns import Dns
+    from .environment import Environment
+    from .etcd import Etcd
+    from .eureka import Eureka
+    from .file import File
+    from .kubernetes import Kubernetes
+    from .nacos import Nacos
+    from .shaped import Filter, Map, Routed
+    from .xds import Xds
+    from .zookeeper import ZooKeeper
+
+# Imported when they are first used: a client needs one of them.
+LATER = {
+    "Cached": "cached",
+    "Consul": "consul",
+    "Dns": "dns",
+    "Environment": "environment",
+    "Etcd": "etcd",
+    "Eureka": "eureka",
+    "Fallback": "combined",
+    "File": "file",
+    "Filter": "shaped",
+    "Kubernetes": "kubernetes",
+    "Map": "shaped",
+    "Merge": "combined",
+    "Nacos": "nacos",
+    "Routed": "shaped",
+    "Xds": "xds",
+    "ZooKeeper": "zookeeper",
+}
 
 
-def discovery_of(source: DiscoveryLike) -> Discovery | None:
-    """The source that a user means: a `Discovery`, a mapping, a callable or a URL. None stays None."""
-    if source is None or isinstance(source, Discovery):
-        return source
-    if isinstance(source, str):
-        return discovery_from_url(source)
-    if isinstance(source, Mapping):
-        return Static(source)
-    if isinstance(source, type) and issubclass(source, Discovery):
-        raise TypeError(
-            f"discovery: expected an instance of {source.__name__}, got the class: write {source.__name__}(…)"
-        )
-    if callable(source):
-        return Function(source)
-    raise TypeError(
-        "discovery: expected a Discovery, a mapping {service: [address, …]}, a callable, a URL such as "
-        f"'consul://127.0.0.1:8500', or None; got {shown(source)}"
-    )
+def __getattr__(name: str) -> Any:
+    if name in LATER:
+        value = globals()[name] = getattr(import_module(f".{LATER[name]}", __name__), name)
+        return value
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = [

@@ -17,11 +17,11 @@ from typing import Any
 
 from ..errors import describe
 from ..events import logger
-from ..foreign import from_json
 from ..instance import Instance, parse_all
+from ..support.untrusted import from_json
 from .base import Discovery
 from .combined import Fallback
-from .over import OverOne
+from .wrapper import OverOne
 
 MOST_BYTES = 64 << 20  # of a saved list
 TEMPORARY = ".new-"

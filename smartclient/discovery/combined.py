@@ -14,9 +14,9 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..instance import Instance, parse_all
-from .over import Over
 from .threads import taken
 from .watcher import Watcher, standing_alone
+from .wrapper import Over
 
 PATIENCE = 2.0  # seconds that a source may be silent, at the beginning, before the others are used alone
 

@@ -25,13 +25,13 @@ from urllib.parse import SplitResult
 
 import httpx
 
-from ..foreign import from_json
-from ..hosts import wire_name
 from ..instance import Instance
-from .asking import MOST_BYTES, Answer, Asking
+from ..support.hosts import wire_name
+from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
+from .http import RegistryAnswer, checked_id, kept_alive, registry_url, tls
+from .http_client import MOST_BYTES, Answer, Asking
 from .options import number, read_options, seconds, text
-from .registry import RegistryAnswer, checked_id, kept_alive, registry_url, tls
 
 PORT = 2379
 MOST_KEYS = 10_000  # looked through for a name in another spelling

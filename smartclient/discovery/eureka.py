@@ -21,11 +21,11 @@ from urllib.parse import SplitResult
 import httpx
 
 from ..errors import describe
-from ..foreign import whole_number
-from .asking import MOST_BYTES, Asking
+from ..support.untrusted import whole_number
 from .base import Addresses, Discovery, Unreadable, entry_of, read
+from .http import RegistryAnswer, registry_url, tls, weight_of
+from .http_client import MOST_BYTES, Asking
 from .options import check_seconds, flag, number, read_options, seconds, text
-from .registry import RegistryAnswer, registry_url, tls, weight_of
 from .threads import Lock
 
 PORT = 8761

@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import SplitResult, unquote
 
-from ..foreign import MOST_DIGITS, from_json, shown
-from ..hosts import wire_name
+from ..support.hosts import wire_name
+from ..support.untrusted import MOST_DIGITS, from_json, shown
 from .base import Addresses, Discovery
 from .options import check_seconds, read_options, seconds, text
 from .threads import Lock
-from .yaml_files import bounded
+from .yaml_loader import bounded
 
 LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
 _BOUNDLESS = re.compile(r"\d{1000,}")  # digits: TOML has numbers of 64 bits, and Python refuses to read more than 4300

@@ -13,13 +13,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
-from ..foreign import shown
-from ..hosts import wire_name
 from ..instance import Instance
-from .asking import MOST_BYTES, Asking
+from ..support.hosts import wire_name
+from ..support.untrusted import shown
 from .base import Addresses, Discovery, read
+from .http import RegistryAnswer, registry_url, tls
+from .http_client import MOST_BYTES, Asking
 from .options import check_seconds, number, read_options, seconds, text
-from .registry import RegistryAnswer, registry_url, tls
 
 PORT = 8848
 LISTS = {"v1": "/v1/ns/instance/list", "v2": "/v2/ns/instance/list", "v3": "/v3/client/ns/instance/list"}

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..foreign import shown
-from ..settings import nearest
+from ..support.checks import nearest
+from ..support.untrusted import shown
 
 Reader = Callable[[str], Any]
 

@@ -7,11 +7,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from fnmatch import fnmatchcase
 from typing import Any
 
-from ..foreign import shown
-from ..hosts import wire_name
 from ..instance import Instance, parse_all
+from ..support.hosts import wire_name
+from ..support.untrusted import shown
 from .base import Addresses, Discovery, Listing, drop_of, problem_of
-from .over import Over, OverOne
+from .wrapper import Over, OverOne
 
 
 class Shaped(OverOne):

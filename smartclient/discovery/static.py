@@ -5,8 +5,8 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from ..hosts import wire_name
 from ..instance import Instance, parse_all
+from ..support.hosts import wire_name
 from .base import Discovery
 
 

@@ -7,46 +7,38 @@ covers.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from importlib.metadata import entry_points
 from urllib.parse import SplitResult, parse_qsl, urlsplit
 
-from ..foreign import line, shown
-from ..hosts import wire_name
-from ..settings import nearest
+from ..support.checks import nearest
+from ..support.hosts import wire_name
+from ..support.untrusted import line, shown
 from .base import Discovery
-from .consul import Consul
-from .dns import Dns
-from .environment import Environment
-from .etcd import Etcd
-from .eureka import Eureka
-from .file import File
-from .kubernetes import Kubernetes
-from .nacos import Nacos
-from .xds import Xds
-from .zookeeper import ZooKeeper
 
 Opener = Callable[[SplitResult, Mapping[str, list[str]]], Discovery]
 
-SCHEMES: dict[str, Opener] = {
-    "consul": Consul.from_url,
-    "consul+http": Consul.from_url,
-    "consul+https": Consul.from_url,
-    "dns": Dns.from_url,
-    "dns+srv": Dns.from_url,
-    "env": Environment.from_url,
-    "etcd": Etcd.from_url,
-    "etcd+https": Etcd.from_url,
-    "eureka": Eureka.from_url,
-    "eureka+https": Eureka.from_url,
-    "file": File.from_url,
-    "kubernetes": Kubernetes.from_url,
-    "kubernetes+http": Kubernetes.from_url,
-    "nacos": Nacos.from_url,
-    "nacos+https": Nacos.from_url,
-    "xds": Xds.from_url,
-    "xds+https": Xds.from_url,
-    "zookeeper": ZooKeeper.from_url,
-    "zookeeper+tls": ZooKeeper.from_url,
+# By name, as entry points are: a source is imported when it is wanted.
+SCHEMES = {
+    "consul": "consul:Consul",
+    "consul+http": "consul:Consul",
+    "consul+https": "consul:Consul",
+    "dns": "dns:Dns",
+    "dns+srv": "dns:Dns",
+    "env": "environment:Environment",
+    "etcd": "etcd:Etcd",
+    "etcd+https": "etcd:Etcd",
+    "eureka": "eureka:Eureka",
+    "eureka+https": "eureka:Eureka",
+    "file": "file:File",
+    "kubernetes": "kubernetes:Kubernetes",
+    "kubernetes+http": "kubernetes:Kubernetes",
+    "nacos": "nacos:Nacos",
+    "nacos+https": "nacos:Nacos",
+    "xds": "xds:Xds",
+    "xds+https": "xds:Xds",
+    "zookeeper": "zookeeper:ZooKeeper",
+    "zookeeper+tls": "zookeeper:ZooKeeper",
 }
 ENTRY_POINTS = "smartclient.discovery"  # a package's own schemes: functions like those above
 
@@ -61,7 +53,7 @@ def discovery_from_url(url: str) -> Discovery:
         raise ValueError(f"discovery: {brief} is no URL: {line(str(error))}") from None
     if parts.scheme in ("http", "https"):
         raise ValueError(f"discovery: {brief} is not the URL of a registry. Did you mean base_url={brief}?")
-    opener = SCHEMES.get(parts.scheme) or _of_package(parts.scheme)
+    opener = _own(parts.scheme) or _of_package(parts.scheme)
     if opener is None:
         known = ", ".join(f"{scheme}://" for scheme in sorted(SCHEMES))
         hint = nearest(parts.scheme, SCHEMES)
@@ -74,6 +66,14 @@ def discovery_from_url(url: str) -> Discovery:
     if names:
         source.services = frozenset(wire_name(name) for name in names if name)
     return source
+
+
+def _own(scheme: str) -> Opener | None:
+    if scheme not in SCHEMES:
+        return None
+    module, _, name = SCHEMES[scheme].partition(":")
+    opener: Opener = getattr(import_module(f".{module}", __package__), name).from_url
+    return opener
 
 
 def _of_package(scheme: str) -> Opener | None:

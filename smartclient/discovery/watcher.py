@@ -21,9 +21,9 @@ from typing import Any
 
 from ..errors import describe
 from ..events import DiscoveryFailed, Observers, logger
-from ..foreign import line, shown
-from ..hosts import is_link_local
 from ..instance import Instance
+from ..support.hosts import is_link_local
+from ..support.untrusted import line, shown
 from .base import Discovery, Listing, Unreadable, drop_of, problem_of
 
 FIRST_PAUSE = 0.1

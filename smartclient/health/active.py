@@ -6,8 +6,8 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from random import Random
 
-from ..settings import Settings, count, flag, matching, optional, seconds, setting, share
-from ..settings import statuses as status_set
+from ..support.checks import Settings, count, flag, matching, optional, seconds, setting, share
+from ..support.checks import statuses as status_set
 
 
 @dataclass(frozen=True)

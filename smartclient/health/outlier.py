@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import Settings, count, flag, number, optional, seconds, setting, share, wrong
+from ..support.checks import Settings, count, flag, number, optional, seconds, setting, share, wrong
 
 
 @dataclass(frozen=True)

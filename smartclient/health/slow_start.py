@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import Settings, number, seconds, setting, share
+from ..support.checks import Settings, number, seconds, setting, share
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@
 is down.
 """
 
+from .admission import Guard, Refused
 from .circuit import Circuit
-from .guard import Guard, Refused
 from .limits import AdaptiveLimit, Limits
 from .throttle import Throttle
 

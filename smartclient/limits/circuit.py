@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import Settings, count, seconds, setting
+from ..support.checks import Settings, count, seconds, setting
 
 DOWN = frozenset({502, 503, 504})
 

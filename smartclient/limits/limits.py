@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..settings import Settings, count, either, kind, number, optional, seconds, setting, share, wrong
+from ..support.checks import Settings, count, either, kind, number, optional, seconds, setting, share, wrong
 
 SHORT, LONG = 0.1, 0.002  # share of the newest sample in the recent latency, and in the usual one
 QUEUE = 4  # attempts that may wait over there, so that the limit can grow

@@ -11,8 +11,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-from ..settings import Settings, number, seconds, setting, share
-from ..window import Window
+from ..support.checks import Settings, number, seconds, setting, share
+from ..support.sliding_counts import Window
 
 REQUESTS, ACCEPTS = 0, 1
 ENOUGH = 10  # requests: of fewer nothing can be said

@@ -10,8 +10,8 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from ..settings import Settings, number, seconds, setting
-from ..window import Window
+from ..support.checks import Settings, number, seconds, setting
+from ..support.sliding_counts import Window
 
 CALLS, RETRIES = 0, 1
 

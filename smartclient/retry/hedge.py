@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from ..settings import Settings, count, either, matching, number, setting, share
-from ..settings import methods as method_set
-from ..settings import statuses as status_set
+from ..support.checks import Settings, count, either, matching, number, setting, share
+from ..support.checks import methods as method_set
+from ..support.checks import statuses as status_set
 from .budget import BudgetAccount, RetryBudget
-from .policy import IDEMPOTENT
+from .retry import IDEMPOTENT
 
 SOONEST = 0.001  # seconds (Finagle: 1 ms)
 AFTER = either(

@@ -6,7 +6,7 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import Any
 
-from ..foreign import seconds, whole_number
+from ..support.untrusted import seconds, whole_number
 
 MOST = 100  # characters of a date
 

@@ -17,14 +17,14 @@ from random import Random
 from typing import Any
 
 from ..balancers import Balancer, balancer_named
-from ..call import Attempt, Call, CallOptions
-from ..choosing import Unavailable
 from ..events import Event, NodeEjected, Observers
 from ..instance import Instance
 from ..node import Node, Outcome
 from ..policy import Policy
-from ..retry.policy import Retrying
-from ..service import Service
+from ..retry.retry import Retrying
+from ..services.call import Attempt, Call, CallOptions
+from ..services.picking import Unavailable
+from ..services.service import Service
 from .clock import VirtualClock
 from .scenario import DISTRIBUTIONS, Scenario, SimEvent, SimServer
 

@@ -21,9 +21,9 @@ import socket
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from ..hashing import hash_of
 from ..instance import Instance
-from ..settings import Settings, count, either, optional, setting, text
+from ..support.checks import Settings, count, either, optional, setting, text
+from ..support.hashing import hash_of
 
 Metadata = frozenset[tuple[str, str]]
 ROUND = 64  # clients that see the ring in the same order

@@ -12,14 +12,14 @@ from typing import Any, ClassVar
 
 import anyio
 
-from ..call import Attempt
+from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..connections.aio import AsyncConnections, quietly
-from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..health.stalls import TICK
-from ..loops import call_later, call_soon, cancellations, current_loop, has_ended, wait_for
-from ..waiting import Places, Signal, Waiter
+from ..services.call import Attempt
+from ..support.loops import call_later, call_soon, cancellations, current_loop, has_ended, wait_for
+from ..support.waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
-from .tasks import race
+from .race_tasks import race
 
 
 class AsyncTransport(TransportBase):

@@ -14,21 +14,21 @@ from contextvars import ContextVar
 from random import Random
 from typing import Any, ClassVar
 
-from ..call import EXTENSION, NO_OPTIONS, CallOptions
+from ..calls.effects import SendContext
+from ..calls.flow import CallFlow
 from ..connections.base import Dialing
 from ..discovery import DiscoveryLike, discovery_of
-from ..effects import SendContext
 from ..events import Observer, Observers
 from ..flavour import Flavour
-from ..flow import CallFlow
 from ..instance import Instance
 from ..node import Node
 from ..policy import Policies, Policy
-from ..retry.replay import Body, body_of
-from ..service import Service
-from ..services import Services
-from ..waiting import Places
-from .checks import Checker
+from ..retry.request_body import Body, body_of
+from ..services.call import EXTENSION, NO_OPTIONS, CallOptions
+from ..services.directory import Services
+from ..services.service import Service
+from ..support.waiting import Places
+from .health_checks import Checker
 
 # Seconds after which a call that waits looks whether a place has been forgotten: a response that is dropped unread
 # cannot wake anybody, since its destructor may take no lock.

@@ -9,11 +9,11 @@ from collections.abc import Callable, Generator
 from contextlib import ExitStack
 from typing import Any, ClassVar
 
+from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..connections.sync import SyncConnections
-from ..effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
-from ..waiting import Places, Signal, Waiter
+from ..support.waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
-from .racers import Racers
+from .race_threads import Racers
 
 
 class SyncTransport(TransportBase):

@@ -45,7 +45,7 @@ LAST = "10.255.255.1"
 def kubernetes(home: Path) -> Iterator[tuple[str, Put]]:
     from stand_ins import KubernetesStandIn, endpoint, piece
 
-    from smartclient.discovery.kubernetes import LABEL
+    from smartclient.discovery.kubernetes.source import LABEL
 
     (home / "token").write_text("right")
     api = KubernetesStandIn()

@@ -19,9 +19,9 @@ import httpx
 
 from smartclient import Instance, Node, Outcome, Policy
 from smartclient.balancers import BALANCERS
-from smartclient.call import NO_OPTIONS, Call, CallOptions
 from smartclient.events import Observers
-from smartclient.service import Service
+from smartclient.services.call import NO_OPTIONS, Call, CallOptions
+from smartclient.services.service import Service
 
 SIZES = (10, 1_000, 10_000)
 

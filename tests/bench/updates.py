@@ -18,9 +18,9 @@ from random import Random
 from typing import Any
 
 from smartclient import Instance, Outcome, Policy
-from smartclient.call import Call, CallOptions
 from smartclient.events import Observers
-from smartclient.service import Service
+from smartclient.services.call import Call, CallOptions
+from smartclient.services.service import Service
 
 COUNT = 10_000
 PAUSE = 0.0005

@@ -16,7 +16,7 @@ from envoy.config.endpoint.v3 import endpoint_pb2
 from envoy.service.discovery.v3 import ads_pb2_grpc, discovery_pb2
 from google.protobuf import json_format
 
-from smartclient.discovery.endpoints import ENDPOINTS
+from smartclient.discovery.xds.messages import ENDPOINTS
 
 EMPTY: dict[str, Any] = {}
 

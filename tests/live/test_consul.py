@@ -14,8 +14,8 @@ import pytest
 
 import smartclient
 from smartclient import Client, Consul, Instance, NoInstances, Policy
-from smartclient.demo_server import DemoServer
 from smartclient.testing import Fleet
+from smartclient.testing.demo_server import DemoServer
 
 pytestmark = pytest.mark.live
 ANSWER = 5.0

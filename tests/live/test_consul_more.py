@@ -199,7 +199,7 @@ def test_a_token_in_a_file_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("accepted", [200, 16], ids=["our limit", "the agent's limit"])
 def test_more_services_than_connections(agents: Any, monkeypatch: pytest.MonkeyPatch, accepted: int) -> None:
     """Their watches take turns, also where other processes have left fewer connections than we would like."""
-    monkeypatch.setattr("smartclient.discovery.consul_agent.TURN", 0.5)
+    monkeypatch.setattr("smartclient.discovery.consul.agent.TURN", 0.5)
     agent = agents(limits={"http_max_conns_per_client": accepted})
     names = [f"s{number}" for number in range(40)]
     for name in names:

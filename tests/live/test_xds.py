@@ -169,7 +169,7 @@ def test_a_stream_that_could_not_start_is_not_shared(plane: ControlPlane, monkey
         raise RuntimeError("can't start new thread")
 
     with monkeypatch.context() as patched:
-        patched.setattr("smartclient.discovery.ads.Stream.start", refuse)
+        patched.setattr("smartclient.discovery.xds.stream.Stream.start", refuse)
         with pytest.raises(RuntimeError):
             next(iter(xds.watch("orders", threading.Event())))
     watch = xds.watch("orders", threading.Event())

@@ -1,0 +1,1 @@
+"""The command line: `smartclient demo | resolve | call | simulate`."""

@@ -1,0 +1,160 @@
+"""What the sources that speak HTTP to a registry have in common: addresses, tokens, refusals in words that help, and
+registrations that are kept alive.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import ssl
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar
+from urllib.parse import urlsplit
+
+import httpx
+
+from ..events import logger
+from ..support.untrusted import from_json, line, shown
+from .base import Discovery
+from .http_client import Answer
+
+_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,250}")
+
+
+class RegistryAnswer(RuntimeError):
+    """An answer that is none. hints: what a status may mean"""
+
+    hints: ClassVar[Mapping[int, str]] = {}
+
+    def __init__(self, status: int, text: str) -> None:
+        self.status = status
+        message = _message(text)
+        super().__init__(f"answered {status}: {line(message)}{self.hint(status, message)}")
+
+    @classmethod
+    def unless_good(cls, answer: Answer) -> Answer:
+        """The answer. Raises itself for one other than 200."""
+        if answer.status_code != 200:
+            raise cls(answer.status_code, answer.text)
+        return answer
+
+    def hint(self, status: int, message: str) -> str:
+        return self.hints.get(status, "")
+
+
+def registry_url(who: str, address: str, port: int) -> httpx.URL:
+    """The URL of a registry's HTTP API, from "10.0.0.1", "10.0.0.1:8500" or "https://…". Raises ValueError."""
+    written = address if "://" in address else f"http://{address}"
+    try:
+        url, given = httpx.URL(written), urlsplit(written).port
+    except (httpx.InvalidURL, ValueError) as error:
+        raise ValueError(f"{who}: {shown(address)} is not an address: {line(str(error))}") from None
+    if url.scheme not in ("http", "https") or not url.host or "@" in written:
+        raise ValueError(f"{who}: expected an address like '127.0.0.1:{port}' or 'https://…', got {shown(address)}")
+    # httpx drops the port that is the scheme's own; an https address without one is behind some proxy's 443.
+    return url if given is not None or ("://" in address and url.scheme == "https") else url.copy_with(port=port)
+
+
+def tls(urls: Sequence[httpx.URL], verify: Any, cert: Any) -> ssl.SSLContext:
+    """One context for all clients of a source. Each costs 30 ms and half a megabyte: none is filled for plain HTTP.
+
+    verify: as in httpx; a path, too, of which httpx wants to hear no more
+    """
+    if not any(url.scheme == "https" for url in urls):
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if isinstance(verify, (str, os.PathLike)):
+        path, isdir = str(verify), os.path.isdir(verify)
+        verify = ssl.create_default_context(cafile=None if isdir else path, capath=path if isdir else None)
+    context = httpx.create_ssl_context(verify=verify, trust_env=False)
+    if cert is not None:
+        context.load_cert_chain(*((cert,) if isinstance(cert, (str, os.PathLike)) else cert))
+    return context
+
+
+def checked_token(name: str, token: str | None) -> str | None:
+    """A token as it goes into a header (one read from a file ends in a newline). It is never shown."""
+    token = (token or "").strip()
+    if not (token.isascii() and token.isprintable()):
+        raise ValueError(f"{name}: expected printable ASCII (what was given is not shown here)")
+    return token or None
+
+
+def token_in(path: Any) -> str | None:
+    """A token kept in a file."""
+    with open(path, encoding="utf-8") as file:
+        return checked_token(f"the token in {path}", file.read(10_000))
+
+
+def checked_id(what: str, name: str) -> str:
+    """The name of a service or an instance as a part of a registry's path. Raises ValueError for what would lead
+    elsewhere.
+    """
+    if not (isinstance(name, str) and _ID.fullmatch(name) and name.strip(".")):
+        raise ValueError(f"{what}: expected letters, digits and any of -_.:@, got {shown(name)}")
+    return name
+
+
+def weight_of(metadata: Mapping[str, str]) -> Any:
+    """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
+    try:
+        return float(metadata.get("weight", 1.0))
+    except ValueError:
+        return metadata["weight"]
+
+
+def _message(text: str) -> str:
+    """Most registries say what is wrong in a JSON object."""
+    try:
+        said = from_json(text)
+    except ValueError:
+        return text
+    return str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
+
+
+@contextmanager
+def kept_alive(
+    service: str,
+    source: Discovery,
+    every: float,
+    beat: Callable[[], None],
+    end: Callable[[], None],
+    trouble: tuple[type[Exception], ...],
+) -> Iterator[None]:
+    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged.
+
+    A forked child that leaves the block ends nothing: the registration is its parent's.
+    """
+    trouble, pid = (*trouble, OSError, ValueError), os.getpid()  # a token's file may be away for a moment
+    over = threading.Event()
+
+    def keep() -> None:
+        failing = False
+        while not over.wait(every):
+            try:
+                beat()
+            except trouble as error:
+                if not failing:
+                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
+                failing = True
+            else:
+                if failing:
+                    logger.info("%s: %s answers again", service, source)
+                failing = False
+
+    thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
+    try:
+        thread.start()
+        yield
+    finally:
+        over.set()
+        if os.getpid() == pid:
+            if thread.ident is not None:  # else no thread was to be had: nobody would keep it alive
+                thread.join(5)
+            try:
+                end()
+            except trouble as error:
+                logger.warning(
+                    "%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error
+                )

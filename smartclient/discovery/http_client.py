@@ -1,0 +1,291 @@
+"""Asking a registry over HTTP. One reader for all of them: an answer is bounded in size and in time, also where a byte
+comes now and then; a wait can be ended from another thread, over TLS too; no more is read than was asked for.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import ssl
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import httpcore
+import httpx
+
+from ..support.untrusted import from_json
+
+MOST_BYTES = 64 << 20  # of an answer, after decompression
+Lines = Iterator[list[bytes]]
+PIECE = 1 << 16  # bytes that are decompressed in one go
+
+
+class Answer:
+    """An answer, read to its end."""
+
+    def __init__(self, status_code: int, headers: httpx.Headers, content: bytes) -> None:
+        self.status_code = status_code
+        self.headers = headers
+        self.content = content
+
+    @property
+    def text(self) -> str:
+        return self.content.decode("utf-8", "replace")
+
+    def json(self) -> Any:
+        """Raises ValueError for what is no JSON."""
+        return from_json(self.content)
+
+
+class Asking:
+    """A connection to a registry, for one thread after the other.
+
+    url:      the base of all paths
+    timeout:  seconds to connect, and to wait for each piece of an answer; a whole answer may take three times as long
+    verify:   from `tls`
+    most:     bytes of an answer, after decompression; of one line, where lines are read
+    uds:      path of a Unix socket
+    """
+
+    def __init__(
+        self,
+        url: httpx.URL | str,
+        *,
+        timeout: float,
+        verify: ssl.SSLContext,
+        most: int = MOST_BYTES,
+        headers: Mapping[str, str] | None = None,
+        auth: Any = None,
+        uds: str | None = None,
+    ) -> None:
+        self.timeout = timeout
+        self._most = most
+        self._wire = Wire()
+        transport = httpx.HTTPTransport(verify=verify)
+        # httpx lets nobody give its pool a network backend.
+        transport._pool = self._pool = httpcore.ConnectionPool(
+            ssl_context=verify, max_connections=1, network_backend=self._wire, uds=uds
+        )
+        headers = {**(headers or {}), "Accept-Encoding": "gzip"}
+        url = httpx.URL(url)
+        if url.userinfo:  # httpx logs URLs
+            auth, url = auth or (url.username, url.password), url.copy_with(userinfo=b"")
+        self._client = httpx.Client(base_url=url, transport=transport, headers=headers, auth=auth, trust_env=False)
+        self.headers = self._client.headers
+        self.close, self.cut = self._client.close, self._wire.cut
+
+    def __enter__(self) -> Asking:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    @property
+    def reached(self) -> bool:
+        """Whether there was a connection, if only for a moment."""
+        return self._wire.connected
+
+    def get(self, path: str, **options: Any) -> Answer:
+        return self.ask("GET", path, **options)
+
+    def post(self, path: str, **options: Any) -> Answer:
+        return self.ask("POST", path, **options)
+
+    def put(self, path: str, **options: Any) -> Answer:
+        return self.ask("PUT", path, **options)
+
+    def ask(self, method: str, path: str, *, wait: float = 0.0, **options: Any) -> Answer:
+        """The answer. wait: seconds that the registry may keep it back. options: as of httpx
+
+        Raises httpx's errors; ValueError for an answer that is too long, or in an encoding that was not asked for.
+        """
+        timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
+        request = self._client.build_request(method, path, timeout=timeout, **options)
+        self._wire.ends_at = time.monotonic() + wait + 3 * self.timeout
+        answer = self._client.send(request, stream=True)
+        try:
+            content = bytearray()
+            for piece in self._pieces(answer):
+                content += piece
+                if len(content) > self._most:
+                    raise ValueError(f"the answer is longer than {self._most} bytes")
+            return Answer(answer.status_code, answer.headers, bytes(content))
+        finally:
+            self._wire.ends_at = None
+            answer.close()
+
+    @contextmanager
+    def lines(self, method: str, path: str, *, quiet: float, **options: Any) -> Iterator[Answer | Lines]:
+        """An answer that goes on and on, by its lines, those that have come by now together; or, with another status
+        than 200, the whole of it. quiet: seconds without anything after which httpx.ReadTimeout is raised.
+        """
+        timeout = httpx.Timeout(self.timeout, read=quiet)
+        request = self._client.build_request(method, path, timeout=timeout, **options)
+        self._wire.ends_at = time.monotonic() + quiet + 3 * self.timeout
+        answer = self._client.send(request, stream=True)
+        try:
+            if answer.status_code == 200:
+                yield self._batches(answer)
+            else:
+                self._wire.ends_at = time.monotonic() + 3 * self.timeout
+                content = b""
+                for piece in self._pieces(answer):
+                    content += piece[: 1 << 16]
+                    if len(content) > 1 << 16:
+                        break
+                yield Answer(answer.status_code, answer.headers, content)
+        finally:
+            self._wire.ends_at = None
+            answer.close()
+
+    def _batches(self, answer: httpx.Response) -> Iterator[list[bytes]]:
+        self._wire.ends_at = None
+        lines: list[bytes] = []
+        begun = bytearray()  # a line
+        for piece in self._pieces(answer):
+            *whole, rest = piece.split(b"\n")
+            for line in whole:
+                begun += line
+                if begun.strip():
+                    lines.append(bytes(begun))
+                begun = bytearray()
+            begun += rest
+            if len(begun) > self._most:
+                raise ValueError(f"a line is longer than {self._most} bytes")
+            # One that has begun must end: a byte now and then is no news.
+            if not begun:
+                self._wire.ends_at = None
+            elif whole or self._wire.ends_at is None:
+                self._wire.ends_at = time.monotonic() + 3 * self.timeout
+            if lines and not self._wire.more() and not any(map(_unparsed, self._pool.connections)):
+                yield lines
+                lines = []
+        if begun.strip():
+            lines.append(bytes(begun))
+        if lines:
+            yield lines
+
+    def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
+        """The content, decompressed a little at a time: 64 KB may well be 64 MB."""
+        encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
+        if encoding in ("identity", ""):
+            yield from answer.iter_raw()
+            return
+        if encoding not in ("gzip", "x-gzip"):
+            raise ValueError(f"the answer's encoding was not asked for: {encoding[:20]}")
+        decoder = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        try:
+            for data in answer.iter_raw():
+                while data:
+                    yield decoder.decompress(data, PIECE)
+                    data = decoder.unconsumed_tail
+            yield decoder.flush()
+        except zlib.error as error:
+            raise ValueError(f"the answer is no gzip: {error}") from None
+
+
+class Wire(httpcore.NetworkBackend):
+    """The network beneath: it keeps a total time, and another thread can end what it waits for.
+
+    ends_at:    when what is asked for must be whole, however little comes at a time; None: nothing is
+    stream:     the connection
+    connected:  it was, if only for a moment
+    """
+
+    def __init__(self) -> None:
+        self.ends_at: float | None = None
+        self.connected = False
+        self._backend = httpcore.SyncBackend()
+        self.stream: _Stream | None = None
+        self._was_cut = False
+
+    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return self._made(self._backend.connect_tcp(*args, **options))
+
+    def connect_unix_socket(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        return self._made(self._backend.connect_unix_socket(*args, **options))
+
+    def _made(self, stream: httpcore.NetworkStream) -> _Stream:
+        self.connected = True
+        self.stream = made = _Stream(stream, self)
+        if self._was_cut:
+            made.close()
+            raise httpcore.ConnectError("stopped")
+        return made
+
+    def cut(self) -> None:
+        """End what it waits for, and what it will: from any thread."""
+        self._was_cut = True
+        if self.stream is not None:
+            self.stream.cut()
+
+    def more(self) -> bool:
+        """Whether something has come that was not read yet."""
+        return self.stream is not None and self.stream.more()
+
+    def left(self, timeout: float | None, late: type[Exception]) -> float | None:
+        if self._was_cut:
+            raise httpcore.ReadError("stopped")
+        if self.ends_at is None:
+            return timeout
+        left = self.ends_at - time.monotonic()
+        if left <= 0:
+            raise late("the answer takes too long")
+        return left if timeout is None else min(timeout, left)
+
+
+class _Stream(httpcore.NetworkStream):
+    def __init__(self, stream: httpcore.NetworkStream, wire: Wire, handle: socket.socket | None = None) -> None:
+        self._stream = stream
+        self._wire = wire
+        # Another one on the same socket: TLS takes the first one's descriptor away, and has no dup() of its own. A
+        # blocked recv wakes on shutdown, not on close.
+        self._handle = handle or socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno()))
+
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        timeout = self._wire.left(timeout, httpcore.ReadTimeout)
+        try:
+            return self._stream.read(max_bytes, timeout)
+        except httpcore.ReadTimeout:
+            self._wire.left(timeout, httpcore.ReadTimeout)
+            raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s") from None
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._stream.write(buffer, self._wire.left(timeout, httpcore.WriteTimeout))
+
+    def close(self) -> None:
+        self._handle.close()
+        self._stream.close()
+
+    def start_tls(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
+        try:
+            secure = self._stream.start_tls(*args, **options)
+        except BaseException:
+            self.close()
+            raise
+        self._wire.stream = made = _Stream(secure, self._wire, self._handle)
+        return made
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._stream.get_extra_info(info)
+
+    def cut(self) -> None:
+        try:
+            self._handle.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            pass
+
+    def more(self) -> bool:
+        secure = self._stream.get_extra_info("ssl_object")  # what TLS has decrypted, no poll sees
+        return bool(secure is not None and secure.pending()) or bool(self._stream.get_extra_info("is_readable"))
+
+
+def _unparsed(connection: Any) -> bool:
+    """Whether the parser has more than it has handed out. (httpcore does not say; a test pins these names.)"""
+    try:
+        return bool(connection._connection._h11_state.trailing_data[0].strip())  # a chunk's end is nothing
+    except AttributeError:
+        return False

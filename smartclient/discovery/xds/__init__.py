@@ -1,0 +1,5 @@
+"""xDS: endpoints from a control plane."""
+
+from .source import Xds
+
+__all__ = ["Xds"]

@@ -1,0 +1,31 @@
+"""YAML as strangers write it: without aliases, of which a few lines make gigabytes, and with bounded numbers."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+from ..support.untrusted import whole_number
+
+
+@cache
+def bounded(yaml: Any) -> Any:
+    """A loader for `yaml.load`. Raises yaml.YAMLError for an alias."""
+
+    class Bounded(yaml.SafeLoader):  # type: ignore[misc]
+        def compose_node(self, parent: Any, index: Any) -> Any:
+            if self.check_event(yaml.AliasEvent):
+                event = self.peek_event()
+                raise yaml.composer.ComposerError(
+                    None, None, f"aliases (*{event.anchor}) are not read", event.start_mark
+                )
+            return super().compose_node(parent, index)
+
+        def whole(self, node: Any) -> Any:
+            written = self.construct_scalar(node)
+            number = whole_number(written)
+            # Others: 0x1f, 0o17, 1_000, 1:30.
+            return number if number is not None and len(written) > 18 else self.construct_yaml_int(node)
+
+    Bounded.add_constructor("tag:yaml.org,2002:int", Bounded.whole)
+    return Bounded

@@ -1,0 +1,253 @@
+"""A call to a service and its attempts: what a picker may ask about it, what the flow keeps of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Final
+
+from ..errors import annotate, say_where
+from ..node import Node, Outcome
+from ..policy import check_times
+from ..reports import ATTRIBUTE, AttemptReport, CallReport
+from ..retry.hedge import Hedge
+from ..retry.retry import Retry
+from ..support.checks import Check, kind, metadata, optional, seconds, string
+
+if TYPE_CHECKING:
+    from ..support.waiting import Places
+    from .service import Service
+
+EXTENSION = "smartclient"
+
+
+class _Unset:
+    def __repr__(self) -> str:
+        return "the policy's"
+
+
+UNSET: Final = _Unset()
+
+
+@dataclass(frozen=True)
+class CallOptions:
+    """What one call asks for beside its service's policy. Made by `call`."""
+
+    hash_key: str | None = None
+    deadline: float | None = None
+    attempt_timeout: float | None = None
+    retry: Retry | _Unset | None = UNSET
+    prefer: Mapping[str, str] | None = None
+    require: Mapping[str, str] | None = None
+    hedge: Hedge | _Unset | None = UNSET
+
+    def __post_init__(self) -> None:
+        for name, check in CHECKS.items():
+            value = getattr(self, name)
+            if value is not None and value is not UNSET:
+                check(f"call({name}=…)", value)
+        check_times("call(attempt_timeout=…)", self.attempt_timeout, self.deadline)
+
+
+CHECKS: dict[str, Check] = {
+    "hash_key": optional(string),
+    "deadline": optional(seconds()),
+    "attempt_timeout": optional(seconds()),
+    "retry": optional(kind(Retry)),
+    "prefer": optional(metadata),
+    "require": optional(metadata),
+    "hedge": optional(kind(Hedge)),
+}
+NO_OPTIONS = CallOptions()
+
+
+def call(
+    *,
+    hash_key: str | None = None,
+    deadline: float | None = None,
+    attempt_timeout: float | None = None,
+    retry: Retry | _Unset | None = UNSET,
+    prefer: Mapping[str, str] | None = None,
+    require: Mapping[str, str] | None = None,
+    hedge: Hedge | _Unset | None = UNSET,
+) -> dict[str, Any]:
+    """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
+
+    hash_key:         what balancers that hash go by
+    deadline:         seconds for the whole call, in place of the policy's
+    attempt_timeout:  seconds for one attempt up to its response headers, in place of the policy's
+    retry:            a `Retry` in place of the policy's; None: no retry
+    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any; in place of the
+                      policy's
+    hedge:            a `Hedge` in place of the policy's; None: no hedge
+    require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
+    """
+    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
+
+
+class Attempt:
+    """One try of a call on one node, and the one way back of what became of it.
+
+    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened:
+    in-flight and the place among `max_connections`. Both count once, however often they are called.
+    """
+
+    __slots__ = (
+        "_finished",
+        "elapsed",
+        "error",
+        "node",
+        "number",
+        "outcome",
+        "overtaken",
+        "places",
+        "reused",
+        "service",
+        "stalled",
+        "started",
+        "status",
+        "streak",
+        "unreached",
+        "waited",
+    )
+
+    def __init__(self, service: Service, node: Node, number: int, started: float, places: Sequence[Places]) -> None:
+        self.service = service
+        self.node = node
+        self.number = number
+        self.started = started
+        self.places = places
+        self.waited = 0.0
+        self.reused = False  # sent on a connection that had been idle
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        self.error: str | None = None
+        self.elapsed = 0.0
+        self.streak = 0  # transport errors in a row before a success, should its body fail
+        self.unreached = False  # it could not connect
+        self.overtaken = False  # another attempt of the call was faster
+        self.stalled = 0.0  # what the client had been stalled before
+        self._finished = False
+
+    def judge(
+        self,
+        outcome: Outcome,
+        status: int | None = None,
+        error: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say how it ended. status: of the answer; None: there was none (a transport error)."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.status = status
+        self.error = error
+        self.service.judge(self, retry_after)
+
+    def overtake(self) -> None:
+        """Another attempt of the call won; nobody waits for this one."""
+        if self.outcome is None:
+            self.overtaken = True
+            self.judge(Outcome.ABANDONED, error="overtaken by a hedge")
+
+    def spoil(self, error: str) -> None:
+        """The body failed after good headers: a failure after all."""
+        if self.outcome is Outcome.SUCCESS:
+            self.outcome = Outcome.FAILURE
+            self.error = error
+            self.service.spoil(self)
+
+    def finish(self) -> None:
+        """It is over: the node has one call less in flight."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            if self.outcome is None:
+                self.judge(Outcome.ABANDONED)
+            self.service.finish(self)
+        finally:
+            for places in self.places:
+                places.release()
+
+    def report(self) -> AttemptReport:
+        outcome = str(self.outcome or Outcome.ABANDONED)
+        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited)
+
+
+class Call:
+    """A call in progress: what a picker sees (`PickCall`), and its attempts so far.
+
+    retried:    it is made for a request that is itself a retry
+    repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
+    within:     a further condition of `usable`: the bound on a node's load
+    rather:     nodes that its next attempt should go to, if there are any
+    prefers:    the node of the request before it in the same auth flow: a challenge is answered where it was made
+    free:       attempts that never reached a server, and were not counted
+    served:     the node whose response it returned, unless that was a redirect
+    """
+
+    __slots__ = (
+        "attempt",
+        "attempts",
+        "finished",
+        "free",
+        "now",
+        "options",
+        "prefers",
+        "rather",
+        "repeatable",
+        "request",
+        "retried",
+        "served",
+        "service",
+        "started",
+        "tried",
+        "within",
+    )
+
+    def __init__(self, request: Any, service: str, options: CallOptions, now: float) -> None:
+        self.request = request
+        self.service = service
+        self.options = options
+        self.started = self.now = self.finished = now
+        self.attempt = 1
+        self.attempts: list[Attempt] = []
+        self.tried: tuple[Node, ...] = ()
+        self.repeatable = False
+        self.retried = False
+        self.within: Callable[[Node], bool] | None = None
+        self.rather: Callable[[Node], bool] | None = None
+        self.prefers: Node | None = None
+        self.served: Node | None = None
+        self.free = 0
+
+    @property
+    def hash_key(self) -> str | None:
+        return self.options.hash_key
+
+    def usable(self, node: Node) -> bool:
+        """Whether the call may go to that node. (`require` and `prefer` choose the nodes a picker is made for.)"""
+        if node.excluded or node.removed or node in self.tried:
+            return False
+        return self.within is None or self.within(node)
+
+    def report(self) -> CallReport:
+        return CallReport(
+            self.service, tuple(attempt.report() for attempt in self.attempts), self.finished - self.started
+        )
+
+    def attach_to(self, error: BaseException, named: bool) -> None:
+        """Give an error the story of this call. A call that never got a node has none worth a note.
+
+        named: its message says which service it was, and which instance was tried last
+        """
+        report = self.report()
+        if named:
+            say_where(error, self.service, str(report.attempts[-1].instance) if report.attempts else None)
+        try:
+            setattr(error, ATTRIBUTE, report)
+        except AttributeError:
+            return
+        if report.attempts:
+            annotate(error, f"smartclient: {report}")

@@ -1,0 +1,272 @@
+"""Services: the services of one client, each made at its first call, watched while it is used.
+
+A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
+input breed neither threads nor memory. While a source says nothing, few of them are watched (`unknown`).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from random import Random
+from typing import Any
+
+from cachetools import TTLCache
+
+from ..discovery.base import Discovery, drop_of
+from ..discovery.watcher import Watcher
+from ..events import Observers, logger
+from ..health.stalls import Stalls
+from ..instance import Instance, parse_all
+from ..node import Node
+from ..policy import Policies
+from ..support.hosts import wire_name
+from ..support.untrusted import shown
+from .service import Service
+from .unknown import Unknown
+
+UNKNOWN_FOR = 1.0
+UNKNOWN_AT_MOST = 10_000
+
+
+class Services:
+    """The live services of one client.
+
+    retire_node: called with each node that is gone and has no call left
+    by_id:       the registry's id is part of who an instance is
+    forgotten:   called with each service that is kept no longer
+    """
+
+    def __init__(
+        self,
+        discovery: Discovery,
+        policies: Policies,
+        *,
+        observers: Observers,
+        retire_node: Callable[[Node], None],
+        clock: Callable[[], float],
+        rng: Random,
+        zone: str | None = None,
+        by_id: bool = False,
+        forgotten: Callable[[Service], None] | None = None,
+    ) -> None:
+        self._forgotten = forgotten
+        self._first = Unknown(discovery.max_unknown)
+        self.stalls = Stalls()
+        self._by_id = by_id
+        self._zone = zone
+        self.discovery = discovery
+        self._policies = policies
+        for problem in policies.unknown(names) if (names := discovery.names()) is not None else ():
+            logger.warning("%s (of those that %s has)", problem, discovery)
+        self._observers = observers
+        self._retire_node = retire_node
+        self._clock = clock
+        self._rng = rng
+        self._lock = threading.Lock()
+        self._services: dict[str, Service] = {}
+        self._watchers: dict[str, Watcher] = {}
+        self._replaced: dict[str, Watcher] = {}  # by a refresh
+        self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
+        self._closed = False
+
+    def covers(self, host: str) -> bool:
+        """Whether a request to that host is balanced."""
+        return host in self._services or self.discovery.covers(wire_name(host))
+
+    def get(self, host: str) -> Service | None:
+        """The service of that name, watched from now on; None: it is not a service."""
+        service = self._services.get(host)
+        if service is not None:
+            watcher = self._watchers.get(service.name)
+            if watcher is None or watcher.running:
+                return service
+        name = wire_name(host)
+        return self._open(name) if self.discovery.covers(name) else None
+
+    def refresh(self, name: str | None = None) -> None:
+        """Have the source of a service that is watched asked anew, at once; None: of all. The list stays meanwhile."""
+        replaced = []
+        with self._lock:
+            for one in tuple(self._watchers) if name is None else (wire_name(name),):
+                watcher, before = self._watchers.get(one), self._replaced.get(one)
+                if before is not None and before.alive:
+                    continue  # its source hangs: another thread would hang, too
+                if watcher is not None and watcher.running and not watcher.over:
+                    replaced.append(watcher)
+                    self._replaced[one] = watcher
+                    watcher.stop_signal.set()  # before the new one starts: it shall have the last word
+                    self._start(self._services[one])
+        for watcher in replaced:
+            watcher.stop()
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts of all services that are not over."""
+        return sum(service.in_flight for service in tuple(self._services.values()))
+
+    def __iter__(self) -> Any:
+        return iter(tuple(self._services.values()))
+
+    def close(self) -> None:
+        """Stop all watches and remove all nodes; never takes longer than 0.1 s."""
+        with self._lock:
+            self._closed = True
+            watchers = list(self._watchers.values())
+            services = list(self._services.values())
+            self._watchers.clear()
+            self._replaced.clear()
+            self._services.clear()
+        for watcher in watchers:
+            watcher.stop()
+        for service in services:
+            service.close()
+        deadline = self._clock() + 0.1
+        for watcher in watchers:
+            watcher.join(max(0.0, deadline - self._clock()))
+
+    def after_fork(self) -> None:
+        """In a forked child: new locks, no threads (they start again at the next call), no connections of the
+        parent's.
+        """
+        self._lock = threading.Lock()
+        self._replaced = {}
+        self._first = Unknown(self.discovery.max_unknown)
+        stopped, self._watchers = self._watchers, {}
+        self._services = {name: service for name, service in self._services.items() if service.ready.fired}
+        for service in self._services.values():
+            service.after_fork()
+            for node in service.nodes:
+                if node.connections is not None:
+                    node.connections.after_fork()
+            if service.name in stopped:
+                self._watchers[service.name] = self._watcher(service)  # not started: `get` does
+
+    def _open(self, name: str) -> Service:
+        known = None
+        with self._lock:
+            if self._closed:
+                raise RuntimeError("Cannot send a request, as the transport has been closed.")
+            service = self._services.get(name)
+            made = service is None
+            if service is None:
+                unknown = self._unknown.get(name)
+                if unknown is not None:
+                    return unknown
+                self._services[name] = service = self._new_service(name)
+        if made:
+            try:
+                known = self.discovery.known(name)
+                if known is not None:
+                    service.link_local = True  # the user's own list
+                    service.update(parse_all(known, f"service {shown(name)}"))
+                    return service
+            except BaseException:  # the user's list or balancer is wrong: each call shall hear it
+                with self._lock:
+                    self._services.pop(name, None)
+                raise
+        with self._lock:
+            watcher = self._watchers.get(name)
+            if self._closed or not (made or (watcher is not None and not watcher.running)):
+                return service
+            service.used_at = now = self._clock()
+            at_once, forgotten = self._first.admit(service, now) if made else (True, [])
+            left = [self._dropped(one) for one in forgotten]
+            if at_once:
+                self._start(service)
+            self._start_next()
+        self._stop(left)
+        return service
+
+    def _dropped(self, service: Service) -> Watcher | None:
+        """Keep it no longer (the lock held); its watcher, to be stopped."""
+        service.forgotten = True
+        self._first.leave(service.name)
+        self._services.pop(service.name, None)
+        self._replaced.pop(service.name, None)
+        if self._forgotten is not None:
+            self._forgotten(service)
+        return self._watchers.pop(service.name, None)
+
+    def _start_next(self) -> None:
+        """Watch those whose turn has come (the lock held)."""
+        while (service := self._first.next()) is not None:
+            self._start(service)
+
+    def _stop(self, watchers: Iterable[Watcher | None]) -> None:
+        for watcher in watchers:
+            if watcher is not None:
+                watcher.stop()
+
+    def _given_up(self, service: Service) -> None:
+        with self._lock:
+            left = [self._dropped(service)] if self._first.given_up(service) else []
+            self._start_next()
+        self._stop(left)
+
+    def _answered(self, service: Service) -> None:
+        """The source has said something of it for the first time."""
+        with self._lock:
+            self._first.leave(service.name)
+            self._start_next()
+
+    def _start(self, service: Service) -> None:
+        """Watch it from now on (the lock held)."""
+        self._watchers[service.name] = watcher = self._watcher(service)
+        try:
+            watcher.start()
+        except RuntimeError as error:  # no more threads to be had: the next call tries again
+            service.failed(f"its watch could not be started: {error}")
+
+    def _new_service(self, name: str) -> Service:
+        return Service(
+            name,
+            self._policies[name],
+            source=str(self.discovery),
+            clock=self._clock,
+            rng=self._rng,
+            observers=self._observers,
+            retire=self._retire_node,
+            zone=self._zone,
+            stalls=self.stalls,
+            refresh=self.refresh,
+            by_id=self._by_id,
+            given_up=self._given_up,
+            link_local=self.discovery.of(name).link_local,
+        )
+
+    def _watcher(self, service: Service) -> Watcher:
+        def publish(instances: tuple[Instance, ...]) -> None:
+            first = not service.ready.fired
+            with service.publishing:
+                if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
+                    return
+                service.drop = drop_of(instances)
+                told = service.take(instances, rules.grace)
+            service.settle(told)
+            if first and instances:
+                self._answered(service)
+            elif first:
+                self._forget(service)
+
+        rules = self.discovery.of(service.name)
+
+        watcher = Watcher(
+            service.name,
+            self.discovery,
+            publish=publish,
+            failed=service.failed,
+            used_at=lambda: service.used_at,
+            observers=self._observers,
+            clock=self._clock,
+            rng=self._rng,
+        )
+        return watcher
+
+    def _forget(self, service: Service) -> None:
+        """The source knows no instance of that name."""
+        with self._lock:
+            self._unknown[service.name] = service
+            left = self._dropped(service)
+            self._start_next()
+        self._stop([left])

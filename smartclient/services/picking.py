@@ -1,0 +1,308 @@
+"""Choosing: from the members of a service to the node of one attempt.
+
+A first attempt asks the shared picker of the current choice, without a lock. A retry, a call with `require` or
+`prefer`, and a pick that has just become unusable go to a throw-away picker over fitting candidates, since the shared
+one must not move for them: two nodes, round robin, one failing, and every first attempt would go to the same node.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from bisect import bisect
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from random import Random as Rng
+from typing import Any, NamedTuple
+
+from ..balancers import Balancer, Picker, Random
+from ..balancers.base import index_drawer
+from ..events import logger
+from ..node import Node
+from ..policy import Policy
+from ..support.hashing import SPAN, hash_of
+from ..topology.groups import Group, arrange, is_well
+from .call import Call
+
+Metadata = Mapping[str, str]
+MANY = 64  # with more nodes than this a retry looks at a sample, not at all of them
+GROUPS = 3  # seed of the hash that draws a group
+FILTERS = 64  # preferences whose pickers are kept
+
+
+class Unavailable(Exception):
+    """No node to pick. The flow turns it into the flavour's `NoInstances`."""
+
+
+class Full(Unavailable):
+    """All nodes to pick from have as much as they may. The flow turns it into the flavour's `Overloaded`."""
+
+
+class Choice(NamedTuple):
+    """Who may be picked, and how; immutable, replaced whole.
+
+    picker:      of first attempts, over all groups
+    filtered:    pickers of first attempts with a preference
+    weight:      of all nodes in the groups
+    cumulative:  shares of the groups
+    """
+
+    groups: tuple[Group, ...]
+    picker: Picker
+    filtered: dict[Any, Picker]
+    weight: float
+    cumulative: tuple[float, ...]
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """Those in use."""
+        return self.groups[0].nodes if len(self.groups) == 1 else tuple(n for group in self.groups for n in group.nodes)
+
+    def group(self, point: float) -> int:
+        """The group that a point in [0, 1) falls to."""
+        return min(bisect(self.cumulative, point * self.cumulative[-1]), len(self.groups) - 1)
+
+
+class Chooser:
+    """The balancer of one service at work.
+
+    room: whether a node may take one more attempt; None: it always may
+    """
+
+    def __init__(self, service: str, policy: Policy, zone: str | None, rng: Rng) -> None:
+        assert isinstance(policy.balancer, Balancer)
+        self.balancer = policy.balancer.for_service()
+        self._service = service
+        self._policy = policy
+        self._zone = policy.zone or zone
+        self._rng = rng
+        self.room: Callable[[Node], bool] | None = None
+        self._table: tuple[tuple[Node, ...], Picker] | None = None
+
+    @property
+    def lacks_table(self) -> bool:
+        """Its table over the members is still to be made."""
+        return self.balancer.over_members and self._table is None
+
+    # ---- making a choice ----
+
+    def groups(
+        self,
+        nodes: Sequence[Node],
+        each: Callable[[Sequence[Node]], Iterable[Node]] = iter,
+        well: Callable[[Node], bool] = is_well,
+    ) -> tuple[Group, ...]:
+        """Who of the members is in use, by health, priority and zone. well: who may be called"""
+        policy = self._policy
+        return tuple(
+            arrange(nodes, policy.panic_threshold, self._zone, policy.client_zones, policy.min_zone_size, each, well)
+            if nodes
+            else ()
+        )
+
+    def choice(
+        self, nodes: tuple[Node, ...], groups: tuple[Group, ...], first: bool, building: bool, stale: bool
+    ) -> tuple[Choice, bool]:
+        """Make the pickers: may be slow, and the user's code. Whether they are up to date comes along.
+
+        first:     nothing has been made before
+        building:  a table over the members may be made: never in a call, which makes do with the one there is
+        stale:     weights have changed
+        """
+        if not self.balancer.over_members:
+            pickers = [self._made(group.nodes, first) for group in groups]
+            return self._choice(groups, _shared_out(groups, pickers, self._rng)), True
+        table = self._table
+        if building and (stale or table is None or table[0] != nodes):
+            self._table = table = (nodes, self._made(nodes, first))
+        if table is None:
+            return self.stopgap(groups), False
+        return self._choice(groups, table[1]), table[0] == nodes and (building or not stale)
+
+    def stopgap(self, groups: tuple[Group, ...]) -> Choice:
+        """At random, until a slow picker is made."""
+        pickers = [Random().picker(group.nodes, self._rng) for group in groups]
+        return self._choice(groups, _shared_out(groups, pickers, self._rng))
+
+    def after_fork(self) -> None:
+        """In a forked child: pickers may hold locks that nobody will release."""
+        self._table = None
+        self.balancer.after_fork()
+
+    def _choice(self, groups: tuple[Group, ...], picker: Picker) -> Choice:
+        weight = sum(node.instance.weight for group in groups for node in group.nodes)
+        return Choice(groups, picker, {}, weight, tuple(itertools.accumulate(group.share for group in groups)))
+
+    def _made(self, nodes: Sequence[Node], first: bool = False) -> Picker:
+        try:
+            return self.balancer.picker(nodes, self._rng)
+        except Exception:
+            if first:
+                raise  # it never worked: say so at once
+            logger.exception("%s: %r made no picker; nodes are picked at random", self._service, self.balancer)
+            return Random().picker(nodes, self._rng)
+
+    # ---- picking ----
+
+    def required(self, call: Call) -> Metadata | None:
+        """The metadata that a node must have for that call."""
+        return call.options.require or (self._policy.require and _asked(self._policy.require, call))
+
+    def preferred(self, call: Call) -> Metadata | None:
+        """The metadata that a node should rather have."""
+        return call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
+
+    def asked(self, call: Call) -> tuple[Metadata | None, Metadata | None]:
+        """What that call requires and prefers."""
+        return self.required(call), self.preferred(call)
+
+    def pick(self, call: Call, choice: Choice, members: tuple[Node, ...], in_flight: int) -> Node:
+        """The node of the call's next attempt. Raises Unavailable. in_flight: of all nodes together."""
+        balancer = self.balancer
+        require, prefer = self.required(call), self.preferred(call)
+        call.within = room = self.room
+        if balancer.over_members:
+            node = self._by_table(call, choice, require, prefer, in_flight)
+            if node is not None:
+                return node
+        elif not (require or prefer):
+            if call.attempt == 1:
+                node = choice.picker(call)
+                if not (node.excluded or node.removed) and (room is None or room(node)):
+                    return node
+            if len(members) > MANY and call.rather is None:  # a look at all of them would take a while
+                nodes = choice.groups[choice.group(self._rng.random())].nodes
+                found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
+                if found:
+                    return self._made(found)(call)
+        else:
+            call.within = _all(self._musts(require))
+            if call.attempt == 1:
+                key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
+                picker = choice.filtered.get(key)
+                if picker is None:
+                    picker = self._filtered(call, choice, members, require, prefer)
+                    if len(choice.filtered) < FILTERS:
+                        choice.filtered[key] = picker
+                node = picker(call)
+                if not (node.removed or (node.excluded and node.out)) and (room is None or room(node)):
+                    return node
+        found = self._candidates(call, choice, members, require, prefer)
+        # A table for a single call would be dear.
+        return (Random().picker(found, self._rng) if balancer.over_members else self._made(found))(call)
+
+    def _by_table(
+        self, call: Call, choice: Choice, require: Metadata | None, prefer: Metadata | None, in_flight: int
+    ) -> Node | None:
+        """Ask the table over all members for a node of the key's group, within the bound, that fits; else for one that
+        fits.
+        """
+        limits: list[Callable[[Node], bool]] = []
+        if self.balancer.bound is not None:
+            limits.append(self._bound(choice, in_flight + 1))
+        if len(choice.groups) > 1:
+            key = self.balancer.key(call)
+            point = self._rng.random() if key is None else hash_of(key, GROUPS) / SPAN
+            limits.append(choice.groups[choice.group(point)].nodes.__contains__)
+        fits, likes = self._musts(require), _fitting(prefer)
+        tiers = [[*limits, *fits, *likes], [*limits, *fits], fits]
+        if call.rather is not None:
+            tiers = [[*conditions, call.rather] for conditions in tiers] + tiers
+        for conditions in tiers:
+            call.within = _all(conditions)
+            node = choice.picker(call)
+            if call.usable(node):
+                return node
+        return None
+
+    def _filtered(
+        self, call: Call, choice: Choice, members: tuple[Node, ...], require: Metadata | None, prefer: Metadata | None
+    ) -> Picker:
+        """A picker of first attempts over what fits, by the groups' shares as far as they have any."""
+        both = {**(require or {}), **(prefer or {})}
+        for wanted in (both, require or {}) if prefer else (both,):
+            parts = [Group(group.share, tuple(n for n in group.nodes if has(n, wanted))) for group in choice.groups]
+            parts = [part for part in parts if part.nodes]
+            if parts:
+                return _shared_out(parts, [self._made(part.nodes) for part in parts], self._rng)
+            well = [node for node in members if not (node.out or node.removed) and has(node, wanted)]
+            if well:
+                return self._made(well)
+        return self._made(self._candidates(call, choice, members, require, prefer))
+
+    def _musts(self, require: Metadata | None) -> list[Callable[[Node], bool]]:
+        return _fitting(require) if self.room is None else [*_fitting(require), self.room]
+
+    def _bound(self, choice: Choice, in_flight: int) -> Callable[[Node], bool]:
+        """Consistent hashing with bounded loads (Mirrokni et al. 2016): a node takes ⌈bound × its share⌉ at most."""
+        assert self.balancer.bound is not None
+        most = self.balancer.bound * in_flight / (choice.weight or 1.0)
+
+        def within(node: Node) -> bool:
+            return node.in_flight < math.ceil(most * (node.instance.weight or 1.0))
+
+        return within
+
+    def _candidates(
+        self,
+        call: Call,
+        choice: Choice,
+        members: tuple[Node, ...],
+        require: Metadata | None,
+        prefer: Metadata | None,
+    ) -> list[Node]:
+        """The nodes to choose from, the best sort there is: preferred before others, untried before tried, in use
+        before merely healthy before any.
+        """
+        fitting = [node for node in members if not require or has(node, require)]
+        if require and not fitting:
+            wanted = ", ".join(f"{key}={value}" for key, value in require.items())
+            raise Unavailable(f"none of {len(members)} instances has {wanted}")
+        drawn = choice.group(self._rng.random())
+        groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
+        sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
+        sorts.append([node for node in fitting if not node.out])
+        if self.room is not None:
+            known, fitting = len(fitting), [node for node in fitting if self.room(node)]
+            sorts = [[node for node in nodes if self.room(node)] for nodes in sorts]
+            if known and not fitting:
+                raise Full(f"all of {known} instances have as many attempts in progress as they may (Limits.per_node)")
+        untried = [[node for node in nodes if not node.removed and node not in call.tried] for nodes in sorts]
+        for rather in (call.rather, None) if call.rather else (None,):
+            for liked in (prefer, None) if prefer else (None,):
+                for nodes in untried:
+                    found = [n for n in nodes if (not liked or has(n, liked)) and (rather is None or rather(n))]
+                    if found:
+                        return found
+        for nodes in (*sorts, fitting):  # every one has been tried
+            found = [node for node in nodes if not node.removed]
+            if found:
+                return [node for node in found if node not in call.tried] or found
+        raise Unavailable("the instances have just been replaced")
+
+
+def _shared_out(groups: Sequence[Group], pickers: Sequence[Picker], rng: Rng) -> Picker:
+    """A picker over groups, each with its share of the calls."""
+    if len(pickers) == 1:
+        return pickers[0]
+    draw = index_drawer([group.share for group in groups], rng)
+    return lambda call: pickers[draw()](call)
+
+
+def _fitting(metadata: Metadata | None) -> list[Callable[[Node], bool]]:
+    return [partial(has, metadata=metadata)] if metadata else []
+
+
+def _all(conditions: Sequence[Callable[[Node], bool]]) -> Callable[[Node], bool] | None:
+    if len(conditions) < 2:
+        return conditions[0] if conditions else None
+    return lambda node: all(condition(node) for condition in conditions)
+
+
+def _asked(wanted: Metadata | Callable[[Any], Metadata | None], call: Call) -> Metadata | None:
+    return wanted(call.request) if callable(wanted) else wanted
+
+
+def has(node: Node, metadata: Metadata) -> bool:
+    """Whether the node's instance has that metadata."""
+    return metadata.items() <= node.instance.metadata.items()

@@ -1,0 +1,486 @@
+"""Service: the live state of one service: its nodes, who of them may be picked, and what each attempt taught.
+
+Reading is lock-free: a call sees one immutable `Choice`, swapped in whole. Writing (in-flight, health, membership)
+holds the service's lock, and shortly: lists are compared and pickers made without it. No code of the user's runs under
+it but a balancer's `Memory`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from random import Random
+
+from ..events import Event, InstancesChanged, Observers, logger
+from ..health.stalls import Stalls
+from ..instance import Instance
+from ..limits import Guard
+from ..node import Node, Outcome
+from ..policy import Policy
+from ..retry.budget import BudgetAccount
+from ..retry.hedge import Hedge
+from ..support.gil_breaks import Breath
+from ..support.waiting import Places, Signal
+from .call import Attempt, Call
+from .changes import Change
+from .latencies import Latencies
+from .members import Roster
+from .picking import Unavailable, has
+
+TURNS = 8  # picks that other threads may spoil
+LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
+REFRESH_EVERY = 10.0  # seconds
+UP_FOR = 10.0  # seconds that an answer says of a node that it is up
+
+
+def is_up(node: Node, now: float) -> bool:
+    """Whether it answered a moment ago, the last time it was asked."""
+    return node.answered_at is not None and now - node.answered_at <= UP_FOR and not node.removed
+
+
+def is_not_down(node: Node, now: float) -> bool:
+    """Whether it could be reached, as far as is known."""
+    return node.unreached_at is None or now - node.unreached_at > UP_FOR
+
+
+Told = tuple["tuple[Change, list[Node]] | None", float]
+
+
+class Service:
+    """The live state of one service in one client.
+
+    name:     as in the URL
+    source:   what discovery calls itself, for messages
+    retire:   called with each node that is gone and has no call left: close its connections
+    zone:     where this client runs, unless the policy says
+    stalls:   of the client
+    refresh:  has the source asked anew; called when most nodes fail: they may have been replaced without our knowledge
+    by_id:    the registry's id is part of who an instance is
+    given_up: called when a call waits no longer for the first list
+    link_local: names of instances may lead to link-local addresses
+    ready:    set when the first list has come
+    observed: somebody wants events: build none otherwise
+    problem:  the source's last error, None once it answers again
+    drop:     share of the calls that the registry asks not to be made
+    guard:    its limits, if it has any
+    forgotten: its source knows no such service
+    latencies: of late, once somebody has asked
+    """
+
+    def __init__(
+        self,
+        name: str,
+        policy: Policy,
+        *,
+        source: str,
+        clock: Callable[[], float],
+        rng: Random,
+        observers: Observers,
+        retire: Callable[[Node], None],
+        zone: str | None = None,
+        stalls: Stalls | None = None,
+        refresh: Callable[[str], None] | None = None,
+        by_id: bool = False,
+        given_up: Callable[[Service], None] | None = None,
+        link_local: bool = False,
+    ) -> None:
+        self.name = name
+        self.policy = policy
+        self.source = source
+        self.clock = clock
+        self.observers = observers
+        self.observed = bool(observers)
+        self.stalls = stalls or Stalls()
+        self.ready = Signal()
+        self.publishing = threading.Lock()  # one list at a time
+        self.problem: str | None = None
+        self.used_at = self._listed_at = clock()
+        budget = policy.retry.budget if policy.retry is not None else None
+        self.budget = None if budget is None else BudgetAccount(budget)
+        self._hedge_budgets: dict[float, BudgetAccount] = {}
+        self.latencies: Latencies | None = None
+        self.roster = Roster(name, policy, zone, clock, rng, by_id)
+        self.load_header = self.roster.chooser.balancer.load_header
+        guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
+        self.guard = Guard(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
+        if self.guard is not None and policy.limits is not None and policy.limits.per_node is not None:
+            self.roster.chooser.room = self.guard.room
+        self._retire = retire
+        self._rng = rng
+        self._refresh = refresh
+        self._given_up = given_up
+        self.forgotten = False
+        self.link_local = link_local
+        self.drop = 0.0
+        self._look_at = 0.0  # when it is next looked whether most nodes fail
+        self._complained = False
+        self._in_flight = 0
+        self._up: Node | None = None  # the last one that answered
+
+    @property
+    def nodes(self) -> tuple[Node, ...]:
+        """All members, ejected ones included."""
+        return self.roster.nodes
+
+    @property
+    def age(self) -> float:
+        """Seconds since the source last said who its instances are."""
+        return self.clock() - self._listed_at
+
+    @property
+    def in_flight(self) -> int:
+        """Attempts that are not over, of nodes that are gone, too."""
+        return self._in_flight
+
+    # ---- a call ----
+
+    def measure(self) -> Latencies:
+        """Its latencies, kept from now on."""
+        if self.latencies is None:
+            self.latencies = Latencies()
+        return self.latencies
+
+    def knows_up(self, now: float) -> bool:
+        """Whether some node answered a moment ago, and has not failed since: so an instance that cannot be reached is
+        down by itself, and not the network or all of them.
+        """
+        if self._up is not None and is_up(self._up, now):
+            return True
+        self._up = next((node for node in self.nodes if is_up(node, now)), None)
+        return self._up is not None
+
+    def others_may_be_called(self, call: Call) -> bool:
+        """Whether there is a node that the call has not tried, and that nothing keeps from being called."""
+        tried = {attempt.node for attempt in call.attempts}
+        return any(not node.out and node not in tried for node in self.nodes)
+
+    def hedge_budget(self, hedge: Hedge) -> BudgetAccount:
+        """The account of hedges with that budget: a call's own `Hedge` may have another than the policy's."""
+        account = self._hedge_budgets.get(hedge.budget)
+        return account or self._hedge_budgets.setdefault(hedge.budget, hedge.account())
+
+    def drops(self) -> bool:
+        """Whether this call is one of those that are not to be made."""
+        return self._rng.random() < self.drop
+
+    def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
+        """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
+        now = call.now
+        self.used_at = now
+        roster = self.roster
+        if now >= roster.next_change:
+            self._tell(roster.advance(now))
+        if self.policy.subset is not None and (told := roster.want(*roster.chooser.asked(call))):
+            self._tell(told)
+        first = call.attempt == 1
+        probing = first and call.prefers is None
+        for turn in itertools.count():
+            node = (self._claim_due(call) if probing and roster.due else None) or self._pick(call)
+            with roster.lock:
+                # Between the pick and here the node may have been removed and its connections closed, or filled up.
+                if not node.removed and (
+                    call.within is None or node.probe is call or turn >= TURNS or call.within(node)
+                ):
+                    node.in_flight += 1
+                    self._in_flight += 1
+                    break
+        if first and self.budget is not None and not call.retried:
+            self.budget.deposit(now)
+        attempt = Attempt(self, node, call.attempt, now, places)
+        attempt.stalled = self.stalls.total
+        if node.probe is call:
+            node.probe = attempt
+        call.attempts.append(attempt)
+        return attempt
+
+    def judge(self, attempt: Attempt, retry_after: float | None = None) -> None:
+        """Learn from an attempt (called by `Attempt.judge`, once)."""
+        now = self.clock()
+        attempt.elapsed = now - attempt.started
+        outcome = attempt.outcome
+        assert outcome is not None
+        if outcome is Outcome.ABANDONED and not attempt.overtaken:
+            return
+        spoilt = self.stalls.spoils(attempt.stalled, attempt.elapsed)
+        if attempt.overtaken:
+            self._overtaken(attempt, spoilt, now)
+            return
+        if spoilt and attempt.status is None:
+            return  # it ran out of time because we did
+        node = attempt.node
+        if attempt.status is not None:
+            node.answered_at, node.unreached_at, self._up = now, None, node
+        elif outcome is Outcome.FAILURE:
+            node.answered_at = None
+            if attempt.unreached:
+                node.unreached_at = now
+        lone = attempt.unreached and self.knows_up(now)
+        with self.roster.lock:
+            if node.memory is not None and not spoilt:
+                self._remember(node, outcome, attempt.elapsed, retry_after, now)
+            if self.latencies is not None and outcome is Outcome.SUCCESS:
+                self.latencies.add(attempt.elapsed, now)
+            if node.health is not None:
+                attempt.streak = node.health.local_failures
+            events = self.roster.ward.judge(
+                node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self.roster.nodes, now, lone
+            )
+            paused = (
+                retry_after is not None
+                and outcome is Outcome.FAILURE
+                and self.roster.ward.pause(node, retry_after, now)
+            )
+        if self.guard is not None and not spoilt:
+            reason = f"{node.instance}: {attempt.error or f'status {attempt.status}'}"
+            failed = outcome is Outcome.FAILURE
+            in_flight, members = self._in_flight, len(self.nodes)
+            self.guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, members, now)
+        if events or paused:
+            self._apply(events, now)
+        if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
+            self._ask_anew(now)
+
+    def _ask_anew(self, now: float) -> None:
+        """Have the source asked, if most nodes gave no answer the last time they were called."""
+        self._look_at = now + LOOK_EVERY * len(self.nodes)
+        failing = sum(1 for node in self.nodes if node.health is not None and node.health.local_failures)
+        if failing * 2 > len(self.nodes) and self._refresh is not None:
+            self._look_at = now + REFRESH_EVERY
+            logger.info("%s: %d of %d instances fail; %s is asked anew",
+                        self.name, failing, len(self.nodes), self.source)  # fmt: skip
+            self._refresh(self.name)
+
+    def _overtaken(self, attempt: Attempt, spoilt: bool, now: float) -> None:
+        """So long at least it would have taken. For a node on probation that is too long."""
+        node, events = attempt.node, []
+        with self.roster.lock:
+            if node.memory is not None and not spoilt:
+                self._remember(node, Outcome.SUCCESS, attempt.elapsed, None, now)
+            if node.probe is attempt:
+                nodes, latency = self.roster.nodes, attempt.elapsed
+                events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, True, nodes, now)
+        if events:
+            self._apply(events, now)
+
+    def spoil(self, attempt: Attempt) -> None:
+        """A body failed whose headers were taken for a success (called by `Attempt.spoil`, once)."""
+        node, now = attempt.node, self.clock()
+        latency = now - attempt.started
+        if self.stalls.spoils(attempt.stalled, latency):
+            return
+        with self.roster.lock:
+            if node.memory is not None:
+                self._remember(node, Outcome.FAILURE, latency, None, now)
+            if node.health is not None:
+                node.health.local_failures = max(node.health.local_failures, attempt.streak)
+            probing = node.probe is attempt
+            events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, probing, self.roster.nodes, now)
+        if events:
+            self._apply(events, now)
+
+    def reported(self, attempt: Attempt, value: str) -> None:
+        """What the `load_header` of a response says."""
+        with self.roster.lock:
+            try:
+                attempt.node.memory.reported(value, self.clock())
+            except Exception:
+                self._complain()
+
+    def finish(self, attempt: Attempt) -> None:
+        """One call less in flight (called by `Attempt.finish`, once)."""
+        node = attempt.node
+        with self.roster.lock:
+            if node.in_flight:  # a forked child starts from 0 while its parent's attempts are still to end
+                node.in_flight -= 1
+                self._in_flight -= 1
+            if node.probe is attempt:
+                node.probe = None
+            astray = node.removed or node.excluded
+            gone = node.removed and node.in_flight == 0
+        if self.guard is not None and astray:
+            self._count()
+        if gone:
+            self._let_go((node,))
+
+    # ---- what others say ----
+
+    def update(self, instances: Iterable[Instance], grace: float = 0.0) -> None:
+        """Take a new full list from discovery.
+
+        grace: seconds for which an empty list after a non-empty one is held back: a registry that was just restarted
+               is legitimately empty
+        """
+        self.settle(self.take(instances, grace))
+
+    def take(self, instances: Iterable[Instance], grace: float = 0.0) -> Told:
+        """The first part of that, in which no code of the user's runs."""
+        self.problem = None
+        age, self._listed_at = self.age, self.clock()
+        return self.roster.update(tuple(instances), grace), age
+
+    def settle(self, told: Told) -> None:
+        """The rest: pickers, then calls that wait, then observers and the log. No lock is held, since all of them are
+        the user's, may be slow, and may call the service.
+        """
+        if told[0] is not None:
+            self.roster.settle()
+        self.ready.fire()
+        self._tell(*told)
+
+    def given_up(self) -> None:
+        """A call waits no longer for the first list."""
+        if self._given_up is not None:
+            self._given_up(self)
+
+    def failed(self, problem: str) -> None:
+        """The source failed; the last good list stays in use."""
+        self.problem = problem
+
+    def checked(self, node: Node, healthy: bool, unejects: bool = False) -> None:
+        """What active checks have found out about a node."""
+        now = self.clock()
+        events: list[Event] = []
+        with self.roster.lock:
+            returns = healthy and unejects and node.ejected_until is not None
+            if node.removed or (node.unhealthy is not healthy and not returns):
+                return
+            node.unhealthy = not healthy
+            if returns:
+                events.append(self.roster.ward.restore(node, now))
+        logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
+        self._apply(events, now)
+
+    def close(self) -> None:
+        """Remove all nodes: idle connections are closed, running calls finish, calls that wait are told."""
+        self._let_go(self.roster.close())
+        self.ready.fire()
+
+    def after_fork(self) -> None:
+        """In a forked child: new locks, and none of the parent's calls."""
+        self.roster.after_fork()
+        self.publishing = threading.Lock()
+        fired = self.ready.fired
+        self.ready = Signal()
+        if fired:
+            self.ready.fire()
+        if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
+            self.budget = BudgetAccount(self.policy.retry.budget)
+        self.latencies, self._hedge_budgets = None, {}
+        if self.guard is not None:
+            policy = self.policy
+            self.guard = Guard(policy.limits, policy.throttle, policy.circuit, self._rng)
+            if self.roster.chooser.room is not None:
+                self.roster.chooser.room = self.guard.room
+            self._count()
+        self._in_flight = 0
+        for node in self.nodes:
+            node.in_flight = 0
+            node.probe = None
+
+    # ---- picking ----
+
+    def _pick(self, call: Call) -> Node:
+        roster, before = self.roster, call.prefers
+        if before is not None and call.attempt == 1 and not (before.removed or before.excluded):
+            call.within = roster.chooser.room
+            if before in roster.nodes and call.usable(before):
+                return before
+        for turn in itertools.count():
+            choice, nodes = roster.choice, roster.nodes
+            if choice is None:
+                raise Unavailable(self._why_none())
+            try:
+                return roster.chooser.pick(call, choice, nodes, self._in_flight)
+            except Unavailable:
+                if roster.nodes is nodes or turn >= TURNS:  # else all have been replaced meanwhile
+                    raise
+        raise AssertionError
+
+    def _claim_due(self, call: Call) -> Node | None:
+        outlier = self.policy.outlier
+        assert outlier is not None
+        require = self.roster.chooser.required(call)
+        with self.roster.lock:
+            for node in self.roster.due:
+                until = node.ejected_until
+                if until is None or until > call.now or node.probe is not None or node.removed or node.barred:
+                    continue
+                # A call that cannot be repeated is risked only after such a time without one that can.
+                if not call.repeatable and call.now < until + outlier.base_ejection_time:
+                    continue
+                if not require or has(node, require):
+                    node.probe = call
+                    return node
+        return None
+
+    def _why_none(self) -> str:
+        known = len(self.nodes)
+        if self.roster.closed:
+            return "the client has been closed"
+        if not self.ready.fired:
+            why = f"{self.source} has not answered yet"
+        elif not known:
+            why = f"{self.source} lists none (said {self.age:.0f} s ago)"
+        else:
+            why = f"none of the {known} that {self.source} listed {self.age:.0f} s ago can be used"
+        return f"{why}; last error: {self.problem}" if self.problem else why
+
+    def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        try:
+            node.memory.observe(outcome, latency, retry_after, now)
+        except Exception:
+            self._complain()
+
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.exception("%s: the balancer's memory failed (said once)", self.name)
+
+    # ---- changes ----
+
+    def _apply(self, events: Sequence[Event], now: float) -> None:
+        """Make a change of health felt, and tell of it."""
+        self.roster.refresh(now)
+        self._count()
+        for event in events:
+            logger.info("%s", event)
+            if self.observed:
+                self.observers(event)
+
+    def _tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
+        """Calls see the new members by now; their old ones' connections are closed, and observers hear of it."""
+        self._count()
+        if told is None or not told[0]:
+            return
+        change, idle = told
+        logger.info(
+            "%s: %d instances from %s (%d added, %d removed)",
+            self.name, len(change.nodes), self.source, len(change.added), len(change.removed),
+        )  # fmt: skip
+        self._let_go(idle)
+        if self.observed:
+            listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
+            self.observers(InstancesChanged(self.name, listed, added, removed, self.source, age))
+        idle.clear()
+        breathe = Breath()
+        while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
+            change.removed.pop()
+            breathe()
+
+    def _count(self) -> None:
+        if self.guard is not None:
+            self.guard.count(self._in_use)
+
+    def _in_use(self) -> tuple[int, int]:
+        """How many nodes take calls, and how many attempts are in flight on others."""
+        choice = self.roster.choice
+        nodes = () if choice is None else choice.nodes
+        return len(nodes), max(0, self._in_flight - sum(node.in_flight for node in nodes))
+
+    def _let_go(self, nodes: Iterable[Node]) -> None:
+        for node in nodes:
+            try:
+                self._retire(node)  # a transport of `connect=` is the user's
+            except Exception:
+                logger.exception("%s: the transport of %s could not be closed", self.name, node.instance)

@@ -1,0 +1,199 @@
+"""Racers: the threads in which hedged attempts of the blocking client run.
+
+Bounded: where there are none to spare a call is not hedged. An attempt that has lost finds its connection shut down, so
+its thread is soon free again. Threads of our own, and daemons: those of an executor are waited for when the interpreter
+ends, and an executor that cannot start a thread runs the call later all the same.
+"""
+
+from __future__ import annotations
+
+import queue
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextvars import copy_context
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from ..calls.effects import Ended, Race
+from ..services.call import Attempt
+
+THREADS = 64
+IDLE_FOR = 30.0  # seconds after which a thread without work ends
+
+Job = Callable[[], None]
+
+
+class Racers:
+    """Of one client. Threads start as they are needed."""
+
+    def __init__(self, threads: int = THREADS) -> None:
+        self._most = threads
+        self._lock = threading.Lock()
+        self._threads = self._idle = 0
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
+        self._closed = False
+
+    def race(self, race: Race, run: Callable[[Attempt], Any]) -> Ended:
+        """Perform a race. run: an attempt, to its response."""
+        check_not_patched_late()
+        track = Track(run)
+        if not self._start(track, race.first):  # no thread to be had: here, alone
+            return race.first, run(race.first), None
+        out, may_start = {race.first}, True
+        due = time.monotonic() + race.after
+        current: Ended | None = None
+        try:
+            while True:
+                current = track.next(max(0.0, due - time.monotonic()) if may_start else None)
+                if current is not None:
+                    out.discard(current[0])
+                    if current[2] is None and race.good(current[1]):
+                        result, current = current, None
+                        return result
+                if may_start and (current is None or not out):
+                    another = race.more()
+                    may_start = another is not None
+                    if another is not None:
+                        due = time.monotonic() + race.after
+                        if self._start(track, another):
+                            out.add(another)
+                        else:
+                            race.overtaken(another)
+                            another.finish()
+                            may_start = False
+                if current is not None:
+                    if not out:
+                        result, current = current, None
+                        return result
+                    race.settled(*current)
+                    if current[1] is not None:
+                        current[1].close()
+                    current = None
+        finally:
+            track.close()
+            if current is not None:
+                _forget(current[0], current[1])
+            for attempt in out:
+                race.overtaken(attempt)
+                if attempt.node.connections is not None:
+                    attempt.node.connections.cut(attempt)
+                attempt.finish()  # its thread may hang on for a while where there is nothing to cut
+            result = current = None  # type: ignore[assignment]  # an error in a frame of its own traceback
+
+    def close(self) -> None:
+        """Let threads without work go."""
+        with self._lock:
+            self._closed = True
+            for _ in range(self._idle):
+                self._jobs.put(None)
+
+    def _start(self, track: Track, attempt: Attempt) -> bool:
+        context = copy_context()
+
+        def job() -> None:
+            context.run(track.run, attempt)
+
+        with self._lock:
+            if self._closed:
+                return False
+            if self._idle:
+                self._idle -= 1
+                self._jobs.put(job)
+                return True
+            if self._threads >= self._most:
+                return False
+            self._threads += 1
+        try:
+            threading.Thread(target=self._work, args=(job,), name="smartclient-hedge", daemon=True).start()
+        except RuntimeError:  # no more threads, or the interpreter is about to end
+            with self._lock:
+                self._threads -= 1
+            return False
+        return True
+
+    def _work(self, job: Job | None) -> None:
+        while job is not None:
+            job()
+            job = None  # its context and its call are not kept while there is nothing to do
+            with self._lock:
+                if self._closed:
+                    break
+                self._idle += 1
+            while True:
+                try:
+                    job = self._jobs.get(timeout=IDLE_FOR)
+                    break
+                except Empty:
+                    with self._lock:
+                        if self._idle:  # else a job is on its way for one of us
+                            self._idle -= 1
+                            break
+        with self._lock:
+            self._threads -= 1
+
+
+def check_not_patched_late() -> None:
+    """Raises RuntimeError where gevent has replaced threads and queues after they were imported here: a call would wait
+    on a queue of real threads, and stop the hub that runs all others for ever.
+    """
+    patched = sys.modules.get("gevent.monkey")
+    if patched is not None and patched.is_module_patched("threading") and queue.SimpleQueue is not SimpleQueue:
+        raise RuntimeError(
+            "gevent has patched the standard library after smartclient was imported, and hedged calls would hang: "
+            "call gevent.monkey.patch_all() first, before any other import"
+        )
+
+
+class Track:
+    """One race: where the attempts that end are heard of, as long as anybody listens."""
+
+    def __init__(self, run: Callable[[Attempt], Any]) -> None:
+        self._run = run
+        self._ended: SimpleQueue[Ended] = SimpleQueue()
+        self._lock = threading.Lock()
+        self._over = False
+
+    def run(self, attempt: Attempt) -> None:
+        """In a thread of its own."""
+        response: Any = None
+        error: BaseException | None = None
+        try:
+            response = self._run(attempt)
+        except BaseException as caught:
+            error = caught
+        with self._lock:
+            if not self._over:
+                self._ended.put((attempt, response, error))
+                response = attempt = None  # type: ignore[assignment]
+        error = None  # else it would be held by a frame of its own traceback
+        if attempt is not None:
+            _forget(attempt, response)
+
+    def next(self, timeout: float | None) -> Ended | None:
+        """The next attempt that ends; None: none within that time."""
+        try:
+            return self._ended.get(timeout=timeout)
+        except Empty:
+            return None
+
+    def close(self) -> None:
+        """Nobody listens any more."""
+        with self._lock:
+            self._over = True
+        while True:
+            try:
+                attempt, response, _ = self._ended.get_nowait()
+            except Empty:
+                return
+            _forget(attempt, response)
+
+
+def _forget(attempt: Attempt, response: Any) -> None:
+    attempt.overtake()
+    try:
+        if response is not None:
+            response.close()
+    finally:
+        attempt.finish()
