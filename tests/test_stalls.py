@@ -39,7 +39,7 @@ def test_latencies_and_bodies_of_a_stall_are_nobodys() -> None:
     world.clock.advance(3.0)
     world.service.stalls.late(2.9)
     attempt.judge(Outcome.SUCCESS, 200)
-    attempt.spoil("ReadTimeout")
+    attempt.fail_in_body("ReadTimeout")
     attempt.finish()
     assert attempt.node.memory.seen_at is None
     assert attempt.node.memory.penalty == 0.0

@@ -7,8 +7,9 @@ from uuid import uuid4
 
 from ..inherited import as_header
 from ..policy import Policy
-from ..services.call import Attempt, Call
-from .effects import Headers, SendContext
+from ..services.attempt import Attempt
+from ..services.call import Call
+from .context import Headers, SendContext
 
 IDEMPOTENCY_KEY = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header
 KEYED = frozenset({"POST", "PATCH"})

@@ -1,15 +1,13 @@
-"""Turns: the flow's part of waiting for a place, among those of the service and those of the client."""
+"""Places: waiting for a turn, among the attempts of the service and those of the client."""
 
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..support.waiting import Places
 from .effects import Effect, WaitForTurn
-
-if TYPE_CHECKING:
-    from .flow import CallFlow
+from .state import CallState
 
 
 def try_places(all_places: Sequence[Places]) -> bool:
@@ -28,35 +26,35 @@ def leave_places(all_places: Sequence[Places]) -> None:
         places.release()
 
 
-def queue(flow: CallFlow, last: Exception | None) -> Generator[Effect, Any, None]:
-    """Wait for a place of the service, then for one of the client: who waits for a service shall hold none.
+def queue(state: CallState, last: Exception | None) -> Generator[Effect, Any, None]:
+    """Wait for a place of the service, then for one of the client: a call that waits for a service holds no place.
 
     last: the error of the attempt before
     """
     taken: list[Places] = []
     try:
-        for places in flow.places:
+        for places in state.places:
             if not places.try_take():
-                yield from _wait(flow, places, last)
+                yield from _wait(state, places, last)
             taken.append(places)
     except BaseException:
         leave_places(taken)
         raise
 
 
-def _wait(flow: CallFlow, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
-    guard, overloaded = flow.service.guard, flow.flavour.Overloaded
+def _wait(state: CallState, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
+    guard, overloaded = state.service.guard, state.flavour.Overloaded
     if guard is not None and guard.limits is not None and places is guard.places:
         limit = "Policy.limits"
         patience: float | None = guard.limits.queue_timeout
         if places.waiting >= guard.limits.queue:
             reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
-            raise overloaded.of(flow.service.name, reason) from last
+            raise overloaded.of(state.service.name, reason) from last
     else:
-        limit, patience = "httpx.Limits.max_connections", flow.timeouts.get("pool")
-    timeout = flow.at_most(patience)
+        limit, patience = "httpx.Limits.max_connections", state.timeouts.get("pool")
+    timeout = state.at_most(patience)
     if not (yield WaitForTurn(places, timeout)):
-        if flow.out_of_time():
-            raise flow.deadline_exceeded(f"waiting for a place ({limit})") from last
+        if state.out_of_time():
+            raise state.deadline_exceeded(f"waiting for a place ({limit})") from last
         reason = f"{places.limit} attempts in progress ({limit}), none ended within {timeout:.3g} s"
-        raise overloaded.of(flow.service.name, reason) from last
+        raise overloaded.of(state.service.name, reason) from last

@@ -21,7 +21,7 @@ from ..events import logger
 from ..flavour import Flavour
 from ..node import Node
 from ..retry.request_body import WatchedStream
-from ..services.call import Attempt
+from ..services.attempt import Attempt
 from ..services.service import Service
 from ..support.loops import current_loop, spawn
 from .base import Body, Dialing, NodeConnections, inherited

@@ -15,13 +15,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from ..calls.effects import Send, SendContext
+from ..calls.context import SendContext
+from ..calls.effects import Send
 from ..errors import NotTaken, OwnTrouble, describe
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
-from ..services.call import Attempt
-from ..services.service import Service
+from ..services.attempt import Attempt, AttemptOwner
 from .idle import Idle, Sweep
 from .link import Link
 from .request import Address, WireRequest, WireURL, address_of, extensions_for, headers_for
@@ -102,7 +102,7 @@ class NodeConnections:
     addresses:  where requests went, by their URL's scheme and port
     """
 
-    def __init__(self, node: Node, service: Service, dialing: Dialing) -> None:
+    def __init__(self, node: Node, service: AttemptOwner, dialing: Dialing) -> None:
         self.node = node
         self.dialing = dialing
         self.transport = None if dialing.connect is None else dialing.connect(node.instance)
@@ -213,7 +213,7 @@ class Body:
         flavour = self._connections.dialing.flavour
         made: BaseException = flavour.translated(error)
         if isinstance(made, flavour.TransportError):
-            self.attempt.spoil(describe(error))
+            self.attempt.fail_in_body(describe(error))
         if (
             self._too_late()
             and isinstance(made, flavour.httpx.TimeoutException)

@@ -12,7 +12,7 @@ import select
 from collections.abc import Callable
 from typing import Any
 
-from ..services.call import Attempt
+from ..services.attempt import Attempt
 
 POLL_ENDED = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 

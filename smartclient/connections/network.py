@@ -13,7 +13,7 @@ from typing import Any
 
 import anyio
 
-from ..calls.effects import TimeLeft
+from ..calls.context import TimeLeft
 from ..flavour import Flavour
 from ..support.hosts import is_link_local
 from ..support.loops import current_loop

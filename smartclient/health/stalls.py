@@ -24,6 +24,6 @@ class Stalls:
         if seconds > LATE:
             self.total += seconds
 
-    def spoils(self, before: float, elapsed: float) -> bool:
+    def explains(self, before: float, elapsed: float) -> bool:
         """Whether an attempt tells nothing. before: `total` at its start."""
         return self.total - before > COUNTS * elapsed

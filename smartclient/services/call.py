@@ -1,22 +1,19 @@
-"""A call to a service and its attempts: what a picker may ask about it, what the flow keeps of it."""
+"""Call: what a picker may ask about a call, and its attempts so far; and the options of one call."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from ..errors import annotate, say_where
-from ..node import Node, Outcome
+from ..node import Node
 from ..policy import check_times
-from ..reports import ATTRIBUTE, AttemptReport, CallReport
+from ..reports import ATTRIBUTE, CallReport
 from ..retry.hedge import Hedge
 from ..retry.retry import Retry
 from ..support.checks import Check, kind, metadata, optional, seconds, string
-
-if TYPE_CHECKING:
-    from ..support.waiting import Places
-    from .service import Service
+from .attempt import Attempt
 
 EXTENSION = "smartclient"
 
@@ -83,96 +80,6 @@ def call(
     require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
     """
     return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
-
-
-class Attempt:
-    """One try of a call on one node, and the one way back of what became of it.
-
-    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened:
-    in-flight and the place among `max_connections`. Both count once, however often they are called.
-    """
-
-    __slots__ = (
-        "_finished",
-        "elapsed",
-        "error",
-        "node",
-        "number",
-        "outcome",
-        "overtaken",
-        "places",
-        "reused",
-        "service",
-        "stalled",
-        "started",
-        "status",
-        "streak",
-        "unreached",
-        "waited",
-    )
-
-    def __init__(self, service: Service, node: Node, number: int, started: float, places: Sequence[Places]) -> None:
-        self.service = service
-        self.node = node
-        self.number = number
-        self.started = started
-        self.places = places
-        self.waited = 0.0
-        self.reused = False  # sent on a connection that had been idle
-        self.outcome: Outcome | None = None
-        self.status: int | None = None
-        self.error: str | None = None
-        self.elapsed = 0.0
-        self.streak = 0  # transport errors in a row before a success, should its body fail
-        self.unreached = False  # it could not connect
-        self.overtaken = False  # another attempt of the call was faster
-        self.stalled = 0.0  # what the client had been stalled before
-        self._finished = False
-
-    def judge(
-        self,
-        outcome: Outcome,
-        status: int | None = None,
-        error: str | None = None,
-        retry_after: float | None = None,
-    ) -> None:
-        """Say how it ended. status: of the answer; None: there was none (a transport error)."""
-        if self.outcome is not None:
-            return
-        self.outcome = outcome
-        self.status = status
-        self.error = error
-        self.service.judge(self, retry_after)
-
-    def overtake(self) -> None:
-        """Another attempt of the call won; nobody waits for this one."""
-        if self.outcome is None:
-            self.overtaken = True
-            self.judge(Outcome.ABANDONED, error="overtaken by a hedge")
-
-    def spoil(self, error: str) -> None:
-        """The body failed after good headers: a failure after all."""
-        if self.outcome is Outcome.SUCCESS:
-            self.outcome = Outcome.FAILURE
-            self.error = error
-            self.service.spoil(self)
-
-    def finish(self) -> None:
-        """It is over: the node has one call less in flight."""
-        if self._finished:
-            return
-        self._finished = True
-        try:
-            if self.outcome is None:
-                self.judge(Outcome.ABANDONED)
-            self.service.finish(self)
-        finally:
-            for places in self.places:
-                places.release()
-
-    def report(self) -> AttemptReport:
-        outcome = str(self.outcome or Outcome.ABANDONED)
-        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited)
 
 
 class Call:

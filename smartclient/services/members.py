@@ -26,7 +26,7 @@ from .picking import Choice, Chooser
 
 NEVER = float("inf")
 CHUNK = 256  # nodes that are removed in one go
-TURNS = 8  # choices that other threads may spoil
+TURNS = 8  # choices that other threads may make void
 AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
 REMEMBERED = 10_000  # servers that have left the list
 WANTED = 64  # different metadata for which a subset is kept

@@ -22,13 +22,14 @@ from ..retry.budget import BudgetAccount
 from ..retry.hedge import Hedge
 from ..support.gil_breaks import Breath
 from ..support.waiting import Places, Signal
-from .call import Attempt, Call
+from .attempt import Attempt
+from .call import Call
 from .changes import Change
 from .latencies import Latencies
 from .members import Roster
 from .picking import Unavailable, has
 
-TURNS = 8  # picks that other threads may spoil
+TURNS = 8  # picks that other threads may make void
 LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
 REFRESH_EVERY = 10.0  # seconds
 UP_FOR = 10.0  # seconds that an answer says of a node that it is up
@@ -160,7 +161,7 @@ class Service:
         account = self._hedge_budgets.get(hedge.budget)
         return account or self._hedge_budgets.setdefault(hedge.budget, hedge.account())
 
-    def drops(self) -> bool:
+    def draw_drop(self) -> bool:
         """Whether this call is one of those that are not to be made."""
         return self._rng.random() < self.drop
 
@@ -202,11 +203,11 @@ class Service:
         assert outcome is not None
         if outcome is Outcome.ABANDONED and not attempt.overtaken:
             return
-        spoilt = self.stalls.spoils(attempt.stalled, attempt.elapsed)
+        explained = self.stalls.explains(attempt.stalled, attempt.elapsed)
         if attempt.overtaken:
-            self._overtaken(attempt, spoilt, now)
+            self._overtaken(attempt, explained, now)
             return
-        if spoilt and attempt.status is None:
+        if explained and attempt.status is None:
             return  # it ran out of time because we did
         node = attempt.node
         if attempt.status is not None:
@@ -217,12 +218,12 @@ class Service:
                 node.unreached_at = now
         lone = attempt.unreached and self.knows_up(now)
         with self.roster.lock:
-            if node.memory is not None and not spoilt:
+            if node.memory is not None and not explained:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
             if self.latencies is not None and outcome is Outcome.SUCCESS:
                 self.latencies.add(attempt.elapsed, now)
             if node.health is not None:
-                attempt.streak = node.health.local_failures
+                attempt.failures_before = node.health.local_failures
             events = self.roster.ward.judge(
                 node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self.roster.nodes, now, lone
             )
@@ -231,7 +232,7 @@ class Service:
                 and outcome is Outcome.FAILURE
                 and self.roster.ward.pause(node, retry_after, now)
             )
-        if self.guard is not None and not spoilt:
+        if self.guard is not None and not explained:
             reason = f"{node.instance}: {attempt.error or f'status {attempt.status}'}"
             failed = outcome is Outcome.FAILURE
             in_flight, members = self._in_flight, len(self.nodes)
@@ -251,11 +252,11 @@ class Service:
                         self.name, failing, len(self.nodes), self.source)  # fmt: skip
             self._refresh(self.name)
 
-    def _overtaken(self, attempt: Attempt, spoilt: bool, now: float) -> None:
+    def _overtaken(self, attempt: Attempt, explained: bool, now: float) -> None:
         """So long at least it would have taken. For a node on probation that is too long."""
         node, events = attempt.node, []
         with self.roster.lock:
-            if node.memory is not None and not spoilt:
+            if node.memory is not None and not explained:
                 self._remember(node, Outcome.SUCCESS, attempt.elapsed, None, now)
             if node.probe is attempt:
                 nodes, latency = self.roster.nodes, attempt.elapsed
@@ -263,17 +264,17 @@ class Service:
         if events:
             self._apply(events, now)
 
-    def spoil(self, attempt: Attempt) -> None:
-        """A body failed whose headers were taken for a success (called by `Attempt.spoil`, once)."""
+    def fail_in_body(self, attempt: Attempt) -> None:
+        """A body failed whose headers were taken for a success (called by `Attempt.fail_in_body`, once)."""
         node, now = attempt.node, self.clock()
         latency = now - attempt.started
-        if self.stalls.spoils(attempt.stalled, latency):
+        if self.stalls.explains(attempt.stalled, latency):
             return
         with self.roster.lock:
             if node.memory is not None:
                 self._remember(node, Outcome.FAILURE, latency, None, now)
             if node.health is not None:
-                node.health.local_failures = max(node.health.local_failures, attempt.streak)
+                node.health.local_failures = max(node.health.local_failures, attempt.failures_before)
             probing = node.probe is attempt
             events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, probing, self.roster.nodes, now)
         if events:

@@ -21,8 +21,9 @@ from ..events import Event, NodeEjected, Observers
 from ..instance import Instance
 from ..node import Node, Outcome
 from ..policy import Policy
-from ..retry.retry import Retrying
-from ..services.call import Attempt, Call, CallOptions
+from ..retry.decisions import Decisions
+from ..services.attempt import Attempt
+from ..services.call import Call, CallOptions
 from ..services.picking import Unavailable
 from ..services.service import Service
 from .clock import VirtualClock
@@ -109,7 +110,7 @@ class Job:
         self.measured = measured
         self.call: Any = None
         self.attempt: Attempt | None = None
-        self.retrying: Retrying | None = None
+        self.retrying: Decisions | None = None
         self.done = False
 
 
@@ -272,7 +273,7 @@ class World:
         if service.policy.retry is None:
             return None
         if job.retrying is None:
-            job.retrying = Retrying(service.policy.retry, job.came)
+            job.retrying = Decisions(service.policy.retry, job.came)
         if not job.retrying.wanted(None, None, True, now):
             return None
         pause = job.retrying.pause()

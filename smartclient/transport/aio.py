@@ -15,7 +15,7 @@ import anyio
 from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..connections.aio import AsyncConnections, quietly
 from ..health.stalls import TICK
-from ..services.call import Attempt
+from ..services.attempt import Attempt
 from ..support.loops import call_later, call_soon, cancellations, current_loop, has_ended, wait_for
 from ..support.waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase

@@ -14,7 +14,7 @@ from contextvars import ContextVar
 from random import Random
 from typing import Any, ClassVar
 
-from ..calls.effects import SendContext
+from ..calls.context import SendContext
 from ..calls.flow import CallFlow
 from ..connections.base import Dialing
 from ..discovery import DiscoveryLike, discovery_of
@@ -24,9 +24,9 @@ from ..instance import Instance
 from ..node import Node
 from ..policy import Policies, Policy
 from ..retry.request_body import Body, body_of
+from ..services.attempt import AttemptOwner
 from ..services.call import EXTENSION, NO_OPTIONS, CallOptions
 from ..services.directory import Services
-from ..services.service import Service
 from ..support.waiting import Places
 from .health_checks import Checker
 
@@ -157,7 +157,7 @@ class TransportBase:
         context.stream, context.body = request.stream, body
         return body
 
-    def _connections_of(self, node: Node, service: Service) -> Any:
+    def _connections_of(self, node: Node, service: AttemptOwner) -> Any:
         made = self._connections_class(node, service, self._dialing)  # not under the lock: `connect=` is the user's
         with self._lock:
             if node.connections is None:

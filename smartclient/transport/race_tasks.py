@@ -17,7 +17,7 @@ from typing import Any
 import anyio
 
 from ..calls.effects import Ended, Race
-from ..services.call import Attempt
+from ..services.attempt import Attempt
 from ..support.loops import current_loop, wait_for
 
 

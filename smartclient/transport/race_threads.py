@@ -17,7 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..calls.effects import Ended, Race
-from ..services.call import Attempt
+from ..services.attempt import Attempt
 
 THREADS = 64
 IDLE_FOR = 30.0  # seconds after which a thread without work ends

@@ -1,0 +1,137 @@
+"""What happens after an attempt: whether there is another one, and when. It asks, and changes nothing but what pays for
+a retry.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from ..flavour import CERTIFICATE, EXHAUSTED, NEVER_CONNECTED, Fault
+from ..node import Node
+from ..retry.decisions import Decisions
+from ..retry.retry import Retry
+from ..retry.retry_after import retry_after
+from ..services.service import is_not_down, is_up
+from ..statuses import NOT_DONE, TRY_AGAIN
+from ..support.untrusted import whole_number
+from .state import CallState
+
+PUSHBACK = "grpc-retry-pushback-ms"
+MAX_PAUSE = 30.0  # seconds that a call waits for a Retry-After, without outlier detection to say so
+MOST_FREE = 5  # attempts of a call that never reached a server and are not counted
+
+
+def is_repeated_by_default(state: CallState, retry: Retry, response: Any, error: Exception | None) -> bool:
+    """Whether such an end asks for another attempt, unless the user's strategy says otherwise."""
+    if response is not None:
+        return response.status_code in retry.statuses or response.status_code in TRY_AGAIN
+    return error is not None and state.flavour.fault(error).repeatable
+
+
+def pause_before_next(
+    state: CallState, retry: Retry, decisions: Decisions, response: Any, error: Exception | None, now: float
+) -> float | None:
+    """Seconds until the next attempt; None: there is none."""
+    fault = None if error is None else state.flavour.fault(error)
+    if not _may_be_sent(state, response, fault):
+        return None
+    free = fault is NEVER_CONNECTED and _prefer_who_is_up(state, retry, now)
+    pause = decisions.pause(free)
+    if pause is not None and response is not None:
+        pause = _as_the_server_says(state, response, pause, now)
+    if pause is None or state.too_late_for_another(now + pause) or not _is_admitted(state, now):
+        return None
+    if free:
+        state.call.free += 1
+        return pause
+    budget = state.service.budget
+    # The budget last: asking is paying.
+    return None if budget is not None and not budget.take(now) else pause
+
+
+def _may_be_sent(state: CallState, response: Any, fault: Fault | None) -> bool:
+    """Whether the request may be sent again: what may have been done must be repeatable, and its body there."""
+    call = state.call
+    call.rather = None
+    done = response.status_code not in NOT_DONE if fault is None else fault.sent
+    if done and (call.retried or not state.may_repeat()):
+        return False
+    if state.body is not None and not state.body.repeatable:
+        return False
+    if fault is EXHAUSTED:
+        return _leave_to_connected(state)
+    # Where two say so it is the trust of ours that is wrong.
+    return not (fault is CERTIFICATE and len(call.attempts) > 1)
+
+
+def _prefer_who_is_up(state: CallState, retry: Retry, now: float) -> bool:
+    """The attempt reached no server: one that is up is soon found among many that are not. Whether the attempt costs
+    nothing: while some node is known to be up, the call is entitled to reach it, however many others refuse.
+    """
+    call, service = state.call, state.service
+    call.rather = partial(is_not_down, now=now)
+    if retry.attempts <= 1 or retry.stop is not None or call.free >= MOST_FREE:
+        return False
+    if not service.knows_up(now) or not service.others_may_be_called(call):
+        return False
+    call.rather = partial(is_up, now=now)
+    return True
+
+
+def _leave_to_connected(state: CallState) -> bool:
+    """Nothing of ours is left to connect with: the call goes on where a connection is; whether there is one."""
+    call = state.call
+    call.rather = _is_connected
+    tried = {attempt.node for attempt in call.attempts}
+    return any(_is_connected(node) for node in state.service.nodes if node not in tried)
+
+
+def _is_connected(node: Node) -> bool:
+    return node.connections is not None and bool(node.connections.has_idle)
+
+
+def _as_the_server_says(state: CallState, response: Any, pause: float, now: float) -> float | None:
+    """The pause, or the longer one that the server asks for, as long as the call can wait for it; else None."""
+    pushback = response.headers.get(PUSHBACK)
+    if pushback is not None:
+        return _as_pushed_back(state, pushback, now)
+    asked = retry_after(response.headers)
+    if asked is None or asked <= pause:
+        return pause
+    waited = _as_asked(state, asked, now)
+    return pause if state.service.others_may_be_called(state.call) else waited
+
+
+def _as_asked(state: CallState, asked: float, now: float) -> float | None:
+    """All instances asked to be left alone (Retry-After): until the first one's time, if the call can wait."""
+    state.soonest = min(state.soonest, now + asked)
+    pause = max(0.0, state.soonest - now)
+    return pause if pause < _patience(state, now) else None
+
+
+def _as_pushed_back(state: CallState, value: str, now: float) -> float | None:
+    """gRPC A6: the server says when to retry; a time that is negative, or not understood, says not to."""
+    ms = whole_number(value)
+    seconds = None if ms is None or ms < 0 else ms / 1000
+    return seconds if seconds is not None and seconds <= _patience(state, now) else None
+
+
+def _patience(state: CallState, now: float) -> float:
+    """Seconds that the call waits because it was told to: without a deadline a caller's patience is what it would have
+    waited for an answer.
+    """
+    ends_at, outlier = state.context.ends_at, state.service.policy.outlier
+    longest = MAX_PAUSE if outlier is None else outlier.max_pause
+    left = ends_at - now if ends_at is not None else state.timeouts.get("read")
+    return longest if left is None else min(longest, left)
+
+
+def _is_admitted(state: CallState, now: float) -> bool:
+    """Whether the service's limits let a retry through."""
+    guard = state.service.guard
+    if guard is None:
+        return True
+    if guard.places is not None and guard.places.waiting:
+        return False  # others wait for the place
+    return guard.admits(len(state.service.nodes), now)

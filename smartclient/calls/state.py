@@ -1,0 +1,115 @@
+"""State: the fields of a call in progress, and its small questions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..flavour import Flavour
+from ..inherited import deadline as inherited_deadline
+from ..inherited import work
+from ..retry.request_body import Body
+from ..retry.retry import IDEMPOTENT
+from ..services.call import Call, _Unset
+from ..services.service import Service
+from ..support.waiting import Places
+from .context import SendContext
+from .headers import headers_of
+
+
+class CallState:
+    """One call to one service.
+
+    places:   of the client, and of the service, that each attempt takes
+    retry, hedge: the call's own, else the policy's
+    soonest:  when the first of the nodes that it tried will take it again
+    """
+
+    __slots__ = (
+        "body",
+        "call",
+        "clock",
+        "context",
+        "flavour",
+        "headers",
+        "hedge",
+        "places",
+        "request",
+        "retry",
+        "service",
+        "soonest",
+        "timeouts",
+    )
+
+    def __init__(
+        self,
+        request: Any,
+        service: Service,
+        context: SendContext,
+        body: Body | None,
+        places: Places | None,
+        flavour: Flavour,
+        clock: Callable[[], float],
+    ) -> None:
+        options, policy = context.options, service.policy
+        self.request = request
+        self.service = service
+        self.context = context
+        self.body = body
+        self.places: tuple[Places, ...] = () if places is None else (places,)
+        if service.guard is not None and service.guard.places is not None:
+            self.places = (service.guard.places, *self.places)
+        self.flavour = flavour
+        self.clock = clock
+        self.soonest = math.inf
+        self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
+        self.retry = policy.retry if isinstance(options.retry, _Unset) else options.retry
+        self.hedge = policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
+        self.call = call = Call(request, service.name, options, clock())
+        before, context.call = context.call, call
+        if before is not None and before.service == call.service and before.served is not None:
+            call.prefers = before.served  # one auth flow: a challenge is answered where it was made
+        deadline = options.deadline or policy.deadline
+        if deadline is not None and context.ends_at is None:
+            context.deadline = deadline
+            context.ends_at = call.started + deadline
+        left = inherited_deadline.left()
+        if left is not None and (context.ends_at is None or call.started + left < context.ends_at):
+            context.deadline = inherited_deadline.given()
+            context.ends_at = call.started + left
+        if context.ends_at is not None:
+            service.measure()
+        current = work.get()
+        call.retried = current is not None and current.retried
+        self.headers = headers_of(request, call, policy, context) if policy.says else None
+
+    def repeatable(self) -> bool:
+        """Whether the whole request may be sent again, should it have reached a server."""
+        return self.may_repeat() and (self.body is None or self.body.repeatable)
+
+    def may_repeat(self) -> bool:
+        """The same, its body aside."""
+        if self.request.method in (IDEMPOTENT if self.retry is None else self.retry.methods):
+            return True
+        return self.headers is not None and self.headers.key is not None
+
+    def at_most(self, timeout: float | None) -> float | None:
+        """A timeout, cut to what is left of the deadline."""
+        ends_at = self.context.ends_at
+        if ends_at is None:
+            return timeout
+        left = max(0.0, ends_at - self.clock())
+        return left if timeout is None else min(left, timeout)
+
+    def out_of_time(self) -> bool:
+        return self.context.ends_at is not None and self.clock() >= self.context.ends_at
+
+    def too_late_for_another(self, at: float) -> bool:
+        """Whether an attempt that starts then would probably not be done in time."""
+        ends_at = self.context.ends_at
+        return ends_at is not None and at + (self.service.measure().percentile(0.5, at) or 0.0) >= ends_at
+
+    def deadline_exceeded(self, where: str) -> Exception:
+        error: Exception = self.flavour.DeadlineExceeded.of(self.service.name, self.context.deadline, where)
+        return error

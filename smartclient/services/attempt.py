@@ -1,0 +1,119 @@
+"""Attempt: one try of a call on one node, and the one way back of what became of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from ..node import Node, Outcome
+from ..reports import AttemptReport
+from ..support.waiting import Places
+
+
+class AttemptOwner(Protocol):
+    """What an attempt, and the connection it goes over, need of their service."""
+
+    name: str
+    policy: Any
+    link_local: bool
+
+    def judge(self, attempt: Any, retry_after: float | None) -> None:
+        """Learn how it ended."""
+
+    def fail_in_body(self, attempt: Any) -> None:
+        """Its body failed after good headers."""
+
+    def finish(self, attempt: Any) -> None:
+        """It is over."""
+
+
+class Attempt:
+    """One try of a call on one node.
+
+    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened:
+    in-flight and the place among `max_connections`. Both count once, however often they are called.
+    """
+
+    __slots__ = (
+        "_finished",
+        "elapsed",
+        "error",
+        "failures_before",
+        "node",
+        "number",
+        "outcome",
+        "overtaken",
+        "places",
+        "reused",
+        "service",
+        "stalled",
+        "started",
+        "status",
+        "unreached",
+        "waited",
+    )
+
+    def __init__(
+        self, service: AttemptOwner, node: Node, number: int, started: float, places: Sequence[Places]
+    ) -> None:
+        self.service = service
+        self.node = node
+        self.number = number
+        self.started = started
+        self.places = places
+        self.waited = 0.0
+        self.reused = False  # sent on a connection that had been idle
+        self.outcome: Outcome | None = None
+        self.status: int | None = None
+        self.error: str | None = None
+        self.elapsed = 0.0
+        self.failures_before = 0  # transport errors in a row before its success, should its body fail
+        self.unreached = False  # it could not connect
+        self.overtaken = False  # another attempt of the call was faster
+        self.stalled = 0.0  # what the client had been stalled before
+        self._finished = False
+
+    def judge(
+        self,
+        outcome: Outcome,
+        status: int | None = None,
+        error: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        """Say how it ended. status: of the answer; None: there was none (a transport error)."""
+        if self.outcome is not None:
+            return
+        self.outcome = outcome
+        self.status = status
+        self.error = error
+        self.service.judge(self, retry_after)
+
+    def overtake(self) -> None:
+        """Another attempt of the call won; nobody waits for this one."""
+        if self.outcome is None:
+            self.overtaken = True
+            self.judge(Outcome.ABANDONED, error="overtaken by a hedge")
+
+    def fail_in_body(self, error: str) -> None:
+        """The body failed after good headers: a failure after all."""
+        if self.outcome is Outcome.SUCCESS:
+            self.outcome = Outcome.FAILURE
+            self.error = error
+            self.service.fail_in_body(self)
+
+    def finish(self) -> None:
+        """It is over: the node has one call less in flight."""
+        if self._finished:
+            return
+        self._finished = True
+        try:
+            if self.outcome is None:
+                self.judge(Outcome.ABANDONED)
+            self.service.finish(self)
+        finally:
+            for places in self.places:
+                places.release()
+
+    def report(self) -> AttemptReport:
+        outcome = str(self.outcome or Outcome.ABANDONED)
+        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited)

@@ -1,0 +1,15 @@
+"""What each HTTP status means to us: one table."""
+
+from __future__ import annotations
+
+TOO_MANY = 429
+MISDIRECTED = 421  # RFC 9110 §15.5.20: another server, or another connection, would answer
+NOT_DONE = frozenset({MISDIRECTED, 425})  # the server says that it did nothing: any method may be sent again
+NOT_THE_SERVERS = frozenset({408, 425})  # said of our connection, not of the server's health
+TRY_AGAIN = NOT_DONE | {408}
+BAD_GATEWAYS = frozenset({502, 503, 504})  # what is in between could not reach a server, or was told to stay away
+
+
+def is_failure(status: int) -> bool:
+    """Whether an answer speaks against the server that gave it."""
+    return status >= 500 or status in (TOO_MANY, MISDIRECTED)
