@@ -11,7 +11,7 @@ import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -182,6 +182,54 @@ def test_lines_that_have_come_are_taken_together() -> None:
 
     with answering(three_and_one) as address:
         assert batches(address) == [[b"1", b"2", b"3"], [b"4"]]
+
+
+def flood(connection: socket.socket) -> None:
+    connection.sendall(CHUNKED)
+    while True:
+        connection.sendall(chunk(b"x" * 1000 + b"\n") * 60)
+
+
+def test_a_flood_of_lines_is_handed_out_in_time() -> None:
+    with answering(flood) as address, asking(address) as one, one.lines("GET", "/", quiet=5) as answer:
+        assert not isinstance(answer, Answer)
+        for _ in range(3):
+            assert sum(map(len, next(answer))) < 4 << 20
+
+
+def after_its_end(connection: socket.socket) -> None:
+    body = gzip.compress(b"{}") + b"x" * 1000
+    connection.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+def cut_short(connection: socket.socket) -> None:
+    body = gzip.compress(b"{}" * 1000)[:-10]
+    connection.sendall(OK + b"Content-Encoding: gzip\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
+
+
+@pytest.mark.parametrize(("answer", "said"), [(after_its_end, "after its end"), (cut_short, "cut short")])
+def test_gzip_is_whole_and_no_more(answer: Any, said: str) -> None:
+    with answering(answer) as address, asking(address) as one, pytest.raises(ValueError, match=said):
+        one.get("/")
+
+
+def test_all_addresses_of_a_name_share_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = []
+    with ExitStack() as stack:
+        port = 0
+        for number in range(1, 9):
+            listener = stack.enter_context(socket.create_server((f"127.0.0.{number}", port), backlog=0))
+            port = listener.getsockname()[1]
+            found.append((socket.AF_INET, socket.SOCK_STREAM, 6, "", (f"127.0.0.{number}", port)))
+            for _ in range(3):  # its backlog is full: it answers no more
+                queued = stack.enter_context(socket.socket())
+                queued.setblocking(False)
+                queued.connect_ex(listener.getsockname())
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **keywords: found)
+        began = time.monotonic()
+        with pytest.raises(httpx.HTTPError), Asking(f"http://many.test:{port}", timeout=0.2, verify=NO_TLS) as one:
+            one.get("/")
+        assert time.monotonic() - began < 1.5
 
 
 def long_line(connection: socket.socket) -> None:

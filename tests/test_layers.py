@@ -118,6 +118,7 @@ def test_time_and_chance_are_arguments() -> None:
         "transport/race_tasks",
         "transport/sync",
         "discovery/combined",
+        "discovery/dns",
         "discovery/consul/source",
         "discovery/etcd",
         "discovery/eureka",

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from driving import until
 from stand_ins import EurekaStandIn, KubernetesStandIn, StandIn, endpoint, piece
@@ -682,3 +683,54 @@ def test_the_command_line_shows_no_secret(capsys: pytest.CaptureFixture[str]) ->
     shown_there = "".join(capsys.readouterr())
     assert re.search("plain httpx", shown_there)
     assert SECRET not in shown_there
+
+
+def test_one_permissive_source_opens_no_other(caplog: pytest.LogCaptureFixture) -> None:
+    """A source of the user's own may list link-local addresses; the registry beside it may not."""
+    mine, registry = (
+        ScriptedDiscovery({"mine": ["169.254.1.1:80"]}),
+        ScriptedDiscovery({"orders": ["169.254.169.254:80"]}),
+    )
+    mine.link_local = True
+    mine.services, registry.services = frozenset({"mine"}), frozenset({"orders"})
+    for made in (Routed({"mine": mine, "*": registry}), Merge(mine, registry), Merge(Routed({"*": registry}), mine)):
+        with Client(made) as client:
+            until(lambda client=client: listed(client, "mine") == {"169.254.1.1:80"})  # type: ignore[misc]
+            assert services(client).get("mine").link_local
+            service = services(client).get("orders")
+            until(lambda service=service: service.problem)  # type: ignore[misc]
+            assert not service.nodes
+            assert not service.link_local
+
+
+def test_names_that_nobody_waits_for_make_room() -> None:
+    source = Silent()
+    source.max_unknown = 4
+    with Client(source, timeout=0.05) as client:
+        for number in range(4):
+            with pytest.raises(NoInstances):
+                client.get(f"http://name{number}/")
+        done: list[float] = []
+
+        def call() -> None:
+            began = time.monotonic()
+            with pytest.raises(httpx.ConnectError, match="refused"):
+                client.get("http://real1/", timeout=5)
+            done.append(time.monotonic() - began)
+
+        thread = threading.Thread(target=call)
+        thread.start()
+        until(lambda: "smartclient-real1" in {one.name for one in threading.enumerate()})
+        source.answers = True
+        thread.join(5)
+        assert done
+        assert done[0] < 2
+
+
+def test_a_service_that_is_forgotten_makes_nobody_wait() -> None:
+    source = Silent()
+    with Client(source, timeout=None) as client:
+        service = services(client).get("name1")
+        service.forget()
+        with pytest.raises(NoInstances, match="has not answered yet"):
+            client.get("http://name1/", timeout=None)

@@ -103,6 +103,7 @@ class Discovery(ABC):
     link_local: bool = False
     services: frozenset[str] | None = None
     max_unknown: int = 64
+    judged: bool = False  # its entries were judged by the sources that it is made of
 
     def covers(self, host: str) -> bool:
         """Whether that host (lower case, no trailing dot) is a service of this source.

@@ -52,6 +52,7 @@ class Cached(OverOne):
         self.directory = Path(directory)
         self._at_most = at_most
         self._now = now
+        self._cleared_at = float("-inf")
         self._said: dict[str, str] = {}  # trouble with the list of a service
         self._either = Fallback(self.source, _Saved(self), after=after)
         self._either.link_local = True  # each judges its own
@@ -116,9 +117,16 @@ class Cached(OverOne):
 
     def _clear(self) -> None:
         """Remove what processes that died while they wrote have left behind."""
+        now = self._now()
+        if now - self._cleared_at < LEFT_BEHIND:
+            return
+        self._cleared_at = now
         for path in self.directory.glob(f"{TEMPORARY}*"):
-            if self._now() - path.stat().st_mtime > LEFT_BEHIND:
-                _unlink(path)
+            try:
+                if now - path.stat().st_mtime > LEFT_BEHIND:
+                    path.unlink()
+            except OSError:  # another process was faster
+                pass
 
     def age(self, service: str) -> float | None:
         """Seconds since the saved list was written; None: there is none."""

@@ -8,12 +8,14 @@ import threading
 import time
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
+from copy import copy
 from dataclasses import replace
 from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..instance import Instance, parse_all
+from .base import Discovery
 from .threads import taken
 from .watcher import Watcher, standing_alone
 from .wrapper import Over
@@ -26,10 +28,20 @@ Lists = dict[int, tuple[Instance, ...]]
 class Combined(Over):
     """Several sources, and a rule that makes one list of theirs."""
 
+    judged = True
+
     def __init__(self, *sources: Any) -> None:
         super().__init__(*sources)
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
         self._last: dict[str, Lists] = {}  # what each source last said of a service, for its next watch
+
+    def of(self, service: str) -> Discovery:
+        """As strict as the strictest of those that cover it: nobody knows whose name it is that is connected to."""
+        one = copy(self)
+        known = [source.of(service) for source in self.sources if source.covers(service)]
+        one.grace = max((source.grace for source in known), default=self.grace)
+        one.link_local = all(source.link_local or source.known(service) is not None for source in known)
+        return one
 
     @abstractmethod
     def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:

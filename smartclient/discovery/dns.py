@@ -14,6 +14,7 @@ and has its SRV records at the service's own name: in its domain names are asked
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult
@@ -104,6 +105,7 @@ class Dns(PollingDiscovery):
     def _services(self, name: str) -> tuple[Listing, float]:
         """The targets' addresses. One that cannot be looked up takes none of the others away."""
         answer = self._ask(name, "SRV")
+        until = time.monotonic() + 2 * self._timeout  # for all targets together
         found: list[Any] = []
         problems: list[str] = []
         ttl = answer.ttl
@@ -114,6 +116,8 @@ class Dns(PollingDiscovery):
             addresses: Sequence[str] = answer.came_along.get(target.lower(), ())
             if not addresses:
                 try:
+                    if time.monotonic() > until:
+                        raise TimeoutError(f"{target}: no time was left to look it up")
                     addresses, its_ttl, problem = self._addresses(target)
                 except (ConnectionError, TimeoutError) as error:
                     its_ttl, problem = self.interval, str(error)
@@ -125,7 +129,7 @@ class Dns(PollingDiscovery):
                       "metadata": {"target": target.rstrip(".")}}  # fmt: skip
             found += [entry_of({"host": address, **fields}) for address in addresses]
         if problems and not found:
-            raise ConnectionError(problems[-1])
+            raise ConnectionError("; ".join(problems[:3]))
         return Listing(found, problem="; ".join(problems[:3]) or None), ttl
 
     def _addresses(self, name: str) -> tuple[list[str], float, str | None]:

@@ -29,7 +29,7 @@ from ..instance import Instance
 from ..support.hosts import wire_name
 from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
-from .http import RegistryAnswer, checked_id, kept_alive, registry_url, tls
+from .http import RegistryAnswer, Relists, checked_id, kept_alive, registry_url, tls
 from .http_client import MOST_BYTES, Answer, Asking
 from .options import number, read_options, seconds, text
 
@@ -132,9 +132,11 @@ class Etcd(Discovery):
         return () if same is None else (f"{above}{same}/", f"{above}{same}/"[1:])
 
     def _watch(self, asking: Asking, prefixes: Sequence[str], stop: threading.Event) -> Iterator[Addresses]:
+        relists = Relists()
         while not stop.is_set():
             entries, revision = read_all(asking, prefixes)
             yield list(entries.values())
+            relists.begins()
             for changed in events(asking, prefixes, revision + 1):
                 if changed is None:  # all is read anew
                     break
@@ -146,6 +148,7 @@ class Etcd(Discovery):
                     else:
                         entries[key] = value
                 yield list(entries.values())
+            relists.ended()
 
     @contextmanager
     def register(

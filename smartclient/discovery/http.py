@@ -8,6 +8,7 @@ import os
 import re
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
@@ -42,6 +43,24 @@ class RegistryAnswer(RuntimeError):
 
     def hint(self, status: int, message: str) -> str:
         return self.hints.get(status, "")
+
+
+class Relists:
+    """A watch that ends soon, so that all must be read anew, may do so once; again and again is trouble."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._began = 0.0
+        self._soon = 0
+
+    def begins(self) -> None:
+        self._began = self._clock()
+
+    def ended(self) -> None:
+        """Raises ConnectionError for the second one in a row that did not last a second."""
+        self._soon = self._soon + 1 if self._clock() - self._began < 1 else 0
+        if self._soon > 1:
+            raise ConnectionError("the watch ends at once, again and again")
 
 
 def registry_url(who: str, address: str, port: int) -> httpx.URL:

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 
 import httpcore
@@ -20,6 +21,7 @@ from ..support.untrusted import from_json
 
 MOST_BYTES = 64 << 20  # of an answer, after decompression
 Lines = Iterator[list[bytes]]
+BATCH, GATHERED = 1 << 20, 0.25  # bytes, seconds: of lines that are taken together
 PIECE = 1 << 16  # bytes that are decompressed in one go
 
 
@@ -74,6 +76,7 @@ class Asking:
         if url.userinfo:  # httpx logs URLs
             auth, url = auth or (url.username, url.password), url.copy_with(userinfo=b"")
         self._client = httpx.Client(base_url=url, transport=transport, headers=headers, auth=auth, trust_env=False)
+        self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is kept
         self.headers = self._client.headers
         self.close, self.cut = self._client.close, self._wire.cut
 
@@ -144,12 +147,15 @@ class Asking:
     def _batches(self, answer: httpx.Response) -> Iterator[list[bytes]]:
         self._wire.ends_at = None
         lines: list[bytes] = []
+        size, first_at = 0, 0.0  # of the lines
         begun = bytearray()  # a line
         for piece in self._pieces(answer):
             *whole, rest = piece.split(b"\n")
             for line in whole:
                 begun += line
                 if begun.strip():
+                    first_at = first_at if lines else time.monotonic()
+                    size += len(begun)
                     lines.append(bytes(begun))
                 begun = bytearray()
             begun += rest
@@ -160,13 +166,17 @@ class Asking:
                 self._wire.ends_at = None
             elif whole or self._wire.ends_at is None:
                 self._wire.ends_at = time.monotonic() + 3 * self.timeout
-            if lines and not self._wire.more() and not any(map(_unparsed, self._pool.connections)):
+            if lines and (size > BATCH or time.monotonic() - first_at > GATHERED or not self._more()):
                 yield lines
-                lines = []
+                lines, size = [], 0
         if begun.strip():
             lines.append(bytes(begun))
         if lines:
             yield lines
+
+    def _more(self) -> bool:
+        """Whether something has come that was not read yet."""
+        return self._wire.more() or any(map(_unparsed, self._pool.connections))
 
     def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
         """The content, decompressed a little at a time: 64 KB may well be 64 MB."""
@@ -180,9 +190,12 @@ class Asking:
         try:
             for data in answer.iter_raw():
                 while data:
+                    if decoder.eof:
+                        raise ValueError("the answer goes on after its end (gzip)")
                     yield decoder.decompress(data, PIECE)
-                    data = decoder.unconsumed_tail
-            yield decoder.flush()
+                    data = decoder.unconsumed_tail or decoder.unused_data
+            if not decoder.eof:
+                raise ValueError("the answer is cut short (gzip)")
         except zlib.error as error:
             raise ValueError(f"the answer is no gzip: {error}") from None
 
@@ -202,15 +215,40 @@ class Wire(httpcore.NetworkBackend):
         self.stream: _Stream | None = None
         self._was_cut = False
 
-    def connect_tcp(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
-        return self._made(self._backend.connect_tcp(*args, **options))
+    def connect_tcp(
+        self,
+        host: str,
+        port: int,
+        timeout: float | None = None,
+        local_address: str | None = None,
+        socket_options: Any = None,
+    ) -> httpcore.NetworkStream:
+        """A name's addresses, one after the other, all within the total time."""
+        try:
+            found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+        except (OSError, UnicodeError) as error:
+            raise httpcore.ConnectError(str(error)) from error
+        addresses = list(dict.fromkeys(address[:2] for *_, address in found))
+        for number, (address, _) in enumerate(addresses, 1):
+            left = self.left(timeout, httpcore.ConnectTimeout)
+            try:
+                return self._made(self._backend.connect_tcp(str(address), port, left, local_address, socket_options))
+            except (httpcore.ConnectError, httpcore.ConnectTimeout):
+                if number == len(addresses) or self._was_cut:
+                    raise
+        raise httpcore.ConnectError(f"{host} has no address")
 
     def connect_unix_socket(self, *args: Any, **options: Any) -> httpcore.NetworkStream:
         return self._made(self._backend.connect_unix_socket(*args, **options))
 
     def _made(self, stream: httpcore.NetworkStream) -> _Stream:
         self.connected = True
-        self.stream = made = _Stream(stream, self)
+        try:
+            made = _Stream(stream, self)
+        except OSError as error:  # no descriptor is to be had
+            stream.close()
+            raise httpcore.ConnectError(str(error)) from error
+        self.stream = made
         if self._was_cut:
             made.close()
             raise httpcore.ConnectError("stopped")

@@ -92,6 +92,7 @@ class Watcher:
     ) -> None:
         self._service = service
         self._discovery = discovery
+        self._rules = discovery.of(service)
         self._publish = publish
         self._failed = failed
         self._observers = observers
@@ -159,10 +160,10 @@ class Watcher:
             except Exception as error:
                 if self.stop_signal.is_set():
                     return
-                lasted = self._clock() - began > LASTED
+                lasted = published and self._clock() - began > LASTED
                 if lasted:
                     self._pause, self._said = FIRST_PAUSE, None
-                self._flapping = published and not lasted
+                self._flapping = not lasted and (published or self._flapping)
                 pause = self._trouble(describe(error))
             self.stop_signal.wait(pause)
 
@@ -171,6 +172,7 @@ class Watcher:
             raise TypeError(f"{self._discovery}: expected a list of addresses, got {shown(addresses)}")
         instances = []
         problem = None
+        judges = not (self._rules.judged or self._rules.link_local)
         for number, address in enumerate(addresses):
             if number >= AT_MOST:
                 logger.warning("%s: %s lists more than %d instances; the rest is refused", self._service,
@@ -180,7 +182,7 @@ class Watcher:
                 if isinstance(address, Unreadable):
                     raise ValueError(address.reason)
                 instance = Instance.parse(address)
-                if is_link_local(instance.host) and not self._discovery.link_local:
+                if judges and is_link_local(instance.host):
                     raise ValueError(f"{instance} is link-local (allow it with the source's link_local)")
                 instances.append(instance)
             except Exception as error:  # whatever is wrong with one is its own trouble alone

@@ -7,6 +7,8 @@ from typing import Any
 
 from ..support.untrusted import whole_number
 
+LONGEST = 40  # characters of a number that is not written in decimal digits
+
 
 @cache
 def bounded(yaml: Any) -> Any:
@@ -23,6 +25,8 @@ def bounded(yaml: Any) -> Any:
 
         def whole(self, node: Any) -> Any:
             written = self.construct_scalar(node)
+            if len(written) > LONGEST and whole_number(written) is None:  # 1:30:00, 0x…
+                raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
             number = whole_number(written)
             # Others: 0x1f, 0o17, 1_000, 1:30.
             return number if number is not None and len(written) > 18 else self.construct_yaml_int(node)

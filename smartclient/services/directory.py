@@ -163,35 +163,38 @@ class Services:
                     return service
             except BaseException:  # the user's list or balancer is wrong: each call shall hear it
                 with self._lock:
-                    self._services.pop(name, None)
+                    self._dropped(service)
                 raise
         with self._lock:
             watcher = self._watchers.get(name)
             if self._closed or not (made or (watcher is not None and not watcher.running)):
                 return service
-            service.used_at = now = self._clock()
-            at_once, forgotten = self._first.admit(service, now) if made else (True, [])
-            left = [self._dropped(one) for one in forgotten]
-            if at_once:
+            service.used_at = self._clock()
+            if made:
+                self._first.queue(service)
+            else:
                 self._start(service)
-            self._start_next()
+            left = self._take_turns()
         self._stop(left)
         return service
 
+    def _take_turns(self) -> list[Watcher | None]:
+        """Watch those unknown names whose turn has come (the lock held); watchers that are to be stopped for them."""
+        begin, forget = self._first.turns(self._clock())
+        left = [self._dropped(one) for one in forget]
+        for service in begin:
+            self._start(service)
+        return left
+
     def _dropped(self, service: Service) -> Watcher | None:
         """Keep it no longer (the lock held); its watcher, to be stopped."""
-        service.forgotten = True
         self._first.leave(service.name)
         self._services.pop(service.name, None)
         self._replaced.pop(service.name, None)
+        service.forget()
         if self._forgotten is not None:
             self._forgotten(service)
         return self._watchers.pop(service.name, None)
-
-    def _start_next(self) -> None:
-        """Watch those whose turn has come (the lock held)."""
-        while (service := self._first.next()) is not None:
-            self._start(service)
 
     def _stop(self, watchers: Iterable[Watcher | None]) -> None:
         for watcher in watchers:
@@ -199,16 +202,18 @@ class Services:
                 watcher.stop()
 
     def _given_up(self, service: Service) -> None:
+        """A call waits no longer for its first list."""
         with self._lock:
             left = [self._dropped(service)] if self._first.given_up(service) else []
-            self._start_next()
+            left += self._take_turns()
         self._stop(left)
 
     def _answered(self, service: Service) -> None:
         """The source has said something of it for the first time."""
         with self._lock:
             self._first.leave(service.name)
-            self._start_next()
+            left = self._take_turns()
+        self._stop(left)
 
     def _start(self, service: Service) -> None:
         """Watch it from now on (the lock held)."""
@@ -267,6 +272,5 @@ class Services:
         """The source knows no instance of that name."""
         with self._lock:
             self._unknown[service.name] = service
-            left = self._dropped(service)
-            self._start_next()
-        self._stop([left])
+            left = [self._dropped(service), *self._take_turns()]
+        self._stop(left)

@@ -130,8 +130,11 @@ class Roster:
     def settle(self) -> None:
         """Make the pickers for new members. That is the user's code, and may be slow: no lock is held."""
         self.refresh(self._clock(), building=True)
-        while self._several:
-            server, registrations = self._several.popleft()
+        while True:
+            try:
+                server, registrations = self._several.popleft()
+            except IndexError:  # another thread may say them
+                return
             ids = ", ".join(str(one.id) for one in registrations[:5])
             logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
                            self._service, server, len(registrations), ids)  # fmt: skip

@@ -111,7 +111,7 @@ class Service:
         self._rng = rng
         self._refresh = refresh
         self._given_up = given_up
-        self.forgotten = False
+        self.forgotten = self._listed = False
         self.link_local = link_local
         self.drop = 0.0
         self._look_at = 0.0  # when it is next looked whether most nodes fail
@@ -317,6 +317,7 @@ class Service:
     def take(self, instances: Iterable[Instance], grace: float = 0.0) -> Told:
         """The first part of that, in which no code of the user's runs."""
         self.problem = None
+        self._listed = True
         age, self._listed_at = self.age, self.clock()
         return self.roster.update(tuple(instances), grace), age
 
@@ -328,6 +329,11 @@ class Service:
             self.roster.settle()
         self.ready.fire()
         self._tell(*told)
+
+    def forget(self) -> None:
+        """It is kept no longer: a call that has it all the same waits for nothing."""
+        self.forgotten = True
+        self.ready.fire()
 
     def given_up(self) -> None:
         """A call waits no longer for the first list."""
@@ -419,7 +425,7 @@ class Service:
         known = len(self.nodes)
         if self.roster.closed:
             return "the client has been closed"
-        if not self.ready.fired:
+        if not self._listed:
             why = f"{self.source} has not answered yet"
         elif not known:
             why = f"{self.source} lists none (said {self.age:.0f} s ago)"

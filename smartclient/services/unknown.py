@@ -18,43 +18,42 @@ class Unknown:
         self._most = most
         self._watched: dict[str, Service] = {}
         self._queued: dict[str, Service] = {}
+        self._left: set[str] = set()  # of those watched: a call has given up on them
 
-    def __contains__(self, name: str) -> bool:
-        return name in self._watched or name in self._queued
-
-    def admit(self, service: Service, now: float) -> tuple[bool, list[Service]]:
-        """A new one: whether it is to be watched at once; and which others are to be forgotten."""
-        forgotten: list[Service] = []
-        if len(self._watched) >= self._most:
-            forgotten = [one for one in self._queued.values() if _is_left(one, now)]
-            forgotten += [one for one in self._watched.values() if _is_left(one, now)][:1]
-            for one in forgotten:
-                self.leave(one.name)
-        if len(self._watched) >= self._most or self._queued:
-            self._queued[service.name] = service
-            return False, forgotten
-        self._watched[service.name] = service
-        return True, forgotten
-
-    def given_up(self, service: Service) -> bool:
-        """A call waits no longer: whether the service is to be forgotten."""
-        if service.name not in self or service.ready.fired or service.ready.awaited:
-            return False
-        return service.name in self._queued or bool(self._queued)
+    def queue(self, service: Service) -> None:
+        """A new one: its turn is told by `turns`."""
+        self._queued[service.name] = service
 
     def leave(self, name: str) -> None:
         """It is not unknown any more, or is forgotten."""
         self._watched.pop(name, None)
         self._queued.pop(name, None)
+        self._left.discard(name)
 
-    def next(self) -> Service | None:
-        """One whose turn has come."""
-        if not self._queued or len(self._watched) >= self._most:
-            return None
-        name = next(iter(self._queued))
-        self._watched[name] = service = self._queued.pop(name)
-        return service
+    def given_up(self, service: Service) -> bool:
+        """A call waits no longer: whether the service is to be forgotten."""
+        name = service.name
+        if service.ready.fired or service.ready.awaited:
+            return False
+        if self._watched.get(name) is service:
+            self._left.add(name)
+        return self._queued.get(name) is service
 
+    def turns(self, now: float) -> tuple[list[Service], list[Service]]:
+        """Those whose turn has come to be watched, and those that are to be forgotten for them."""
+        begin: list[Service] = []
+        forget: list[Service] = []
+        while self._queued:
+            if len(self._watched) >= self._most:
+                left = next((one for one in self._watched.values() if self._is_left(one, now)), None)
+                if left is None:
+                    break
+                self.leave(left.name)
+                forget.append(left)
+            name = next(iter(self._queued))
+            self._watched[name] = service = self._queued.pop(name)
+            begin.append(service)
+        return begin, forget
 
-def _is_left(service: Service, now: float) -> bool:
-    return not service.ready.awaited and now - service.used_at > PATIENCE
+    def _is_left(self, service: Service, now: float) -> bool:
+        return not service.ready.awaited and (service.name in self._left or now - service.used_at > PATIENCE)

@@ -14,9 +14,11 @@ LONGEST = 1e6  # seconds: no wait of ours is longer (sockets count milliseconds 
 MOST_DIGITS = 18
 SHOWN = 200  # characters of a stranger's in a message of ours
 ENOUGH = 2000  # characters that are looked through for what must not be shown
-_URL_USER = re.compile(r"//\S*@")
-_USER = re.compile(r"(?<![/\w])[^\s/@:'\"]+:(?!//)\S+@")
-_SECRET = re.compile(r"(?i)([?&][\w.-]*(?:token|password|passwd|secret|apikey|api_key)[\w.-]*=)[^&\s'\"]+")
+_URL_USER = re.compile(r"//[^\s/]*@|//\S{0,200}@")
+_USER = re.compile(r"(?<![/\w])[^\s/@:'\"]{1,100}:(?!//)\S{1,200}@")
+_SECRET = re.compile(
+    r"(?i)([?&#;][\w.-]{0,40}(?:token|passw|pwd|secret|api.?key|auth|sig|credential)[\w.-]{0,40}=)(?:'[^']*'|\"[^\"]*\"|[^&;#\s'\"]+)"
+)
 
 
 def whole_number(text: str) -> int | None:

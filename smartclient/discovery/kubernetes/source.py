@@ -24,7 +24,7 @@ import httpx
 
 from ...support.untrusted import from_json, shown
 from ..base import Addresses, Discovery, Unreadable, entry_of, read
-from ..http import RegistryAnswer, tls, token_in
+from ..http import RegistryAnswer, Relists, tls, token_in
 from ..http_client import MOST_BYTES, Answer, Asking
 from ..options import number, read_options, seconds, text
 from .access import access_to
@@ -106,12 +106,15 @@ class Kubernetes(Discovery):
         with self.client() as asking:
             self._asking[stop] = asking
             try:
+                relists = Relists()
                 while not stop.is_set():
                     slices, version = self._list(asking, path, selector)
                     yield instances_of(slices.values())
+                    relists.begins()
                     for changed in self._changes(asking, path, selector, slices, version, stop):
                         if changed:
                             yield instances_of(slices.values())
+                    relists.ended()
             finally:
                 self._asking.pop(stop, None)
 
@@ -167,14 +170,13 @@ class Kubernetes(Discovery):
         while not stop.is_set():
             query = {**selector, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
                      "timeoutSeconds": str(WATCH_FOR)}  # fmt: skip
-            began, silent = time.monotonic(), True
+            began, changed = time.monotonic(), False
             with asking.lines("GET", path, quiet=WATCH_FOR + 10.0, params=query, headers=self._headers()) as answer:
                 if isinstance(answer, Answer):
                     if answer.status_code == 410:
                         return
                     raise KubernetesAnswer(answer.status_code, answer.text)
                 for lines in answer:
-                    silent = False
                     kinds = set()
                     for line in lines:
                         event = from_json(line)
@@ -189,8 +191,9 @@ class Kubernetes(Discovery):
                         elif kind in ("ADDED", "MODIFIED"):
                             slices[name_of(thing)] = self._slice(thing)
                         kinds.add(kind)
+                    changed = changed or kinds != {"BOOKMARK"}
                     yield kinds != {"BOOKMARK"}
-            if silent and time.monotonic() - began < 1:  # client-go: "very short watch"
+            if not changed and time.monotonic() - began < 1:  # client-go: "very short watch"
                 raise ConnectionError("the watch ended at once, without an event")
 
     def _slice(self, one: Mapping[str, Any]) -> Slice:

@@ -136,7 +136,7 @@ class Xds(Discovery):
                 known = name in self._holds_until
                 wait = self._absent_after if not known else self._holds_until[name] - time.monotonic()
                 try:
-                    said = taken(queue, stop, None if wait == FOREVER else max(wait, 0.0))
+                    said = _newest(queue, taken(queue, stop, None if wait == FOREVER else max(wait, 0.0)))
                 except Empty:
                     if not known and time.monotonic() - stream.began < 2 * self._timeout:
                         continue  # it may not be connected yet (gRFC A57): gRPC says after `timeout` if it cannot be
@@ -232,6 +232,16 @@ class Xds(Discovery):
         ca = Path(self._ca_file).read_bytes() if self._ca_file else None
         certificate, key = (Path(path).read_bytes() for path in self._cert) if self._cert else (None, None)
         return grpc.secure_channel(target, grpc.ssl_channel_credentials(ca, key, certificate), options)
+
+
+def _newest(queue: SimpleQueue[Any], said: Any) -> Any:
+    """The last assignment that has come by now; an end, or trouble, is heard before it."""
+    while isinstance(said, Assignment):
+        try:
+            said = queue.get_nowait()
+        except Empty:
+            break
+    return said
 
 
 class XdsAnswer(RegistryAnswer):
