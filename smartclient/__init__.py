@@ -2,150 +2,263 @@
 outliers.
 """
 
-from .balancers import (
-    Adaptive,
-    Balancer,
-    IpHash,
-    LeastRequest,
-    LoadAware,
-    Maglev,
-    PeakEwma,
-    PickCall,
-    Picker,
-    PowerOfTwoChoices,
-    Random,
-    RingHash,
-    RoundRobin,
-    Sticky,
-    WeightedRoundRobin,
-)
-from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
-from .discovery import (
-    Cached,
-    Consul,
-    Discovery,
-    Dns,
-    Environment,
-    Etcd,
-    Eureka,
-    Fallback,
-    File,
-    Filter,
-    Function,
-    Kubernetes,
-    Listing,
-    Map,
-    Merge,
-    Nacos,
-    PollingDiscovery,
-    Routed,
-    Static,
-    Xds,
-    ZooKeeper,
-)
-from .errors import DeadlineExceeded, NoInstances, Overloaded
-from .events import (
-    AttemptFinished,
-    AttemptStarted,
-    CallFinished,
-    DiscoveryFailed,
-    Event,
-    InstancesChanged,
-    NodeEjected,
-    NodeReturned,
-    RetryScheduled,
-)
-from .health.active import HealthCheck
-from .health.outlier import OutlierDetection
-from .health.slow_start import SlowStart
-from .inherited import deadline
-from .instance import Instance
-from .limits import AdaptiveLimit, Circuit, Limits, Throttle
-from .node import Memory, Node, Outcome
-from .policy import Policy
-from .reports import AttemptReport, CallReport, report
-from .retry.budget import RetryBudget
-from .retry.hedge import Hedge
-from .retry.retry import IDEMPOTENT, Retry
-from .services.call import call
-from .topology.subset import Subset
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .balancers import (
+        Adaptive,
+        Balancer,
+        IpHash,
+        LeastRequest,
+        LoadAware,
+        Maglev,
+        PeakEwma,
+        PickCall,
+        Picker,
+        PowerOfTwoChoices,
+        Random,
+        RingHash,
+        RoundRobin,
+        Sticky,
+        WeightedRoundRobin,
+    )
+    from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
+    from .discovery import (
+        Cached,
+        Consul,
+        Discovery,
+        Dns,
+        Environment,
+        Etcd,
+        Eureka,
+        Fallback,
+        File,
+        Filter,
+        Function,
+        Kubernetes,
+        Listing,
+        Map,
+        Merge,
+        Nacos,
+        PollingDiscovery,
+        Routed,
+        Static,
+        Xds,
+        ZooKeeper,
+    )
+    from .errors import DeadlineExceeded, NoInstances, Overloaded
+    from .events import (
+        AttemptFinished,
+        AttemptStarted,
+        CallFinished,
+        DiscoveryFailed,
+        Event,
+        InstancesChanged,
+        NodeEjected,
+        NodeReturned,
+        Observer,
+        RetryScheduled,
+    )
+    from .health.active import HealthCheck
+    from .health.outlier import OutlierDetection
+    from .health.slow_start import SlowStart
+    from .inherited import deadline
+    from .instance import Instance
+    from .limits import AdaptiveLimit, Circuit, Limits, Throttle
+    from .node import Memory, Node, Outcome
+    from .policy import Policy
+    from .reports import AttemptReport, CallReport, report
+    from .retry.budget import RetryBudget
+    from .retry.hedge import Hedge
+    from .retry.retry import IDEMPOTENT, Retry
+    from .services.call import call
+    from .topology.subset import Subset
 
 __version__ = "0.1.0"
 
+# Where each public name is: imported when it is first used, so that a program pays for what it uses.
+_WHERE = {
+    # clients, and the transports beneath them
+    "AsyncBalancedTransport": "client",
+    "AsyncClient": "client",
+    "BalancedTransport": "client",
+    "Client": "client",
+    # policies, and what is in them
+    "AdaptiveLimit": "limits",
+    "Circuit": "limits",
+    "HealthCheck": "health.active",
+    "Hedge": "retry.hedge",
+    "IDEMPOTENT": "retry.retry",
+    "Limits": "limits",
+    "OutlierDetection": "health.outlier",
+    "Policy": "policy",
+    "Retry": "retry.retry",
+    "RetryBudget": "retry.budget",
+    "SlowStart": "health.slow_start",
+    "Subset": "topology.subset",
+    "Throttle": "limits",
+    # one call, and the work it belongs to
+    "AttemptReport": "reports",
+    "call": "services.call",
+    "CallReport": "reports",
+    "deadline": "inherited",
+    "report": "reports",
+    # instances, and where they come from (also in smartclient.discovery)
+    "Cached": "discovery.cached",
+    "Consul": "discovery.consul",
+    "Discovery": "discovery.base",
+    "Dns": "discovery.dns",
+    "Environment": "discovery.environment",
+    "Etcd": "discovery.etcd",
+    "Eureka": "discovery.eureka",
+    "Fallback": "discovery.combined",
+    "File": "discovery.file",
+    "Filter": "discovery.shaped",
+    "Function": "discovery.function",
+    "Instance": "instance",
+    "Kubernetes": "discovery.kubernetes",
+    "Listing": "discovery.base",
+    "Map": "discovery.shaped",
+    "Merge": "discovery.combined",
+    "Nacos": "discovery.nacos",
+    "PollingDiscovery": "discovery.base",
+    "Routed": "discovery.shaped",
+    "Static": "discovery.static",
+    "Xds": "discovery.xds",
+    "ZooKeeper": "discovery.zookeeper",
+    # balancers (also in smartclient.balancers)
+    "Adaptive": "balancers",
+    "Balancer": "balancers",
+    "IpHash": "balancers",
+    "LeastRequest": "balancers",
+    "LoadAware": "balancers",
+    "Maglev": "balancers",
+    "Memory": "node",
+    "Node": "node",
+    "Outcome": "node",
+    "PeakEwma": "balancers",
+    "PickCall": "balancers",
+    "Picker": "balancers",
+    "PowerOfTwoChoices": "balancers",
+    "Random": "balancers",
+    "RingHash": "balancers",
+    "RoundRobin": "balancers",
+    "Sticky": "balancers",
+    "WeightedRoundRobin": "balancers",
+    # events
+    "AttemptFinished": "events",
+    "AttemptStarted": "events",
+    "CallFinished": "events",
+    "DiscoveryFailed": "events",
+    "Event": "events",
+    "InstancesChanged": "events",
+    "NodeEjected": "events",
+    "NodeReturned": "events",
+    "Observer": "events",
+    "RetryScheduled": "events",
+    # errors
+    "DeadlineExceeded": "errors",
+    "NoInstances": "errors",
+    "Overloaded": "errors",
+}
+_PACKAGES = {"balancers", "discovery", "httpx2", "middleware", "testing"}
+
 __all__ = [
-    "IDEMPOTENT",
-    "Adaptive",
-    "AdaptiveLimit",
+    # clients, and the transports beneath them
     "AsyncBalancedTransport",
     "AsyncClient",
-    "AttemptFinished",
-    "AttemptReport",
-    "AttemptStarted",
     "BalancedTransport",
-    "Balancer",
-    "Cached",
-    "CallFinished",
-    "CallReport",
-    "Circuit",
     "Client",
+    # policies, and what is in them
+    "AdaptiveLimit",
+    "Circuit",
+    "HealthCheck",
+    "Hedge",
+    "IDEMPOTENT",
+    "Limits",
+    "OutlierDetection",
+    "Policy",
+    "Retry",
+    "RetryBudget",
+    "SlowStart",
+    "Subset",
+    "Throttle",
+    # one call, and the work it belongs to
+    "AttemptReport",
+    "call",
+    "CallReport",
+    "deadline",
+    "report",
+    # instances, and where they come from (also in smartclient.discovery)
+    "Cached",
     "Consul",
-    "DeadlineExceeded",
     "Discovery",
-    "DiscoveryFailed",
     "Dns",
     "Environment",
     "Etcd",
     "Eureka",
-    "Event",
     "Fallback",
     "File",
     "Filter",
     "Function",
-    "HealthCheck",
-    "Hedge",
     "Instance",
-    "IpHash",
     "Kubernetes",
-    "Limits",
-    "LoadAware",
-    "Maglev",
     "Listing",
     "Map",
     "Merge",
-    "InstancesChanged",
-    "LeastRequest",
-    "Memory",
     "Nacos",
-    "NoInstances",
+    "PollingDiscovery",
+    "Routed",
+    "Static",
+    "Xds",
+    "ZooKeeper",
+    # balancers (also in smartclient.balancers)
+    "Adaptive",
+    "Balancer",
+    "IpHash",
+    "LeastRequest",
+    "LoadAware",
+    "Maglev",
+    "Memory",
     "Node",
-    "NodeEjected",
-    "NodeReturned",
     "Outcome",
-    "OutlierDetection",
-    "Overloaded",
     "PeakEwma",
     "PickCall",
     "Picker",
-    "Policy",
-    "PollingDiscovery",
     "PowerOfTwoChoices",
     "Random",
-    "Retry",
-    "RetryBudget",
-    "RetryScheduled",
     "RingHash",
     "RoundRobin",
-    "Routed",
-    "SlowStart",
     "Sticky",
-    "Subset",
-    "Throttle",
     "WeightedRoundRobin",
-    "Static",
+    # events
+    "AttemptFinished",
+    "AttemptStarted",
+    "CallFinished",
+    "DiscoveryFailed",
+    "Event",
+    "InstancesChanged",
+    "NodeEjected",
+    "NodeReturned",
+    "Observer",
+    "RetryScheduled",
+    # errors
+    "DeadlineExceeded",
+    "NoInstances",
+    "Overloaded",
     "__version__",
-    "call",
-    "deadline",
-    "report",
-    "Xds",
-    "ZooKeeper",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _WHERE:
+        value = globals()[name] = getattr(import_module(f".{_WHERE[name]}", __name__), name)
+        return value
+    if name in _PACKAGES:
+        return import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
