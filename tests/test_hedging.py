@@ -173,15 +173,15 @@ def test_a_cancelled_race_leaves_nothing(async_driver: Any, fleet: Any) -> None:
 
 def test_without_a_thread_to_spare_a_call_is_not_hedged(fleet: Any) -> None:
     import smartclient
-    from smartclient.transport.race_threads import Racers
+    from smartclient.transport.race_threads import RaceThreads
 
     servers = fleet(2, Behaviour(delay=0.1))
     with smartclient.Client({"orders": servers.addresses}, policy=hedging(0.01)) as client:
         transport: Any = next(iter(client._mounts.values()))
-        transport._racers = Racers(0)
+        transport._race_threads = RaceThreads(0)
         assert client.get(URL).status_code == 200
         assert len(servers.received) == 1
-        transport._racers = Racers(1)
+        transport._race_threads = RaceThreads(1)
         assert client.get(URL).status_code == 200
         assert len(servers.received) == 2
 

@@ -46,7 +46,7 @@ def test_memory_is_flat() -> None:
             assert grown < 3_000, f"{grown} blocks more after {CALLS} calls"
             after = _sizes(transport)
             # Of nodes that left under suspicion, forgotten after seconds: as many as went in that time.
-            assert after.pop("Roster._left") < 200
+            assert after.pop("Members._left") < 200
             assert all(after[name] <= sizes[name] + 10 for name in after), (sizes, after)
             assert all(node.in_flight == 0 for node in transport._services.get("orders").nodes)
 

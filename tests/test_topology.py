@@ -335,7 +335,7 @@ class TestSubsetOfWhatACallMayUse:
         assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
 
     def test_what_calls_ask_for_is_bounded(self) -> None:
-        from smartclient.services import members as roster
+        from smartclient.services import choices as roster
 
         world = World(0, subset=Subset(2, "web-1"))
         world.service.update(self.listed())

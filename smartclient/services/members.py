@@ -1,301 +1,152 @@
-"""Roster: who the members of a service are, who of them may be picked, and how.
-
-Calls read `choice` without a lock: one immutable object, swapped in whole. Whatever takes time, comparing lists and
-making pickers, is done without the lock; a result that is no longer the newest is dropped.
+"""Members: the members of a service at work. The only owner of their lock: calls claim a node, tell what became of it,
+and release it.
 """
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterable, Set
-from random import Random
-from typing import Any, NamedTuple
+import itertools
+from typing import Any
 
-from cachetools import TLRUCache
-
-from ..events import logger
-from ..health.service_health import Ward
-from ..instance import Instance
-from ..node import Node
-from ..policy import Policy
-from ..support.gil_breaks import Breath
-from ..topology.groups import Group
-from .changes import Change, compare, servers_of
-from .picking import Choice, Chooser
-
-NEVER = float("inf")
-CHUNK = 256  # nodes that are removed in one go
-TURNS = 8  # choices that other threads may make void
-AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
-REMEMBERED = 10_000  # servers that have left the list
-WANTED = 64  # different metadata for which a subset is kept
-EVERYTHING: frozenset[tuple[str, str]] = frozenset()
+from ..events import Event, logger
+from ..node import Node, Outcome
+from .attempt import Attempt
+from .call import Call
+from .choices import TURNS, Choices
+from .picking import Unavailable, has
 
 
-class Plan(NamedTuple):
-    """Who is to be in use, worked out without the lock; void if `version` is no longer the newest."""
+class Members(Choices):
+    """The members of one service."""
 
-    version: int
-    nodes: tuple[Node, ...]
-    in_use: Set[Node]
-    due: tuple[Node, ...]
-    next_change: float
+    def __init__(self, *args: Any, **keywords: Any) -> None:
+        super().__init__(*args, **keywords)
+        self._complained = False
 
-
-class Left(NamedTuple):
-    """What is remembered of a server that has left the list, and until when."""
-
-    until: float
-    memory: Any
-    health: Any
-    ejected_until: float | None
-    paused_until: float | None
-    unhealthy: bool
-
-
-class Roster:
-    """The members of one service.
-
-    lock:         the service's: guards the nodes' state and this one's
-    chooser:      makes the pickers
-    ward:         knows the nodes' health
-    nodes:        all members, ejected ones included
-    choice:       who may be picked; None: nobody
-    due:          ejected nodes whose time is over: one probing call each
-    next_change:  when `advance` has something to do
-    empty_at:     when an empty list that is held back is taken at its word
-    closed:       for good
-    """
-
-    def __init__(
-        self,
-        service: str,
-        policy: Policy,
-        zone: str | None,
-        clock: Callable[[], float],
-        rng: Random,
-        by_id: bool = False,
-    ) -> None:
-        self.lock = threading.Lock()
-        self.chooser = Chooser(service, policy, zone, rng)
-        self.ward = Ward(service, policy.outlier, policy.slow_start, clock(), rng)
-        self.nodes: tuple[Node, ...] = ()
-        self.choice: Choice | None = None
-        self.due: tuple[Node, ...] = ()
-        self.next_change = self.empty_at = NEVER
-        self.closed = False
-        self._service = service
-        self._policy = policy
-        self._clock = clock
-        self._by_id = by_id
-        self._left: TLRUCache[str, Left] = TLRUCache(REMEMBERED, lambda key, left, now: left.until, clock)
-        self._said: set[str] = set()  # of servers with several registrations
-        self._several: deque[tuple[Instance, list[Instance]]] = deque()  # of which that is to be said
-        self._listed: tuple[Instance, ...] = ()  # of which a subset is used
-        self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
-        self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
-        self._breathe = Breath()
-        self._version = 0
-        self._stale = False  # the pickers do not know the latest weights, or are a stopgap
-
-    def update(self, instances: tuple[Instance, ...], grace: float) -> tuple[Change, list[Node]] | None:
-        """Take a new full list: what it changed, and which nodes are to be let go; `settle` comes next. None: it
-        changes nothing, or is empty and held back for `grace` seconds.
-        """
-        with self._updating:
-            if instances or not self.nodes or grace <= 0:
-                return self._exchange(instances)
+    def claim(self, call: Call) -> Node:
+        """The node of a call's next attempt, which is one more in flight there. Raises Unavailable."""
+        probing = call.attempt == 1 and call.prefers is None
+        for turn in itertools.count():
+            node = (self._claim_due(call) if probing and self.due else None) or self._pick(call)
             with self.lock:
-                if self.empty_at == NEVER:
-                    self.empty_at = self._clock() + grace
-                    self.next_change = min(self.next_change, self.empty_at)
+                # Between the pick and here the node may have been removed and its connections closed, or filled up.
+                if not node.removed and (
+                    call.within is None or node.probe is call or turn >= TURNS or call.within(node)
+                ):
+                    node.in_flight += 1
+                    self.in_flight += 1
+                    return node
+        raise AssertionError
+
+    def learn(
+        self, attempt: Attempt, retry_after: float | None, now: float, lone: bool, remember: bool
+    ) -> tuple[list[Event], bool]:
+        """What an attempt came to: what changes for its node, and whether that pauses.
+
+        lone:      it could not be reached, while others can
+        remember:  for the balancer, too
+        """
+        node, outcome = attempt.node, attempt.outcome
+        assert outcome is not None
+        with self.lock:
+            if node.memory is not None and remember:
+                self._remember(node, outcome, attempt.elapsed, retry_after, now)
+            if node.health is not None:
+                attempt.failures_before = node.health.local_failures
+            probing = node.probe is attempt
+            events = self.ward.judge(node, outcome, attempt.status, attempt.elapsed, probing, self.nodes, now, lone)
+            if retry_after is None or outcome is not Outcome.FAILURE:
+                return events, False
+            return events, self.ward.pause(node, retry_after, now)
+
+    def learn_overtaken(self, attempt: Attempt, now: float, remember: bool) -> list[Event]:
+        """So long at least it would have taken. For a node on probation that is too long."""
+        node, latency = attempt.node, attempt.elapsed
+        with self.lock:
+            if node.memory is not None and remember:
+                self._remember(node, Outcome.SUCCESS, latency, None, now)
+            if node.probe is attempt:
+                return self.ward.judge(node, Outcome.FAILURE, None, latency, True, self.nodes, now)
+        return []
+
+    def learn_of_body(self, attempt: Attempt, latency: float, now: float) -> list[Event]:
+        """Its body failed after headers that were taken for a success."""
+        node = attempt.node
+        with self.lock:
+            if node.memory is not None:
+                self._remember(node, Outcome.FAILURE, latency, None, now)
+            if node.health is not None:
+                node.health.local_failures = max(node.health.local_failures, attempt.failures_before)
+            return self.ward.judge(node, Outcome.FAILURE, None, latency, node.probe is attempt, self.nodes, now)
+
+    def learn_load(self, attempt: Attempt, value: str, now: float) -> None:
+        """What its response says of the server's load."""
+        with self.lock:
+            try:
+                attempt.node.memory.reported(value, now)
+            except Exception:
+                self._complain()
+
+    def release(self, attempt: Attempt) -> tuple[bool, bool]:
+        """An attempt is over: whether its node is not in use any more, and whether that was its last."""
+        node = attempt.node
+        with self.lock:
+            if node.in_flight:  # a forked child starts from 0 while its parent's attempts are still to end
+                node.in_flight -= 1
+                self.in_flight -= 1
+            if node.probe is attempt:
+                node.probe = None
+            return node.removed or node.excluded, node.removed and node.in_flight == 0
+
+    def check(self, node: Node, healthy: bool, unejects: bool, now: float) -> list[Event] | None:
+        """What active checks have found out: what changes; None: nothing."""
+        with self.lock:
+            returns = healthy and unejects and node.ejected_until is not None
+            if node.removed or (node.unhealthy is not healthy and not returns):
+                return None
+            node.unhealthy = not healthy
+            return [self.ward.restore(node, now)] if returns else []
+
+    def _pick(self, call: Call) -> Node:
+        before = call.prefers
+        if before is not None and call.attempt == 1 and not (before.removed or before.excluded):
+            call.within = self.chooser.room
+            if before in self.nodes and call.usable(before):
+                return before
+        for turn in itertools.count():
+            choice, nodes = self.choice, self.nodes
+            if choice is None:
+                raise Unavailable("all instances have just gone")
+            try:
+                return self.chooser.pick(call, choice, nodes, self.in_flight)
+            except Unavailable:
+                if self.nodes is nodes or turn >= TURNS:  # else all have been replaced meanwhile
+                    raise
+        raise AssertionError
+
+    def _claim_due(self, call: Call) -> Node | None:
+        outlier = self._policy.outlier
+        assert outlier is not None
+        require = self.chooser.required(call)
+        with self.lock:
+            for node in self.due:
+                until = node.ejected_until
+                if until is None or until > call.now or node.probe is not None or node.removed or node.barred:
+                    continue
+                # A call that cannot be repeated is risked only after such a time without one that can.
+                if not call.repeatable and call.now < until + outlier.base_ejection_time:
+                    continue
+                if not require or has(node, require):
+                    node.probe = call
+                    return node
         return None
 
-    def want(self, require: Any, prefer: Any) -> tuple[Change, list[Node]] | None:
-        """A call asks for that metadata: where a subset is used, there is one of those instances, too. The result is
-        that of `update`, and settled.
-        """
-        wanted = [pairs for pairs in (_pairs(require), _pairs(require, prefer)) if pairs not in self._wanted]
-        if not wanted or len(self._wanted) >= WANTED:
-            return None
-        with self._updating:
-            for pairs in wanted:
-                self._wanted[pairs] = None
-            told = self._exchange(self._listed)
-        if told is not None:
-            self.settle()
-        return told
+    def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        try:
+            node.memory.observe(outcome, latency, retry_after, now)
+        except Exception:
+            self._complain()
 
-    def settle(self) -> None:
-        """Make the pickers for new members. That is the user's code, and may be slow: no lock is held."""
-        self.refresh(self._clock(), building=True)
-        while True:
-            try:
-                server, registrations = self._several.popleft()
-            except IndexError:  # another thread may say them
-                return
-            ids = ", ".join(str(one.id) for one in registrations[:5])
-            logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
-                           self._service, server, len(registrations), ids)  # fmt: skip
-
-    def close(self) -> list[Node]:
-        """Remove all; the nodes to be let go."""
-        with self.lock:  # an update that is under way finds its version void
-            self.closed = True
-            gone, self.nodes, self.choice, self.due = self.nodes, (), None, ()
-            self._version += 1
-            return self._remove(gone)
-
-    def after_fork(self) -> None:
-        """In a forked child: new locks; whatever a thread was about when the process was copied, the next call does."""
-        self.lock, self._updating = threading.Lock(), threading.Lock()
-        self.chooser.after_fork()
-        if self.choice is not None:
-            self.choice = self.chooser.stopgap(self.choice.groups)
-        self._stale = True
-        self._version += 1
-        self.next_change = -NEVER
-
-    def advance(self, now: float) -> tuple[Change, list[Node]] | None:
-        """Something was due at `next_change`: one thread sees to it. The result is that of `update`, and settled."""
-        with self.lock:
-            if now < self.next_change:
-                return None
-            self.next_change = now + AGAIN
-        told = None
-        if self.empty_at <= now and self._updating.acquire(blocking=False):
-            try:
-                if self.empty_at <= now:  # still: no list has come meanwhile
-                    told = self._exchange(())
-            finally:
-                self._updating.release()
-        self.refresh(now, building=told is not None or self.chooser.lacks_table)
-        return told
-
-    def refresh(self, now: float, building: bool = False) -> None:
-        """Work out anew who is eligible. building: tables may be made; repeated until it is the newest result."""
-        for _ in range(TURNS if building else 1):
-            with self.lock:
-                self._version += 1
-                version, nodes, stale = self._version, self.nodes, self._stale
-                if self.next_change <= now:
-                    self.next_change = now + AGAIN  # should this come to nothing
-                changes, moved = self.ward.advance(nodes, now)
-            if building:
-                self._breathe()
-            groups = self.chooser.groups(nodes, self._breathe.each if building else iter)
-            in_use = {node for group in groups for node in group.nodes}
-            if building:
-                self._breathe()
-            out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
-            over = {node for node, until in out if until <= now and node not in in_use}
-            changes += [until for _, until in out if until > now]
-            plan = Plan(version, nodes, in_use, self._due(nodes, over), min(changes, default=NEVER))
-            if self._choose(plan, groups, stale, moved, building):
-                return
-
-    def _due(self, nodes: tuple[Node, ...], over: Set[Node]) -> tuple[Node, ...]:
-        """Of the nodes whose ejection is over: those that would be in use were they well. An end of one reason is none
-        of the others: checks, pauses, weights, priorities, zones.
-        """
-        if not over:
-            return ()
-        groups = self.chooser.groups(nodes, well=lambda node: not (node.barred if node in over else node.out))
-        return tuple(node for group in groups for node in group.nodes if node in over)
-
-    def _choose(self, plan: Plan, groups: tuple[Group, ...], stale: bool, moved: bool, building: bool) -> bool:
-        """Make the pickers for a plan, as far as there are none; whether the plan is carried out."""
-        before, balancer = self.choice, self.chooser.balancer
-        if not groups:
-            return self._commit(plan, None, stale=False)
-        same = before is not None and before.groups == groups and not stale
-        indifferent = balancer.live_weights or balancer.over_members  # to the steps of a slow start
-        if same and (indifferent or not moved) and not (building and balancer.over_members):
-            return self._commit(plan, before, stale=False)
-        if before is not None and all(node.removed for node in before.nodes):
-            # None of those that the old picker knows is left: at random, until the new one is made.
-            self._commit(plan, self.chooser.stopgap(groups), stale=True)
-        if building:
-            self._breathe()
-        choice, current = self.chooser.choice(plan.nodes, groups, before is None, building, stale)
-        if building:
-            self._breathe()
-        return self._commit(plan, choice, stale=not current)
-
-    def _commit(self, plan: Plan, choice: Choice | None, stale: bool) -> bool:
-        with self.lock:
-            if plan.version != self._version:
-                return False
-            for node in plan.nodes:
-                node.excluded = node not in plan.in_use
-            self.choice, self.due, self._stale = choice, plan.due, stale
-            self.next_change = min(plan.next_change, self.empty_at)
-            return True
-
-    # ---- inside ----
-
-    def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
-        """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
-        now = self._clock()
-        servers = servers_of(instances, self._by_id, self._breathe, self._say_several)
-        if self._policy.subset is not None:
-            self._listed = instances
-            chosen = set(self._policy.subset.of_all(tuple(servers.values()), tuple(self._wanted)))
-            servers = {key: instance for key, instance in servers.items() if instance in chosen}
-        change = compare(self.nodes, servers, self._node, self._breathe)
-        fresh = not self.nodes
-        with self.lock:
-            self.empty_at = NEVER
-            if self.closed or not (change or self._stale or self.choice is None):
-                return None
-            for node, instance in change.altered:
-                node.instance, node.weight = instance, instance.weight
-            for node in change.added:
-                if node.ejected_until is not None:
-                    self.ward.readmit(node, change.nodes)
-                elif not fresh:  # else all are new: somebody has to do the work
-                    self.ward.warm(node, now)
-            self.nodes = change.nodes
-            self._version += 1
-            self._stale = self._stale or bool(change.altered)
-        idle = []
-        for at in range(0, len(change.removed), CHUNK):  # calls go on in between
-            with self.lock:
-                idle += self._remove(change.removed[at : at + CHUNK])
-            self._breathe()
-        return change, idle
-
-    def _remove(self, nodes: Iterable[Node]) -> list[Node]:
-        """Mark nodes as gone; those that have no call left."""
-        now = self._clock()
-        for node in nodes:
-            node.removed = True
-            until = self.ward.until(node, now)
-            if until > now:
-                self._left[node.identity] = Left(
-                    until, node.memory, node.health, node.ejected_until, node.paused_until, node.unhealthy
-                )
-        self.ward.discharge(nodes)
-        return [node for node in nodes if node.in_flight == 0]
-
-    def _node(self, identity: str, instance: Instance) -> Node:
-        """A node for a server that is new; one that was in the list a moment ago is what it was."""
-        with self.lock:
-            before = self._left.pop(identity, None)
-        if before is None:
-            return Node(instance, self.chooser.balancer.memory(), self.ward.record(), identity)
-        node = Node(instance, before.memory, before.health, identity)
-        node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
-        node.unhealthy = before.unhealthy
-        return node
-
-    def _say_several(self, server: Instance, registrations: list[Instance]) -> None:
-        if str(server) not in self._said and len(self._said) < REMEMBERED:
-            self._said.add(str(server))
-            self._several.append((server, registrations))
-
-
-def _pairs(*wanted: Any) -> frozenset[tuple[str, str]]:
-    """The metadata that mappings ask for; a function of the request says so call by call."""
-    return EVERYTHING.union(*(one.items() for one in wanted if one and not callable(one)))
+    def _complain(self) -> None:
+        if not self._complained:
+            self._complained = True
+            logger.exception("%s: the balancer's memory failed (said once)", self._service)

@@ -7,7 +7,6 @@ it but a balancer's `Memory`.
 
 from __future__ import annotations
 
-import itertools
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
@@ -26,8 +25,8 @@ from .attempt import Attempt
 from .call import Call
 from .changes import Change
 from .latencies import Latencies
-from .members import Roster
-from .picking import Unavailable, has
+from .members import Members
+from .picking import Unavailable
 
 TURNS = 8  # picks that other threads may make void
 LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
@@ -101,7 +100,7 @@ class Service:
         self.budget = None if budget is None else BudgetAccount(budget)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
-        self.roster = Roster(name, policy, zone, clock, rng, by_id)
+        self.roster = Members(name, policy, zone, clock, rng, by_id)
         self.load_header = self.roster.chooser.balancer.load_header
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
         self.guard = Guard(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
@@ -115,8 +114,6 @@ class Service:
         self.link_local = link_local
         self.drop = 0.0
         self._look_at = 0.0  # when it is next looked whether most nodes fail
-        self._complained = False
-        self._in_flight = 0
         self._up: Node | None = None  # the last one that answered
 
     @property
@@ -132,7 +129,7 @@ class Service:
     @property
     def in_flight(self) -> int:
         """Attempts that are not over, of nodes that are gone, too."""
-        return self._in_flight
+        return self.roster.in_flight
 
     # ---- a call ----
 
@@ -174,19 +171,10 @@ class Service:
             self._tell(roster.advance(now))
         if self.policy.subset is not None and (told := roster.want(*roster.chooser.asked(call))):
             self._tell(told)
-        first = call.attempt == 1
-        probing = first and call.prefers is None
-        for turn in itertools.count():
-            node = (self._claim_due(call) if probing and roster.due else None) or self._pick(call)
-            with roster.lock:
-                # Between the pick and here the node may have been removed and its connections closed, or filled up.
-                if not node.removed and (
-                    call.within is None or node.probe is call or turn >= TURNS or call.within(node)
-                ):
-                    node.in_flight += 1
-                    self._in_flight += 1
-                    break
-        if first and self.budget is not None and not call.retried:
+        if roster.choice is None:
+            raise Unavailable(self._why_none())
+        node = roster.claim(call)
+        if call.attempt == 1 and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
         attempt.stalled = self.stalls.total
@@ -209,38 +197,33 @@ class Service:
             return
         if explained and attempt.status is None:
             return  # it ran out of time because we did
-        node = attempt.node
-        if attempt.status is not None:
-            node.answered_at, node.unreached_at, self._up = now, None, node
-        elif outcome is Outcome.FAILURE:
-            node.answered_at = None
-            if attempt.unreached:
-                node.unreached_at = now
+        self._reached(attempt, now)
         lone = attempt.unreached and self.knows_up(now)
-        with self.roster.lock:
-            if node.memory is not None and not explained:
-                self._remember(node, outcome, attempt.elapsed, retry_after, now)
-            if self.latencies is not None and outcome is Outcome.SUCCESS:
-                self.latencies.add(attempt.elapsed, now)
-            if node.health is not None:
-                attempt.failures_before = node.health.local_failures
-            events = self.roster.ward.judge(
-                node, outcome, attempt.status, attempt.elapsed, node.probe is attempt, self.roster.nodes, now, lone
-            )
-            paused = (
-                retry_after is not None
-                and outcome is Outcome.FAILURE
-                and self.roster.ward.pause(node, retry_after, now)
-            )
+        if self.latencies is not None and outcome is Outcome.SUCCESS:
+            self.latencies.add(attempt.elapsed, now)
+        events, paused = self.roster.learn(attempt, retry_after, now, lone, remember=not explained)
         if self.guard is not None and not explained:
-            reason = f"{node.instance}: {attempt.error or f'status {attempt.status}'}"
-            failed = outcome is Outcome.FAILURE
-            in_flight, members = self._in_flight, len(self.nodes)
-            self.guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, members, now)
+            self._tell_guard(self.guard, attempt, now)
         if events or paused:
             self._apply(events, now)
         if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
             self._ask_anew(now)
+
+    def _reached(self, attempt: Attempt, now: float) -> None:
+        """Whether its server could be reached."""
+        node = attempt.node
+        if attempt.status is not None:
+            node.answered_at, node.unreached_at, self._up = now, None, node
+        elif attempt.outcome is Outcome.FAILURE:
+            node.answered_at = None
+            if attempt.unreached:
+                node.unreached_at = now
+
+    def _tell_guard(self, guard: Guard, attempt: Attempt, now: float) -> None:
+        reason = f"{attempt.node.instance}: {attempt.error or f'status {attempt.status}'}"
+        failed = attempt.outcome is Outcome.FAILURE
+        in_flight, count = self.in_flight, len(self.nodes)
+        guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, count, now)
 
     def _ask_anew(self, now: float) -> None:
         """Have the source asked, if most nodes gave no answer the last time they were called."""
@@ -254,55 +237,31 @@ class Service:
 
     def _overtaken(self, attempt: Attempt, explained: bool, now: float) -> None:
         """So long at least it would have taken. For a node on probation that is too long."""
-        node, events = attempt.node, []
-        with self.roster.lock:
-            if node.memory is not None and not explained:
-                self._remember(node, Outcome.SUCCESS, attempt.elapsed, None, now)
-            if node.probe is attempt:
-                nodes, latency = self.roster.nodes, attempt.elapsed
-                events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, True, nodes, now)
+        events = self.roster.learn_overtaken(attempt, now, remember=not explained)
         if events:
             self._apply(events, now)
 
     def fail_in_body(self, attempt: Attempt) -> None:
         """A body failed whose headers were taken for a success (called by `Attempt.fail_in_body`, once)."""
-        node, now = attempt.node, self.clock()
+        now = self.clock()
         latency = now - attempt.started
         if self.stalls.explains(attempt.stalled, latency):
             return
-        with self.roster.lock:
-            if node.memory is not None:
-                self._remember(node, Outcome.FAILURE, latency, None, now)
-            if node.health is not None:
-                node.health.local_failures = max(node.health.local_failures, attempt.failures_before)
-            probing = node.probe is attempt
-            events = self.roster.ward.judge(node, Outcome.FAILURE, None, latency, probing, self.roster.nodes, now)
+        events = self.roster.learn_of_body(attempt, latency, now)
         if events:
             self._apply(events, now)
 
     def reported(self, attempt: Attempt, value: str) -> None:
         """What the `load_header` of a response says."""
-        with self.roster.lock:
-            try:
-                attempt.node.memory.reported(value, self.clock())
-            except Exception:
-                self._complain()
+        self.roster.learn_load(attempt, value, self.clock())
 
     def finish(self, attempt: Attempt) -> None:
         """One call less in flight (called by `Attempt.finish`, once)."""
-        node = attempt.node
-        with self.roster.lock:
-            if node.in_flight:  # a forked child starts from 0 while its parent's attempts are still to end
-                node.in_flight -= 1
-                self._in_flight -= 1
-            if node.probe is attempt:
-                node.probe = None
-            astray = node.removed or node.excluded
-            gone = node.removed and node.in_flight == 0
+        astray, gone = self.roster.release(attempt)
         if self.guard is not None and astray:
             self._count()
         if gone:
-            self._let_go((node,))
+            self._let_go((attempt.node,))
 
     # ---- what others say ----
 
@@ -347,14 +306,9 @@ class Service:
     def checked(self, node: Node, healthy: bool, unejects: bool = False) -> None:
         """What active checks have found out about a node."""
         now = self.clock()
-        events: list[Event] = []
-        with self.roster.lock:
-            returns = healthy and unejects and node.ejected_until is not None
-            if node.removed or (node.unhealthy is not healthy and not returns):
-                return
-            node.unhealthy = not healthy
-            if returns:
-                events.append(self.roster.ward.restore(node, now))
+        events = self.roster.check(node, healthy, unejects, now)
+        if events is None:
+            return
         logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
         self._apply(events, now)
 
@@ -380,46 +334,6 @@ class Service:
             if self.roster.chooser.room is not None:
                 self.roster.chooser.room = self.guard.room
             self._count()
-        self._in_flight = 0
-        for node in self.nodes:
-            node.in_flight = 0
-            node.probe = None
-
-    # ---- picking ----
-
-    def _pick(self, call: Call) -> Node:
-        roster, before = self.roster, call.prefers
-        if before is not None and call.attempt == 1 and not (before.removed or before.excluded):
-            call.within = roster.chooser.room
-            if before in roster.nodes and call.usable(before):
-                return before
-        for turn in itertools.count():
-            choice, nodes = roster.choice, roster.nodes
-            if choice is None:
-                raise Unavailable(self._why_none())
-            try:
-                return roster.chooser.pick(call, choice, nodes, self._in_flight)
-            except Unavailable:
-                if roster.nodes is nodes or turn >= TURNS:  # else all have been replaced meanwhile
-                    raise
-        raise AssertionError
-
-    def _claim_due(self, call: Call) -> Node | None:
-        outlier = self.policy.outlier
-        assert outlier is not None
-        require = self.roster.chooser.required(call)
-        with self.roster.lock:
-            for node in self.roster.due:
-                until = node.ejected_until
-                if until is None or until > call.now or node.probe is not None or node.removed or node.barred:
-                    continue
-                # A call that cannot be repeated is risked only after such a time without one that can.
-                if not call.repeatable and call.now < until + outlier.base_ejection_time:
-                    continue
-                if not require or has(node, require):
-                    node.probe = call
-                    return node
-        return None
 
     def _why_none(self) -> str:
         known = len(self.nodes)
@@ -432,17 +346,6 @@ class Service:
         else:
             why = f"none of the {known} that {self.source} listed {self.age:.0f} s ago can be used"
         return f"{why}; last error: {self.problem}" if self.problem else why
-
-    def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
-        try:
-            node.memory.observe(outcome, latency, retry_after, now)
-        except Exception:
-            self._complain()
-
-    def _complain(self) -> None:
-        if not self._complained:
-            self._complained = True
-            logger.exception("%s: the balancer's memory failed (said once)", self.name)
 
     # ---- changes ----
 
@@ -483,7 +386,7 @@ class Service:
         """How many nodes take calls, and how many attempts are in flight on others."""
         choice = self.roster.choice
         nodes = () if choice is None else choice.nodes
-        return len(nodes), max(0, self._in_flight - sum(node.in_flight for node in nodes))
+        return len(nodes), max(0, self.in_flight - sum(node.in_flight for node in nodes))
 
     def _let_go(self, nodes: Iterable[Node]) -> None:
         for node in nodes:

@@ -17,16 +17,17 @@ from typing import Any
 import anyio
 
 from ..calls.effects import Ended, Race
+from ..calls.race import Rules
 from ..services.attempt import Attempt
 from ..support.loops import current_loop, wait_for
 
 
 async def race(race: Race, run: Callable[[Attempt], Awaitable[Any]]) -> Ended:
     """Perform a race. run: an attempt, to its response."""
-    return await Track(race, run).result()
+    return await TaskRace(race, run).result()
 
 
-class Track:
+class TaskRace:
     """One race.
 
     What has ended is in exactly one place, `_ended` or `_current`, until it is settled or the result, so that
@@ -36,7 +37,7 @@ class Track:
     def __init__(self, race: Race, run: Callable[[Attempt], Awaitable[Any]]) -> None:
         self._race = race
         self._run = run
-        self._out = {race.first}
+        self._rules = Rules(race, time.monotonic())
         self._ended: deque[Ended] = deque()
         self._current: Ended | None = None
         self._heard = anyio.Event()
@@ -51,7 +52,7 @@ class Track:
                 except Exception as error:
                     self._error = error
                 finally:
-                    for attempt in self._out:
+                    for attempt in self._rules.out:
                         self._race.overtaken(attempt)
                     group.cancel_scope.cancel()
             if self._error is not None:
@@ -80,28 +81,20 @@ class Track:
 
     async def _decide(self, group: Any) -> None:
         """Until `_current` is what counts."""
-        race, out, ended = self._race, self._out, self._ended
-        may_start, due = True, time.monotonic() + race.after
+        rules, ended = self._rules, self._ended
         while True:
             if not ended:
-                await wait_for(self._heard, max(0.0, due - time.monotonic()) if may_start else None)
+                await wait_for(self._heard, rules.patience(time.monotonic()))
             self._heard = anyio.Event()
             self._current = last = ended.popleft() if ended else None
+            if last is not None and rules.wins(last):
+                return
+            another = rules.another(last, time.monotonic())
+            if another is not None:
+                group.start_soon(self._compete, another)
             if last is not None:
-                out.discard(last[0])
-                if last[2] is None and race.good(last[1]):
+                if rules.counts(last):
                     return
-            if may_start and (last is None or not out):
-                another = race.more()
-                may_start = another is not None
-                if another is not None:
-                    due = time.monotonic() + race.after
-                    out.add(another)
-                    group.start_soon(self._compete, another)
-            if last is not None:
-                if not out:
-                    return
-                race.settled(*last)
                 if last[1] is not None:
                     await last[1].aclose()
                 self._current = None

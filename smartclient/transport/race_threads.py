@@ -1,4 +1,4 @@
-"""Racers: the threads in which hedged attempts of the blocking client run.
+"""Race threads: those in which hedged attempts of the blocking client run.
 
 Bounded: where there are none to spare a call is not hedged. An attempt that has lost finds its connection shut down, so
 its thread is soon free again. Threads of our own, and daemons: those of an executor are waited for when the interpreter
@@ -17,6 +17,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..calls.effects import Ended, Race
+from ..calls.race import Rules
 from ..services.attempt import Attempt
 
 THREADS = 64
@@ -25,7 +26,7 @@ IDLE_FOR = 30.0  # seconds after which a thread without work ends
 Job = Callable[[], None]
 
 
-class Racers:
+class RaceThreads:
     """Of one client. Threads start as they are needed."""
 
     def __init__(self, threads: int = THREADS) -> None:
@@ -38,44 +39,32 @@ class Racers:
     def race(self, race: Race, run: Callable[[Attempt], Any]) -> Ended:
         """Perform a race. run: an attempt, to its response."""
         check_not_patched_late()
-        track = Track(run)
-        if not self._start(track, race.first):  # no thread to be had: here, alone
+        waiting = Waiting(run)
+        if not self._start(waiting, race.first):  # no thread to be had: here, alone
             return race.first, run(race.first), None
-        out, may_start = {race.first}, True
-        due = time.monotonic() + race.after
+        rules = Rules(race, time.monotonic())
         current: Ended | None = None
         try:
             while True:
-                current = track.next(max(0.0, due - time.monotonic()) if may_start else None)
+                current = waiting.next(rules.patience(time.monotonic()))
+                if current is not None and rules.wins(current):
+                    result, current = current, None
+                    return result
+                another = rules.another(current, time.monotonic())
+                if another is not None and not self._start(waiting, another):
+                    rules.not_started(another)
                 if current is not None:
-                    out.discard(current[0])
-                    if current[2] is None and race.good(current[1]):
+                    if rules.counts(current):
                         result, current = current, None
                         return result
-                if may_start and (current is None or not out):
-                    another = race.more()
-                    may_start = another is not None
-                    if another is not None:
-                        due = time.monotonic() + race.after
-                        if self._start(track, another):
-                            out.add(another)
-                        else:
-                            race.overtaken(another)
-                            another.finish()
-                            may_start = False
-                if current is not None:
-                    if not out:
-                        result, current = current, None
-                        return result
-                    race.settled(*current)
                     if current[1] is not None:
                         current[1].close()
                     current = None
         finally:
-            track.close()
+            waiting.close()
             if current is not None:
                 _forget(current[0], current[1])
-            for attempt in out:
+            for attempt in rules.out:
                 race.overtaken(attempt)
                 if attempt.node.connections is not None:
                     attempt.node.connections.cut(attempt)
@@ -89,11 +78,11 @@ class Racers:
             for _ in range(self._idle):
                 self._jobs.put(None)
 
-    def _start(self, track: Track, attempt: Attempt) -> bool:
+    def _start(self, waiting: Waiting, attempt: Attempt) -> bool:
         context = copy_context()
 
         def job() -> None:
-            context.run(track.run, attempt)
+            context.run(waiting.run, attempt)
 
         with self._lock:
             if self._closed:
@@ -146,7 +135,7 @@ def check_not_patched_late() -> None:
         )
 
 
-class Track:
+class Waiting:
     """One race: where the attempts that end are heard of, as long as anybody listens."""
 
     def __init__(self, run: Callable[[Attempt], Any]) -> None:

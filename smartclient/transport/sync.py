@@ -13,7 +13,7 @@ from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNod
 from ..connections.sync import SyncConnections
 from ..support.waiting import Places, Signal, Waiter
 from .base import LOOK_AGAIN, TransportBase
-from .race_threads import Racers
+from .race_threads import RaceThreads
 
 
 class SyncTransport(TransportBase):
@@ -24,7 +24,7 @@ class SyncTransport(TransportBase):
 
     def __init__(self, *args: Any, **keywords: Any) -> None:
         super().__init__(*args, **keywords)
-        self._racers = Racers()
+        self._race_threads = RaceThreads()
 
     def handle_request(self, request: Any) -> Any:
         flow = self._flow(request)
@@ -39,7 +39,7 @@ class SyncTransport(TransportBase):
         with ExitStack() as stack:  # from the last to the first, each step whatever became of the others
             if self._fallback is not None:
                 stack.callback(self._fallback.close)
-            stack.callback(self._racers.close)
+            stack.callback(self._race_threads.close)
             stack.callback(self._cut_active)
             stack.callback(self._stop)
 
@@ -55,7 +55,7 @@ class SyncTransport(TransportBase):
 
     def _after_fork(self) -> None:
         super()._after_fork()
-        self._racers = Racers()
+        self._race_threads = RaceThreads()
 
     def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         try:
@@ -78,7 +78,7 @@ class SyncTransport(TransportBase):
             connections = node.connections or self._connections_of(node, attempt.service)
             return connections.send(request, effect)
         if isinstance(effect, Race):
-            return self._racers.race(effect, lambda attempt: self._drive(request, effect.run(attempt)))
+            return self._race_threads.race(effect, lambda attempt: self._drive(request, effect.run(attempt)))
         if isinstance(effect, Read):
             return effect.response.stream.read_ahead()
         if isinstance(effect, Discard):
