@@ -23,7 +23,7 @@ from tls import Terminator
 
 from smartclient import Client, Consul, Etcd, Eureka, Kubernetes, Nacos, Xds
 from smartclient.discovery.http import tls
-from smartclient.discovery.http_client import Answer, Asking
+from smartclient.discovery.http_client import Answer, HttpClient
 from smartclient.testing import ScriptedDiscovery
 
 OK = b"HTTP/1.1 200 OK\r\n"
@@ -62,8 +62,8 @@ def answering(answer: Callable[[socket.socket], None]) -> Iterator[str]:
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def asking(address: str, **options: Any) -> Asking:
-    return Asking(f"http://{address}", **{"timeout": 1.0, "verify": NO_TLS, **options})
+def asking(address: str, **options: Any) -> HttpClient:
+    return HttpClient(f"http://{address}", **{"timeout": 1.0, "verify": NO_TLS, **options})
 
 
 def chunk(data: bytes) -> bytes:
@@ -123,7 +123,7 @@ HOSTILE = {
 
 @pytest.mark.parametrize("answer", HOSTILE, ids=lambda answer: answer.__name__)
 def test_an_answer_is_bounded(answer: Any) -> None:
-    with answering(answer) as address, asking(address, timeout=0.1, most=65_536) as one:
+    with answering(answer) as address, asking(address, timeout=0.4, most=65_536) as one:
         began = time.monotonic()
         with pytest.raises((ValueError, httpx.HTTPError), match=HOSTILE[answer]):
             one.get("/")
@@ -232,7 +232,7 @@ def test_all_addresses_of_a_name_share_the_time(monkeypatch: pytest.MonkeyPatch)
             lambda host, *args, **more: found if host == "many.test" else real(host, *args, **more),
         )
         began = time.monotonic()
-        with pytest.raises(httpx.HTTPError), Asking(f"http://many.test:{port}", timeout=0.2, verify=NO_TLS) as one:
+        with pytest.raises(httpx.HTTPError), HttpClient(f"http://many.test:{port}", timeout=0.2, verify=NO_TLS) as one:
             one.get("/")
         assert time.monotonic() - began < 1.5
 
@@ -251,7 +251,7 @@ def dripping_line(connection: socket.socket) -> None:
 @pytest.mark.parametrize(("answer", "said"), [(long_line, "line is longer"), (dripping_line, "takes too long")])
 def test_a_line_is_bounded(answer: Any, said: str) -> None:
     with answering(answer) as address, pytest.raises((ValueError, httpx.ReadTimeout), match=said):
-        batches(address, timeout=0.1, most=65_536)
+        batches(address, timeout=0.4, most=65_536)
 
 
 def test_silence_between_lines_is_bounded() -> None:
@@ -291,7 +291,7 @@ def test_another_thread_ends_the_wait(secure: bool, streams: bool, tmp_path: Pat
 
     with answering(silent) as address, Terminator(tmp_path, address) as terminator:
         url = f"https://{terminator.address}" if secure else f"http://{address}"
-        with Asking(url, timeout=5, verify=terminator.context) as one:
+        with HttpClient(url, timeout=5, verify=terminator.context) as one:
             errors: list[Exception] = []
 
             def wait() -> None:
@@ -326,7 +326,7 @@ def test_no_descriptor_is_left() -> None:
             with asking(address) as one:
                 one.get("/")
             with pytest.raises(httpx.ConnectTimeout):  # no TLS there
-                with Asking(f"https://{address}", timeout=0.1, verify=ssl.create_default_context()) as one:
+                with HttpClient(f"https://{address}", timeout=0.1, verify=ssl.create_default_context()) as one:
                     one.get("/")
         until(lambda: descriptors() <= before + 1)
 
@@ -335,7 +335,7 @@ def descriptors() -> int:
     return len(list(Path("/proc/self/fd").iterdir()))
 
 
-BOUNDED = {"timeout": 0.1, "most_bytes": 65_536}
+BOUNDED = {"timeout": 0.4, "most_bytes": 65_536}
 SOURCES: dict[str, Callable[[str, Path], Any]] = {
     "consul": lambda address, home: Consul(address, **BOUNDED),
     "etcd": lambda address, home: Etcd(address, **BOUNDED),

@@ -429,7 +429,7 @@ def test_one_client_over_three_loops() -> None:
             await some()
             transport: Any = next(iter(client._mounts.values()))
             for node in transport._services.get("orders").nodes:
-                assert len(node.connections._homes) <= 1
+                assert len(node.connections._shared) <= 1
             await client.aclose()
 
         asyncio.run(last())

@@ -165,7 +165,7 @@ def test_a_key_stays_through_ejection_retries_and_calls() -> None:
         retry = world.start(tried=[home], options=options)
         assert retry.node is not home
         assert world.start(options=options).node is home
-    choice = world.service.roster.choice
+    choice = world.service.members.choice
     for _ in range(5):
         attempt = world.start(options=options)
         if attempt.node is home:
@@ -175,9 +175,9 @@ def test_a_key_stays_through_ejection_retries_and_calls() -> None:
     second = {world.start(options=options).node for _ in range(10)}
     assert len(second) == 1
     assert home not in second
-    assert world.service.roster.choice is not None
+    assert world.service.members.choice is not None
     assert choice is not None
-    assert world.service.roster.choice.picker is choice.picker  # no new table
+    assert world.service.members.choice.picker is choice.picker  # no new table
 
 
 def test_calls_without_a_key_go_by_p2c_and_it_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -253,7 +253,7 @@ class TestSticky:
         world = World(4, balancer="sticky")
         for n in range(5):
             world.start(options=CallOptions(hash_key=str(n) * 1_000_000))
-        kept = world.service.roster.chooser.balancer._sessions
+        kept = world.service.members.chooser.balancer._sessions
         assert sum(len(key) for key in kept) <= 5 * 16
 
     def test_a_session_is_forgotten(self) -> None:

@@ -40,7 +40,7 @@ MAY_KNOW_HTTP = {
     "httpx2",
     "testing",
     "cli/demo",
-    "cli/look",
+    "cli/call",
     "discovery/http",
     "discovery/http_client",
     "discovery/consul/source",
@@ -132,7 +132,8 @@ def test_time_and_chance_are_arguments() -> None:
         "testing",
         "testing/demo_server",
         "cli/demo",
-        "cli/look",
+        "cli/call",
+        "cli/resolve",
         "retry/retry_after",
     }
     for module in modules():

@@ -18,7 +18,7 @@ from smartclient import AdaptiveLimit, Circuit, Instance, Limits, Policy, Retry,
 from smartclient.limits.circuit import Breaker
 from smartclient.limits.limits import Gradient
 from smartclient.limits.throttle import Throttling
-from smartclient.support.sliding_counts import Window
+from smartclient.support.sliding_counts import SlidingCounts
 from smartclient.support.waiting import Places, Waiter
 from smartclient.testing import FAILING, OK, Behaviour, ScriptedDiscovery
 
@@ -63,8 +63,8 @@ def most_at_once(servers: Any) -> Callable[[], int]:
 
 
 def left_clean(client: Any) -> bool:
-    guard = client.service().guard
-    return client.service().in_flight == 0 and (guard.places is None or guard.places.taken == 0)
+    admission = client.service().admission
+    return client.service().in_flight == 0 and (admission.places is None or admission.places.taken == 0)
 
 
 def test_no_more_than_so_many_at_once(driver: Any, fleet: Any) -> None:
@@ -306,7 +306,7 @@ def test_an_adaptive_limit_in_use(driver: Any, fleet: Any) -> None:
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
         for _ in range(3):
             assert {result.status_code for result in at_once(driver, client, 8)} == {200}
-        assert client.service().guard.places.limit >= 4
+        assert client.service().admission.places.limit >= 4
         assert left_clean(client)
 
 
@@ -341,7 +341,7 @@ def test_policies_are_checked(field: str) -> None:
 
 @given(st.lists(st.tuples(st.floats(0, 5), st.integers(0, 1)), max_size=60))
 def test_a_window_counts_the_last_seconds(steps: list[tuple[float, int]]) -> None:
-    window, now, added = Window(10.0), 0.0, []
+    window, now, added = SlidingCounts(10.0), 0.0, []
     for wait, which in steps:
         now += wait
         window.add(now, which)
@@ -400,7 +400,7 @@ def test_streams_on_instances_that_are_gone_take_no_room_from_new_ones(driver: A
         for response in more:
             client.finish(response)
         assert client.get(URL).status_code == 200
-        assert client.service().guard.places.limit == 4
+        assert client.service().admission.places.limit == 4
         assert left_clean(client)
 
 

@@ -119,7 +119,7 @@ def test_loop_after_loop_and_then_trio(fleet: Any) -> None:
     async def last() -> None:
         await some()
         transport: Any = next(iter(client._mounts.values()))
-        assert all(len(node.connections._homes) <= 1 for node in transport._services.get("orders").nodes)
+        assert all(len(node.connections._shared) <= 1 for node in transport._services.get("orders").nodes)
         await client.aclose()
 
     for _ in range(3):

@@ -218,8 +218,8 @@ def test_a_probe_that_is_overtaken_has_failed(driver: Any, fleet: Any) -> None:
     policy = hedging(0.02, outlier=smartclient.OutlierDetection(base_ejection_time=0.1), attempt_timeout=1.0)
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
         [silent] = [node for node in client.nodes() if node.instance.port == servers[0].port]
-        with client.service().roster.lock:
-            events = [client.service().roster.ward._eject(silent, "the test says so", time.monotonic())]
+        with client.service().members.lock:
+            events = [client.service().members.health._eject(silent, "the test says so", time.monotonic())]
         client.service()._apply(events, time.monotonic())
         time.sleep(0.15)
         probed = len(servers[0].received)

@@ -207,14 +207,14 @@ def test_retries_go_elsewhere_and_move_nothing() -> None:
 def test_identical_instances_keep_their_node() -> None:
     world = World(3)
     before = world.service.nodes
-    choice = world.service.roster.choice
+    choice = world.service.members.choice
     world.service.update(instances(3, 1, 2))
     assert world.service.nodes == before
-    assert world.service.roster.choice is choice  # no new picker, no new cursor
+    assert world.service.members.choice is choice  # no new picker, no new cursor
     world.service.update(instances(1, 2, 3, weight=5.0))
     assert world.service.nodes == before
     assert {node.weight for node in before} == {5.0}
-    assert world.service.roster.choice is not choice
+    assert world.service.members.choice is not choice
     assert not world.retired
 
 
@@ -403,14 +403,14 @@ class Slow(Balancer):
 def test_a_change_while_a_picker_is_made_is_not_lost() -> None:
     """New weights, and meanwhile a node is ejected: the choice that is dropped is made again."""
     world = World(4, balancer="random", outlier=OutlierDetection(consecutive_5xx=1))
-    chooser = world.service.roster.chooser
+    chooser = world.service.members.chooser
     choice = chooser.choice
     once = []
 
     def interrupted(*arguments: Any) -> Any:
         if not once:
             once.append(True)
-            world.service.roster.refresh(world.clock())
+            world.service.members.refresh(world.clock())
         return choice(*arguments)
 
     chooser.choice = interrupted  # type: ignore[method-assign]
@@ -520,9 +520,9 @@ def test_a_call_never_builds_a_table() -> None:
     options = [CallOptions(hash_key=str(n)) for n in range(30)]
     caller = threading.get_ident()
     built: list[int] = []
-    made = world.service.roster.chooser.balancer.picker
+    made = world.service.members.chooser.balancer.picker
     object.__setattr__(
-        world.service.roster.chooser.balancer, "picker", lambda *a: (built.append(threading.get_ident()), made(*a))[1]
+        world.service.members.chooser.balancer, "picker", lambda *a: (built.append(threading.get_ident()), made(*a))[1]
     )
     attempt = world.start(options=options[0])
     attempt.judge(Outcome.FAILURE, 503)
@@ -550,15 +550,15 @@ def test_a_call_never_builds_a_table() -> None:
 def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
     for name in ("sticky", "weighted_round_robin", "load_aware", "maglev"):
         world = World(3, balancer=name)
-        balancer: Any = world.service.roster.chooser.balancer
-        picker: Any = world.service.roster.choice and world.service.roster.choice.picker
+        balancer: Any = world.service.members.chooser.balancer
+        picker: Any = world.service.members.choice and world.service.members.choice.picker
         locks = [getattr(owner, "_lock", None) for owner in (balancer, picker)]
         held = [
-            lock for lock in (*locks, world.service.roster.lock, world.service.roster._updating) if lock is not None
+            lock for lock in (*locks, world.service.members.lock, world.service.members._updating) if lock is not None
         ]
         for lock in held:
             lock.acquire()
-        world.service.roster.next_change = float("inf")
+        world.service.members.next_change = float("inf")
         world.service.after_fork()
         done = threading.Thread(target=world.call, daemon=True)
         done.start()
@@ -572,9 +572,9 @@ def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
 def test_after_a_fork_a_call_need_not_wait_for_the_thread_that_sees_to_it(name: str) -> None:
     """In the child the new watch and the first call meet: one of them makes the pickers, the other finds none yet."""
     world = World(3, balancer=name)
-    roster = world.service.roster
-    roster.after_fork()
-    roster.next_change = world.clock() + 1  # another thread has begun
+    members = world.service.members
+    members.after_fork()
+    members.next_change = world.clock() + 1  # another thread has begun
     options = CallOptions(hash_key="mine")
     assert world.call(options=options) in (1, 2, 3)
     world.clock.advance(1)
@@ -641,7 +641,7 @@ class TestServers:
         """67 % of the traffic went to the bad one, three attempts of a call all to it: 26 of 120 GETs were lost."""
         for seed in range(50):
             world = World(0, balancer="round_robin")
-            world.service.roster.chooser._rng.seed(seed)
+            world.service.members.chooser._rng.seed(seed)
             listed = [Instance("10.0.0.1", 80, id=name) for name in "abcd"]
             world.service.update([*listed, Instance("10.0.0.2", 80), Instance("10.0.0.3", 80)])
             tried: list[Any] = []
@@ -708,7 +708,7 @@ class TestFlapping:
                 attempt.judge(Outcome.FAILURE if failed else Outcome.SUCCESS, 503 if failed else 200)
                 attempt.finish()
         assert bad <= 1  # its probe
-        assert world.service.roster.ward.ejected == 1
+        assert world.service.members.health.ejected == 1
 
     def test_so_is_one_that_is_under_suspicion(self) -> None:
         world = World(3, balancer="round_robin")
@@ -733,7 +733,7 @@ class TestFlapping:
         world.clock.advance(6)
         world.service.update(everybody)
         assert all(node.ejected_until is None for node in world.service.nodes)
-        assert world.service.roster.ward.ejected == 0
+        assert world.service.members.health.ejected == 0
 
     def test_never_are_all_out(self) -> None:
         world = World(2, outlier=OutlierDetection(base_ejection_time=10))
@@ -743,7 +743,7 @@ class TestFlapping:
         world.clock.advance(0.1)
         world.service.update([one])
         assert world.start().node.instance.port == 1
-        assert world.service.roster.ward.ejected == 0
+        assert world.service.members.health.ejected == 0
 
 
 # ---- one reason's end is no other's ----

@@ -341,7 +341,7 @@ def test_a_service_that_is_forgotten_is_not_checked() -> None:
             with pytest.raises(smartclient.NoInstances if name != "orders" else Exception):
                 client.get(f"http://{name}/")
         balanced: Any = next(iter(client._mounts.values()))
-        assert {service.name for service in balanced._checker._services} == {"orders"}
+        until(lambda: {service.name for service in balanced._checker._services} == {"orders"})
 
 
 # ---- locks, and who is told when ----
@@ -379,7 +379,7 @@ def test_no_lock_is_held_while_a_picker_is_made(fleet: Any) -> None:
     class Curious(smartclient.RoundRobin):
         def picker(self, nodes: Any, rng: Any) -> Any:
             for service in services(client):
-                held.append(service.publishing.locked() or service.roster._updating.locked())
+                held.append(service.publishing.locked() or service.members._updating.locked())
             return super().picker(nodes, rng)
 
     source = ScriptedDiscovery({"orders": servers.addresses})

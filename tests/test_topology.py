@@ -277,7 +277,7 @@ class TestSlowStart:
         assert node.weight == 1.0
         world.clock.advance(1)
         world.call()
-        assert world.service.roster.next_change == float("inf")
+        assert world.service.members.next_change == float("inf")
 
 
 class TestPause:
@@ -335,7 +335,7 @@ class TestSubsetOfWhatACallMayUse:
         assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
 
     def test_what_calls_ask_for_is_bounded(self) -> None:
-        from smartclient.services import choices as roster
+        from smartclient.services import choices as members
 
         world = World(0, subset=Subset(2, "web-1"))
         world.service.update(self.listed())
@@ -343,8 +343,8 @@ class TestSubsetOfWhatACallMayUse:
             try:
                 world_node(world, options=CallOptions(require={"n": str(n)}))
             except Unavailable:
-                assert n >= roster.WANTED - 1
-        assert len(world.service.nodes) <= 2 + roster.WANTED
+                assert n >= members.WANTED - 1
+        assert len(world.service.nodes) <= 2 + members.WANTED
 
     def test_each_priority_has_its_own(self) -> None:
         world = World(0, subset=Subset(3, "web-1"))

@@ -23,7 +23,7 @@ from statistics import median_low
 
 from ..node import Node, Outcome
 from ..support.checks import count, seconds, setting, share
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from .base import Balancer, PickCall, Picker
 from .penalty import Penalty
 
@@ -127,16 +127,16 @@ class SpeedWeighted:
         self._stride = -(-len(nodes) // AT_ONCE)
         self._part = 0
         self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes)) / self._stride
-        breathe = Breath()
+        breaks = GilBreaks()
         self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
-        breathe()
+        breaks()
         self._usual = _median(nodes)
-        breathe()
+        breaks()
         self._weights: list[float] = []
         for at in range(0, len(nodes), AT_ONCE):
             part = nodes[at : at + AT_ONCE]
             self._weights += [(node.weight or 1.0) * _factor(node.memory, self._usual) for node in part]
-            breathe()
+            breaks()
         self._cumulative = list(accumulate(self._weights))
         self._due: float | None = None
 

@@ -10,7 +10,7 @@ from functools import cache
 from heapq import heapify, heapreplace
 
 from ..node import Node
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from ..support.hashing import hash_of
 from .hashed import Hashed, Table, address
 from .ring_hash import Ring, points_of
@@ -49,12 +49,12 @@ class Slots(Table):
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
-        breathe = Breath()
+        breaks = GilBreaks()
         size = table_size(len(nodes))
         self._nodes, self._size = nodes, size
-        names = [address(node) for node in breathe.each(nodes)]
-        at = [hash_of(name, 1) % size for name in breathe.each(names)]
-        skip = [hash_of(name, 2) % (size - 1) + 1 for name in breathe.each(names)]
+        names = [address(node) for node in breaks.each(nodes)]
+        at = [hash_of(name, 1) % size for name in breaks.each(names)]
+        skip = [hash_of(name, 2) % (size - 1) + 1 for name in breaks.each(names)]
         slots = array("H" if len(nodes) < 1 << 16 else "L", [0]) * size  # numbers from 1; 0: nobody's yet
         filled = [0] * len(nodes)
         weights = [node.instance.weight for node in nodes]
@@ -73,9 +73,9 @@ class Slots(Table):
             steps += 1
             if steps >= STEPS:
                 steps = 0
-                breathe()
+                breaks()
         self._slots = slots
-        self._fill_the_last(filled, weights, breathe)
+        self._fill_the_last(filled, weights, breaks)
 
     def node(self, value: int) -> Node:
         return self._nodes[self._slots[value % self._size] - 1]
@@ -87,7 +87,7 @@ class Slots(Table):
             value = (value * MULTIPLIER + INCREMENT) & MASK
             yield self._nodes[self._slots[(value >> 32) % self._size] - 1]
 
-    def _fill_the_last(self, filled: list[int], weights: Sequence[float], breathe: Breath) -> None:
+    def _fill_the_last(self, filled: list[int], weights: Sequence[float], breaks: GilBreaks) -> None:
         slots, total = self._slots, sum(weights)
         most = [self._size * MOST * (weight / total if total else 1 / len(weights)) for weight in weights]
         ring, at = Ring(self._nodes, points_of(POINTS, len(weights))), -1
@@ -96,7 +96,7 @@ class Slots(Table):
                 at = slots.index(0, at + 1)
             except ValueError:
                 return
-            breathe()
+            breaks()
             for number in ring.numbers(hash_of(str(at), 3)):
                 if filled[number] < most[number]:
                     slots[at] = number + 1

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ..node import Node
 from ..support.checks import count, setting
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from ..support.hashing import hash_of
 from .hashed import Hashed, Table, address
 
@@ -51,7 +51,7 @@ class Ring(Table):
     """Points on a circle of 2⁶⁴; a value belongs to the next point."""
 
     def __init__(self, nodes: Sequence[Node], points: int) -> None:
-        breathe = Breath()
+        breaks = GilBreaks()
         total = sum(node.instance.weight for node in nodes)
         # In buckets by their highest bits: to sort all at once would hold the interpreter for a second.
         # Whole numbers, not pairs: the garbage collector would go through all of them, again and again.
@@ -62,7 +62,7 @@ class Ring(Table):
             for turn in range(max(1, round(points * share)) if share else 0):
                 value = hash_of(f"{name}#{turn}")
                 buckets[value >> 54].append(value << NUMBER | number)
-                breathe()
+                breaks()
         self._nodes = nodes
         self._values, self._numbers = array("Q"), array("L")
         for bucket in buckets:
@@ -70,7 +70,7 @@ class Ring(Table):
                 self._values.append(point >> NUMBER)
                 self._numbers.append(point & LAST)
             bucket.clear()
-            breathe()
+            breaks()
 
     def node(self, value: int) -> Node:
         return self._nodes[self._numbers[bisect(self._values, value) % len(self._values)]]

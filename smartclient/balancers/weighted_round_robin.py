@@ -9,7 +9,7 @@ from heapq import heapify, heapreplace
 from random import Random as Rng
 
 from ..node import Node
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from .base import Balancer, Picker
 
 LEAST_WEIGHT = 1e-9
@@ -35,13 +35,13 @@ class Schedule:
     """Nodes by the time they are due."""
 
     def __init__(self, nodes: Sequence[Node], rng: Rng) -> None:
-        breathe = Breath()
+        breaks = GilBreaks()
         self._due: list[tuple[float, int, Node]] = []
         for number, node in enumerate(nodes):
             # The number makes entries comparable, and ties fair.
             self._due.append((rng.random() / max(node.weight, LEAST_WEIGHT), number, node))
             if not number % 256:
-                breathe()
+                breaks()
         heapify(self._due)
         self._lock = threading.Lock()
 

@@ -68,9 +68,9 @@ def start(state: CallState, last: Exception | None) -> Generator[Effect, Any, At
 def _admit(state: CallState) -> None:
     """Raises what the flavour says to a call that may not begin."""
     service = state.service
-    if service.guard is not None:
+    if service.admission is not None:
         try:
-            service.guard.admit(len(service.nodes), state.call.now)
+            service.admission.admit(len(service.nodes), state.call.now)
         except Refused as refused:
             error = state.flavour.NoInstances if refused.down else state.flavour.Overloaded
             raise error.of(service.name, str(refused)) from None
@@ -83,10 +83,10 @@ def _room(state: CallState, full: Full, last: Exception | None) -> Generator[Eff
     """An attempt, once a node has room for it. The places see to that, but where only some of the nodes fit
     (`require`): then it is looked for now and then.
     """
-    guard = state.service.guard
-    assert guard is not None
-    assert guard.limits is not None
-    until = state.clock() + guard.limits.queue_timeout
+    admission = state.service.admission
+    assert admission is not None
+    assert admission.limits is not None
+    until = state.clock() + admission.limits.queue_timeout
     while state.clock() < until:
         if state.out_of_time():
             raise state.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last

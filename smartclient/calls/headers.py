@@ -1,4 +1,4 @@
-"""Outgoing: the headers that an attempt has beside its request's own."""
+"""AttemptHeaders: the headers that an attempt has beside its request's own."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ IDEMPOTENCY_KEY = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header
 KEYED = frozenset({"POST", "PATCH"})
 
 
-class Outgoing:
+class AttemptHeaders:
     """What the attempts of one call say of themselves.
 
     key: the header of the idempotency key, and its value; "": the request has one of its user's
@@ -42,12 +42,12 @@ class Outgoing:
         return tuple(headers)
 
 
-def headers_of(request: Any, call: Call, policy: Policy, context: SendContext) -> Outgoing | None:
+def headers_of(request: Any, call: Call, policy: Policy, context: SendContext) -> AttemptHeaders | None:
     """None: an attempt has none of its own."""
     key = _key_of(request, policy, context) if policy.idempotency_key and request.method in KEYED else None
     if key is None and policy.deadline_header is None and policy.attempt_header is None:
         return None
-    return Outgoing(policy, call.retried, key)
+    return AttemptHeaders(policy, call.retried, key)
 
 
 def _key_of(request: Any, policy: Policy, context: SendContext) -> tuple[str, str]:

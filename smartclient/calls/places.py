@@ -43,11 +43,11 @@ def queue(state: CallState, last: Exception | None) -> Generator[Effect, Any, No
 
 
 def _wait(state: CallState, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
-    guard, overloaded = state.service.guard, state.flavour.Overloaded
-    if guard is not None and guard.limits is not None and places is guard.places:
+    admission, overloaded = state.service.admission, state.flavour.Overloaded
+    if admission is not None and admission.limits is not None and places is admission.places:
         limit = "Policy.limits"
-        patience: float | None = guard.limits.queue_timeout
-        if places.waiting >= guard.limits.queue:
+        patience: float | None = admission.limits.queue_timeout
+        if places.waiting >= admission.limits.queue:
             reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
             raise overloaded.of(state.service.name, reason) from last
     else:

@@ -129,9 +129,9 @@ def _patience(state: CallState, now: float) -> float:
 
 def _is_admitted(state: CallState, now: float) -> bool:
     """Whether the service's limits let a retry through."""
-    guard = state.service.guard
-    if guard is None:
+    admission = state.service.admission
+    if admission is None:
         return True
-    if guard.places is not None and guard.places.waiting:
+    if admission.places is not None and admission.places.waiting:
         return False  # others wait for the place
-    return guard.admits(len(state.service.nodes), now)
+    return admission.admits(len(state.service.nodes), now)

@@ -58,8 +58,8 @@ class CallState:
         self.context = context
         self.body = body
         self.places: tuple[Places, ...] = () if places is None else (places,)
-        if service.guard is not None and service.guard.places is not None:
-            self.places = (service.guard.places, *self.places)
+        if service.admission is not None and service.admission.places is not None:
+            self.places = (service.admission.places, *self.places)
         self.flavour = flavour
         self.clock = clock
         self.soonest = math.inf

@@ -22,7 +22,7 @@ import httpx
 from ..client import AsyncClient
 from ..discovery import Consul, DiscoveryLike, discovery_from_url
 from ..discovery.consul.agent import ConsulAnswer
-from ..discovery.http_client import Asking
+from ..discovery.http_client import HttpClient
 from ..events import AttemptStarted, Event, NodeEjected, RetryScheduled
 from ..testing.demo_server import DemoServer
 
@@ -159,7 +159,7 @@ def registered(address: str, servers: list[DemoServer]) -> Iterator[Consul]:
         yield source
 
 
-def _deregister(agent: Asking, name: str) -> None:
+def _deregister(agent: HttpClient, name: str) -> None:
     try:
         ConsulAnswer.unless_good(agent.put(f"/v1/agent/service/deregister/{name}"))
     except (httpx.HTTPError, ConsulAnswer) as error:

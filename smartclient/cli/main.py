@@ -11,6 +11,32 @@ from .. import __version__
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    # Each is imported late: `--version` needs none of them.
+    if options.command == "resolve":
+        from .resolve import run_resolve
+
+        return run_resolve(parser, options)
+    if options.command == "call":
+        from .call import run_call
+
+        return run_call(parser, options)
+    if options.command == "simulate":
+        from .simulate import run_simulation
+
+        return run_simulation(parser, options)
+    from .demo import Failed, run
+
+    try:
+        return run(options.seconds, options.json, options.consul)
+    except Failed as error:
+        parser.exit(2, f"smartclient demo: {error}\n")
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="smartclient", description="Client-side load balancing for httpx.")
     parser.add_argument("--version", action="version", version=f"smartclient {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
@@ -56,23 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                              required="SMARTCLIENT_DISCOVERY" not in os.environ,
                              help="consul://…, dns://…, file:///… (default: SMARTCLIENT_DISCOVERY)")  # fmt: skip
         command.add_argument("--timeout", type=_positive, default=10.0, help="seconds to wait (default 10)")
-    options = parser.parse_args(arguments)
-    if options.command in ("resolve", "call"):
-        from .look import run_call, run_resolve
-
-        return run_resolve(parser, options) if options.command == "resolve" else run_call(parser, options)
-    if options.command == "simulate":
-        from .simulate import run_simulation
-
-        return run_simulation(parser, options)
-    from .demo import Failed, run  # late: `--version` needs none of it
-
-    try:
-        return run(options.seconds, options.json, options.consul)
-    except Failed as error:
-        parser.exit(2, f"smartclient demo: {error}\n")
-    except KeyboardInterrupt:
-        return 130
+    return parser
 
 
 def _positive(text: str) -> float:

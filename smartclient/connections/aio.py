@@ -26,7 +26,7 @@ from ..services.service import Service
 from ..support.loops import current_loop, spawn
 from .base import Body, Dialing, NodeConnections, inherited
 from .link import Link
-from .multiplexed import Asking, Shared, send_shared
+from .multiplexed import Shared, SharedRequest, send_shared
 from .network import async_backend
 from .request import Address, instance_request
 
@@ -36,7 +36,7 @@ AFTERWARDS = 0.005  # seconds
 class AsyncBody(Body):
     """asking: over HTTP/2, the request on its shared connection"""
 
-    asking: Asking | None = None
+    asking: SharedRequest | None = None
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         if self._chunks is not None:
@@ -97,7 +97,7 @@ class AsyncBody(Body):
         try:
             await self._raw.aclose()
             if self._link is not None:
-                await self._connections.give_back(self._home, self._link, self._whole, self.asking)
+                await self._connections.give_back(self._stack, self._link, self._whole, self.asking)
         except BaseException:
             if self._link is not None:
                 await self._connections.drop_now(self._link)
@@ -161,13 +161,13 @@ class AsyncConnections(NodeConnections):
         self._body_class = body_class(dialing.flavour)
         self._backend_class = async_backend(dialing.flavour)
         self._loop: Any = None  # where the transport was used last
-        self._homes: dict[Any, dict[Address, Shared]] = {}  # by loop
+        self._shared: dict[Any, dict[Address, Shared]] = {}  # by loop
 
     @property
     def has_idle(self) -> bool:
         """Whether a request needs no new connection."""
-        homes = self._homes.get(current_loop(), {})
-        return any(len(home.idle) or any(True for _ in home) for home in homes.values())
+        by_address = self._shared.get(current_loop(), {})
+        return any(len(shared.idle) or any(True for _ in shared) for shared in by_address.values())
 
     async def send(self, request: Any, effect: Send) -> Any:
         """Send on an idle connection, else a new one; the response, its body unread."""
@@ -194,19 +194,19 @@ class AsyncConnections(NodeConnections):
             if not response.is_closed:  # MockTransport's are, from the start
                 response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
             return response
-        wire = self.wire_request(request, effect, address)
+        engine_request = self.engine_request(request, effect, address)
         if isinstance(effect.stream, flavour.ByteStream):
-            wire.stream = InMemory(effect.stream)
-        home, now = self._home(address), dialing.clock()
+            engine_request.stream = InMemory(effect.stream)
+        shared, now = self._shared_of(address), dialing.clock()
         if now >= dialing.sweep.due:
             for stack, links in dialing.sweep.look(now):
                 stack.owner.drop_idle(links)
         try:
             if dialing.http2:
-                raw, link, asking = await send_shared(self, wire, effect, address, home, made)
+                raw, link, asking = await send_shared(self, engine_request, effect, address, shared, made)
             else:
                 if not effect.fresh:
-                    link, ended = home.idle.take(now)
+                    link, ended = shared.idle.take(now)
                     if ended:
                         await self.close_all(ended)
                 attempt.reused = link is not None
@@ -215,7 +215,7 @@ class AsyncConnections(NodeConnections):
                     made.append(link)
                 link.attempt, link.backend.times = attempt, effect.timeouts
                 dialing.active[attempt] = link
-                raw = await link.http.handle_async_request(wire)
+                raw = await link.http.handle_async_request(engine_request)
         except BaseException as error:
             if dialing.http2:
                 raise
@@ -228,7 +228,7 @@ class AsyncConnections(NodeConnections):
             if isinstance(effect.stream, WatchedStream):
                 with anyio.CancelScope(shield=True):
                     await effect.stream.aclose()
-        body = self._body_class(raw.stream, self, attempt, effect.context, link, home)
+        body = self._body_class(raw.stream, self, attempt, effect.context, link, shared)
         body.asking = asking
         return self.response(raw, body)
 
@@ -237,18 +237,18 @@ class AsyncConnections(NodeConnections):
         connection_class = self.dialing.flavour.httpcore.AsyncHTTPConnection
         return self.new_link(connection_class, self._backend_class, address, attempt)
 
-    async def give_back(self, home: Shared, link: Link, whole: bool, asking: Asking | None) -> None:
+    async def give_back(self, shared: Shared, link: Link, whole: bool, asking: SharedRequest | None) -> None:
         """The response is over. whole: it was read to its end"""
         if self.dialing.http2:
             if asking is not None and not whole:
                 asking.give_up()
-            await self.leave(home, link)
+            await self.leave(shared, link)
         else:
-            await self._rest(home, link)
+            await self._rest(shared, link)
 
-    async def leave(self, home: Shared, link: Link) -> None:
+    async def leave(self, shared: Shared, link: Link) -> None:
         """A request on a connection that others may use, too, is over."""
-        over = home.leave(link)
+        over = shared.leave(link)
         if link.backend.frames is not None and (untold := link.http._connection._h2_state.data_to_send()):
             with anyio.move_on_after(AFTERWARDS, shield=True):  # of streams that were given up
                 try:
@@ -256,17 +256,17 @@ class AsyncConnections(NodeConnections):
                 except Exception:
                     pass  # its reader will find it out
         if over:
-            await self._rest(home, link)
+            await self._rest(shared, link)
 
     async def drop_now(self, link: Link) -> None:
         """Close a connection whatever happens, cancellation too."""
         with anyio.CancelScope(shield=True):
             await _close(link)
 
-    def forgotten(self, link: Link, home: Shared) -> None:
+    def forgotten(self, link: Link, shared: Shared) -> None:
         """Its response was dropped unread, wherever we are."""
         if link.streams > 1 and link.backend.loop is not None:
-            spawn(link.backend.loop, partial(self.leave, home, link), otherwise=link.backend.cut)
+            spawn(link.backend.loop, partial(self.leave, shared, link), otherwise=link.backend.cut)
         else:
             self.drop(link)
 
@@ -287,11 +287,11 @@ class AsyncConnections(NodeConnections):
 
     async def aclose(self) -> None:
         """Close what is idle: here what is this loop's, in their loops what is others'."""
-        here = self._homes.pop(current_loop(), {})
+        here = self._shared.pop(current_loop(), {})
         self._loop = None
         self.close()
-        for home in here.values():
-            await self.close_all(self._emptied(home))
+        for shared in here.values():
+            await self.close_all(self._emptied(shared))
         if self.transport is not None and self.dialing.owned:
             await quietly(self.transport.aclose)
 
@@ -306,48 +306,48 @@ class AsyncConnections(NodeConnections):
         """Close what is idle, from any thread: each connection in its own loop."""
         if self.transport is not None and self.dialing.owned and self._loop is not None:
             spawn(self._loop, partial(quietly, self.transport.aclose), otherwise=_nothing)
-        homes, self._homes = self._homes, {}
-        for stores in homes.values():
-            for home in stores.values():
-                self.drop_idle(self._emptied(home))
+        by_address, self._shared = self._shared, {}
+        for stores in by_address.values():
+            for shared in stores.values():
+                self.drop_idle(self._emptied(shared))
 
     def forget_loop(self, loop: Any) -> None:
         """That loop has ended."""
-        for home in self._homes.pop(loop, {}).values():
-            for link in self._emptied(home):
+        for shared in self._shared.pop(loop, {}).values():
+            for link in self._emptied(shared):
                 link.backend.abandon()
 
     def after_fork(self) -> None:
         """Drop what is shared with the parent: their loop is not ours."""
         if self.transport is not None:
             self.leave_to_parent()
-        inherited.append(self._homes)
-        for stores in self._homes.values():
-            for home in stores.values():
-                for link in (*home, *home.idle.empty()):
+        inherited.append(self._shared)
+        for stores in self._shared.values():
+            for shared in stores.values():
+                for link in (*shared, *shared.idle.empty()):
                     _close_inherited(link)
-        self._homes = {}
+        self._shared = {}
 
-    def _emptied(self, home: Shared) -> list[Link]:
+    def _emptied(self, shared: Shared) -> list[Link]:
         """What is to be closed: idle connections, and those that requests share."""
-        self.dialing.sweep.discard(home.idle)
-        return [*home.idle.empty(), *home]
+        self.dialing.sweep.discard(shared.idle)
+        return [*shared.idle.empty(), *shared]
 
-    def _home(self, address: Address) -> Shared:
+    def _shared_of(self, address: Address) -> Shared:
         loop = current_loop()
-        stores = self._homes.get(loop)
+        stores = self._shared.get(loop)
         if stores is None:
-            stores = self._homes.setdefault(loop, {})
-        home = stores.get(address)
-        if home is None:
-            home = stores[address] = Shared(self.dialing.idle(self))
-        return home
+            stores = self._shared.setdefault(loop, {})
+        shared = stores.get(address)
+        if shared is None:
+            shared = stores[address] = Shared(self.dialing.idle(self))
+        return shared
 
-    async def _rest(self, home: Shared, link: Link) -> None:
+    async def _rest(self, shared: Shared, link: Link) -> None:
         """Nobody uses it any more: idle, or closed."""
         if self.node.removed or not link.rests(self.dialing.clock()):
             await self.drop_now(link)
-        elif surplus := home.idle.put(link):
+        elif surplus := shared.idle.put(link):
             await self.close_all(surplus)
 
 

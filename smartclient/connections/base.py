@@ -4,7 +4,7 @@
 2. A connection is given back when the response body is closed, if it may be used again (`link`).
 3. Over HTTP/2 an async client shares a connection among its requests (`multiplexed`). A blocking one takes it for each
    request alone: threads that share one wait for each other's reads, whatever their deadlines.
-4. A request goes straight to httpcore, with the node's origin and the URL's own path (`wire`).
+4. A request goes straight to httpcore, with the node's origin and the URL's own path (`engine_request`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ..node import Node
 from ..services.attempt import Attempt, AttemptOwner
 from .idle import Idle, Sweep
 from .link import Link
-from .request import Address, WireRequest, WireURL, address_of, extensions_for, headers_for
+from .request import Address, EngineRequest, EngineURL, address_of, extensions_for, headers_for
 
 
 class Dialing:
@@ -124,10 +124,10 @@ class NodeConnections:
             self.addresses[key] = address = same[0] if same else address
         return address
 
-    def wire_request(self, request: Any, effect: Send, address: Address) -> WireRequest:
-        return WireRequest(
+    def engine_request(self, request: Any, effect: Send, address: Address) -> EngineRequest:
+        return EngineRequest(
             request.method.encode(),
-            WireURL(address.origin, request.url, request.extensions.get("target") or request.url.raw_path),
+            EngineURL(address.origin, request.url, request.extensions.get("target") or request.url.raw_path),
             headers_for(request, effect, address),
             effect.stream,
             extensions_for(request, effect, address),
@@ -185,13 +185,13 @@ class Body:
         attempt: Attempt,
         context: SendContext,
         link: Link | None,
-        home: Any,
+        stack: Any,
     ) -> None:
         self.attempt = attempt
         self._raw = raw
         self._connections = connections
         self._link = link
-        self._home = home
+        self._stack = stack
         self._context = context
         self._ends_at = context.body_ends_at
         self._closed = False
@@ -247,5 +247,5 @@ class Body:
             self._closed = True
             self._let_go()
             if self._link is not None:
-                self._connections.forgotten(self._link, self._home)
+                self._connections.forgotten(self._link, self._stack)
             self._connections.dialing.lost.append(self.attempt)

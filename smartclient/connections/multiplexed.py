@@ -1,7 +1,7 @@
 """HTTP/2 connections that an async client's requests share, and what becomes of a request when one of them ends.
 
 h2 and httpcore know one word, `LocalProtocolError`, for "our request was bad", "this connection has been closed" and
-"no more streams". Here it is told apart by what went out on the wire:
+"no more streams". Here it is told apart by what went out on the engine_request:
 
     nothing of the request was sent    another connection; nobody's fault (a new connection says so, too: our request)
     it was sent                        the server broke the rules, or its connection broke: RemoteProtocolError
@@ -80,7 +80,7 @@ class Shared:
         return not backend.ready and backend.failed is None and self.agreed is not False
 
 
-class Asking:
+class SharedRequest:
     """One request on such a connection, as httpcore traces it: its stream, and its time from when it was sent.
 
     extensions: what httpcore is given in place of the request's
@@ -154,30 +154,30 @@ class Asking:
 
 
 async def send_shared(
-    connections: Any, wire: Any, effect: Send, address: Address, home: Shared, made: list[Link]
+    connections: Any, engine_request: Any, effect: Send, address: Address, stack: Shared, made: list[Link]
 ) -> Any:
     """Send on a connection that others may use, too. made: connections that were made for it"""
-    attempt, dialing, extensions = effect.attempt, connections.dialing, wire.extensions
+    attempt, dialing, extensions = effect.attempt, connections.dialing, engine_request.extensions
     httpx = dialing.flavour.httpx
     for left in range(TRIES, 0, -1):
-        joined, ended = (None, ()) if effect.fresh or left == 1 else home.join(dialing.clock())
+        joined, ended = (None, ()) if effect.fresh or left == 1 else stack.join(dialing.clock())
         try:
             link: Link = joined or connections.new(address, attempt)
         except Exception as error:
             raise dialing.flavour.translated(error, connected=False) from error
         if joined is None:
             made.append(link)
-            home.begin(link)
+            stack.begin(link)
         try:
             attempt.reused = joined is not None and link.backend.ready
             if link.backend.frames is None:  # HTTP/1.1 is for one alone; while it is being made the first one's counts
                 link.attempt = attempt
                 link.backend.times = link.backend.times or effect.timeouts
-            asking = Asking(extensions, link)
-            wire.extensions = asking.extensions
+            asking = SharedRequest(extensions, link)
+            engine_request.extensions = asking.extensions
             dialing.active[attempt] = None
             await connections.close_all(ended)
-            raw = await asking.response(wire, httpx.ReadTimeout)
+            raw = await asking.response(engine_request, httpx.ReadTimeout)
         except BaseException as error:
             dialing.active.pop(attempt, None)
             shared = link.backend.frames is not None
@@ -185,7 +185,7 @@ async def send_shared(
             told = connections.not_taken(error, asking) if shared else None
             if shared:
                 asking.give_up()
-            await connections.leave(home, link)
+            await connections.leave(stack, link)
             if told is not None:
                 raise told  # noqa: B904  (it has its cause)
             if connections.is_of_http2(link, error):

@@ -1,6 +1,6 @@
 """A request as httpcore takes it: where it goes, its headers, what is left of its time.
 
-httpcore asks of a request only the five attributes of `WireRequest`; its own class would check and copy every header
+httpcore asks of a request only the five attributes of `EngineRequest`; its own class would check and copy every header
 again.
 """
 
@@ -19,7 +19,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 SECURE = frozenset({"https", "wss"})
 
 
-class WireURL:
+class EngineURL:
     """What httpcore asks of a URL: `origin` says where the request goes. The rest is what mocks match (respx): the
     service's.
     """
@@ -43,12 +43,12 @@ class WireURL:
         return port
 
 
-class WireRequest:
+class EngineRequest:
     """What httpcore asks of a request."""
 
     __slots__ = ("extensions", "headers", "method", "stream", "url")
 
-    def __init__(self, method: bytes, url: WireURL, headers: Any, stream: Any, extensions: Any) -> None:
+    def __init__(self, method: bytes, url: EngineURL, headers: Any, stream: Any, extensions: Any) -> None:
         self.method = method
         self.url = url
         self.headers = headers

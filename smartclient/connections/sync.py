@@ -58,7 +58,7 @@ class SyncBody(Body):
             self._let_go()
             self._raw.close()
             if link is not None:
-                self._connections.give_back(self._home, link, self._whole)
+                self._connections.give_back(self._stack, link, self._whole)
             given_back = True
         finally:  # each step whatever became of the one before: a Ctrl-C may come anywhere
             try:
@@ -81,12 +81,12 @@ class SyncConnections(NodeConnections):
         super().__init__(node, service, dialing)
         self._body_class = body_class(dialing.flavour)
         self._backend_class = sync_backend(dialing.flavour)
-        self._homes: dict[Address, Idle] = {}
+        self._stacks: dict[Address, Idle] = {}
 
     @property
     def has_idle(self) -> bool:
         """Whether a request needs no new connection."""
-        return any(len(home) for home in tuple(self._homes.values()))
+        return any(len(stack) for stack in tuple(self._stacks.values()))
 
     def send(self, request: Any, effect: Send) -> Any:
         """Send on an idle connection, else a new one; the response, its body unread."""
@@ -98,15 +98,15 @@ class SyncConnections(NodeConnections):
             if not response.is_closed:  # MockTransport's are, from the start
                 response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
             return response
-        wire = self.wire_request(request, effect, address)
-        home = self._homes.get(address)
-        if home is None:  # two threads may come here at once; both go on with the one that was first
-            home = self._homes.setdefault(address, dialing.idle(self))
+        engine_request = self.engine_request(request, effect, address)
+        stack = self._stacks.get(address)
+        if stack is None:  # two threads may come here at once; both go on with the one that was first
+            stack = self._stacks.setdefault(address, dialing.idle(self))
         fresh, frames, before = effect.fresh, None, 0
         while True:
             link = None
             try:
-                link = None if fresh else self._take(home)
+                link = None if fresh else self._take(stack)
                 attempt.reused = link is not None
                 if link is None:
                     connection_class = flavour.httpcore.HTTPConnection
@@ -115,7 +115,7 @@ class SyncConnections(NodeConnections):
                 dialing.active[attempt] = link
                 if (frames := link.backend.frames) is not None:
                     before = frames.highest
-                raw = link.http.handle_request(wire)
+                raw = link.http.handle_request(engine_request)
             except BaseException as error:
                 dialing.active.pop(attempt, None)
                 if link is not None:
@@ -131,20 +131,20 @@ class SyncConnections(NodeConnections):
                             continue
                 ready = link is not None and link.backend.ready
                 raise flavour.translated(error, ready)  # noqa: B904  (it has its cause)
-            return self.response(raw, self._body_class(raw.stream, self, attempt, effect.context, link, home))
+            return self.response(raw, self._body_class(raw.stream, self, attempt, effect.context, link, stack))
 
-    def give_back(self, home: Idle, link: Link, whole: bool) -> None:
+    def give_back(self, stack: Idle, link: Link, whole: bool) -> None:
         # Over HTTP/2 the rest of a response that was not read would still come.
         spent = self.node.removed or (link.backend.frames is not None and not whole)
         if spent or not link.rests(self.dialing.clock()):
             self.drop(link)
-        elif surplus := home.put(link):
+        elif surplus := stack.put(link):
             _close(surplus)
 
     def drop(self, link: Link) -> None:
         _close((link,))
 
-    def forgotten(self, link: Link, home: Idle) -> None:
+    def forgotten(self, link: Link, stack: Idle) -> None:
         """Its response was dropped unread."""
         self.drop(link)
 
@@ -153,30 +153,30 @@ class SyncConnections(NodeConnections):
 
     def close(self) -> None:
         """Close what is idle. What is in use is closed as it comes back, since the node is removed."""
-        for home in tuple(self._homes.values()):
-            self.dialing.sweep.discard(home)
-            _close(home.empty())
+        for stack in tuple(self._stacks.values()):
+            self.dialing.sweep.discard(stack)
+            _close(stack.empty())
         if self.transport is not None and self.dialing.owned:
             self.transport.close()
 
     def after_fork(self) -> None:
-        """Drop what is shared with the parent. Closing here says nothing on the wire: the parent still has its copy."""
+        """Drop what is shared with the parent. Closing here tells the server nothing: the parent still has its copy."""
         if self.transport is not None:
             self.leave_to_parent()
         elif self.dialing.http2:  # closing would say GOAWAY on the parent's connections
-            inherited.append(self._homes)
-            self._homes = {}
+            inherited.append(self._stacks)
+            self._stacks = {}
         else:
             self.close()
-            self._homes = {}
+            self._stacks = {}
 
-    def _take(self, home: Idle) -> Link | None:
+    def _take(self, stack: Idle) -> Link | None:
         dialing = self.dialing
         now = dialing.clock()
         if now >= dialing.sweep.due:
             for stack, links in dialing.sweep.look(now):
                 stack.owner.drop_idle(links)
-        link, ended = home.take(now)
+        link, ended = stack.take(now)
         if ended:
             _close(ended)
         return link

@@ -30,7 +30,7 @@ from ..support.hosts import wire_name
 from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
 from .http import RegistryAnswer, Relists, checked_id, kept_alive, registry_url, tls
-from .http_client import MOST_BYTES, Answer, Asking
+from .http_client import MOST_BYTES, Answer, HttpClient
 from .options import number, read_options, seconds, text
 
 PORT = 2379
@@ -70,7 +70,7 @@ class Etcd(Discovery):
         self._timeout = timeout
         self._verify = tls([self.url], verify, cert)
         self._most_bytes = most_bytes
-        self._asking: dict[threading.Event, Asking] = {}
+        self._asking: dict[threading.Event, HttpClient] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Etcd:
@@ -105,21 +105,21 @@ class Etcd(Discovery):
         return f"etcd at {self.url.host}:{self.url.port or PORT}"
 
     @contextmanager
-    def client(self) -> Iterator[Asking]:
+    def client(self) -> Iterator[HttpClient]:
         """A connection to the gateway, logged in."""
         with self._new_asking() as asking:
             self._log_in(asking)
             yield asking
 
-    def _new_asking(self) -> Asking:
-        return Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes)
+    def _new_asking(self) -> HttpClient:
+        return HttpClient(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes)
 
-    def _log_in(self, asking: Asking) -> None:
+    def _log_in(self, asking: HttpClient) -> None:
         if self._user is not None:
             said = _post(asking, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
             asking.headers["Authorization"] = said["token"]
 
-    def _written(self, client: Asking, service: str, prefixes: Sequence[str]) -> Sequence[str]:
+    def _written(self, client: HttpClient, service: str, prefixes: Sequence[str]) -> Sequence[str]:
         """Where else the service may be: names have no case, and others may have registered it as "Orders"."""
         if any(count(client, prefix) for prefix in prefixes):
             return ()
@@ -131,7 +131,7 @@ class Etcd(Discovery):
         same = min((name for name in found if name != service and wire_name(name) == service), default=None)
         return () if same is None else (f"{above}{same}/", f"{above}{same}/"[1:])
 
-    def _watch(self, asking: Asking, prefixes: Sequence[str], stop: threading.Event) -> Iterator[Addresses]:
+    def _watch(self, asking: HttpClient, prefixes: Sequence[str], stop: threading.Event) -> Iterator[Addresses]:
         relists = Relists()
         while not stop.is_set():
             entries, revision = read_all(asking, prefixes)
@@ -195,7 +195,7 @@ class EtcdAnswer(RegistryAnswer):
         return " (user and password?)" if named else ""
 
 
-def events(asking: Asking, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
+def events(asking: HttpClient, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
     """What changes from that revision on: values by key, None where one is gone; None in place of it all: read anew,
     since the revision was compacted or there has been no news for long.
     """
@@ -227,7 +227,7 @@ def events(asking: Asking, prefixes: Sequence[str], revision: int) -> Iterator[d
     raise ConnectionError("the watch ended")
 
 
-def readable(client: Asking, prefixes: Sequence[str]) -> Sequence[str]:
+def readable(client: HttpClient, prefixes: Sequence[str]) -> Sequence[str]:
     """Those that our user may read; raises EtcdAnswer if it is none."""
     refusal: EtcdAnswer | None = None
     found = []
@@ -245,12 +245,12 @@ def readable(client: Asking, prefixes: Sequence[str]) -> Sequence[str]:
     return found
 
 
-def count(client: Asking, prefix: str) -> int:
+def count(client: HttpClient, prefix: str) -> int:
     """How many keys there are."""
     return int(_post(client, "/v3/kv/range", {**_range(prefix), "count_only": True}).get("count", 0))
 
 
-def names_under(client: Asking, prefix: str) -> set[str]:
+def names_under(client: HttpClient, prefix: str) -> set[str]:
     """The services that have keys, each key's next part, of the first so many keys."""
     if not prefix:
         return set()
@@ -258,7 +258,7 @@ def names_under(client: Asking, prefix: str) -> set[str]:
     return {_decoded(pair["key"])[len(prefix) :].partition("/")[0] for pair in said.get("kvs") or ()}
 
 
-def read_all(client: Asking, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
+def read_all(client: HttpClient, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
     """All under these prefixes: values by key, and the revision they are of.
 
     One after another, and not by one transaction: an etcd of 3.5.1 panics, and is gone, when a client gives up on a
@@ -303,7 +303,7 @@ def _written(address: str | Instance | Mapping[str, Any]) -> str:
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
-def _post(client: Asking, path: str, body: Mapping[str, Any]) -> Any:
+def _post(client: HttpClient, path: str, body: Mapping[str, Any]) -> Any:
     return EtcdAnswer.unless_good(client.post(path, json=body)).json()
 
 

@@ -24,7 +24,7 @@ from ..errors import describe
 from ..support.untrusted import whole_number
 from .base import Addresses, Discovery, Unreadable, entry_of, read
 from .http import RegistryAnswer, registry_url, tls, weight_of
-from .http_client import MOST_BYTES, Asking
+from .http_client import MOST_BYTES, HttpClient
 from .options import check_seconds, flag, number, read_options, seconds, text
 from .threads import Lock
 
@@ -143,7 +143,7 @@ class Eureka(Discovery):
             return self._services
 
     def _fetched(self, before: Registry | None) -> Registry:
-        with Asking("", timeout=self._timeout, verify=self._verify, most=self._most_bytes, auth=self._auth,
+        with HttpClient("", timeout=self._timeout, verify=self._verify, most=self._most_bytes, auth=self._auth,
                     headers={"Accept": "application/json"}) as client:  # fmt: skip
             if before is not None:
                 changed = updated(before, self._asked(client, "/apps/delta") or {}, self._secure)
@@ -151,7 +151,7 @@ class Eureka(Discovery):
                     return changed
             return registry_of(self._asked(client, "/apps"), self._secure)
 
-    def _asked(self, client: Asking, path: str) -> Any:
+    def _asked(self, client: HttpClient, path: str) -> Any:
         """None: the server does not know that path (deltas may be switched off)."""
         problem: Exception | None = None
         for url in self.urls:

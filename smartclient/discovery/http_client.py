@@ -1,4 +1,4 @@
-"""Asking a registry over HTTP. One reader for all of them: an answer is bounded in size and in time, also where a byte
+"""HttpClient a registry over HTTP. One reader for all: an answer is bounded in size and in time, also where a byte
 comes now and then; a wait can be ended from another thread, over TLS too; no more is read than was asked for.
 """
 
@@ -42,7 +42,7 @@ class Answer:
         return from_json(self.content)
 
 
-class Asking:
+class HttpClient:
     """A connection to a registry, for one thread after the other.
 
     url:      the base of all paths
@@ -65,11 +65,11 @@ class Asking:
     ) -> None:
         self.timeout = timeout
         self._most = most
-        self._wire = Wire()
+        self._network = Network()
         transport = httpx.HTTPTransport(verify=verify)
         # httpx lets nobody give its pool a network backend.
         transport._pool = self._pool = httpcore.ConnectionPool(
-            ssl_context=verify, max_connections=1, network_backend=self._wire, uds=uds
+            ssl_context=verify, max_connections=1, network_backend=self._network, uds=uds
         )
         headers = {**(headers or {}), "Accept-Encoding": "gzip"}
         url = httpx.URL(url)
@@ -78,9 +78,9 @@ class Asking:
         self._client = httpx.Client(base_url=url, transport=transport, headers=headers, auth=auth, trust_env=False)
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is kept
         self.headers = self._client.headers
-        self.close, self.cut = self._client.close, self._wire.cut
+        self.close, self.cut = self._client.close, self._network.cut
 
-    def __enter__(self) -> Asking:
+    def __enter__(self) -> HttpClient:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -89,7 +89,7 @@ class Asking:
     @property
     def reached(self) -> bool:
         """Whether there was a connection, if only for a moment."""
-        return self._wire.connected
+        return self._network.connected
 
     def get(self, path: str, **options: Any) -> Answer:
         return self.ask("GET", path, **options)
@@ -107,7 +107,7 @@ class Asking:
         """
         timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
         request = self._client.build_request(method, path, timeout=timeout, **options)
-        self._wire.ends_at = time.monotonic() + wait + 3 * self.timeout
+        self._network.ends_at = time.monotonic() + wait + 3 * self.timeout
         answer = self._client.send(request, stream=True)
         try:
             content = bytearray()
@@ -117,7 +117,7 @@ class Asking:
                     raise ValueError(f"the answer is longer than {self._most} bytes")
             return Answer(answer.status_code, answer.headers, bytes(content))
         finally:
-            self._wire.ends_at = None
+            self._network.ends_at = None
             answer.close()
 
     @contextmanager
@@ -127,13 +127,13 @@ class Asking:
         """
         timeout = httpx.Timeout(self.timeout, read=quiet)
         request = self._client.build_request(method, path, timeout=timeout, **options)
-        self._wire.ends_at = time.monotonic() + quiet + 3 * self.timeout
+        self._network.ends_at = time.monotonic() + quiet + 3 * self.timeout
         answer = self._client.send(request, stream=True)
         try:
             if answer.status_code == 200:
                 yield self._batches(answer)
             else:
-                self._wire.ends_at = time.monotonic() + 3 * self.timeout
+                self._network.ends_at = time.monotonic() + 3 * self.timeout
                 content = b""
                 for piece in self._pieces(answer):
                     content += piece[: 1 << 16]
@@ -141,11 +141,11 @@ class Asking:
                         break
                 yield Answer(answer.status_code, answer.headers, content)
         finally:
-            self._wire.ends_at = None
+            self._network.ends_at = None
             answer.close()
 
     def _batches(self, answer: httpx.Response) -> Iterator[list[bytes]]:
-        self._wire.ends_at = None
+        self._network.ends_at = None
         lines: list[bytes] = []
         size, first_at = 0, 0.0  # of the lines
         begun = bytearray()  # a line
@@ -163,9 +163,9 @@ class Asking:
                 raise ValueError(f"a line is longer than {self._most} bytes")
             # One that has begun must end: a byte now and then is no news.
             if not begun:
-                self._wire.ends_at = None
-            elif whole or self._wire.ends_at is None:
-                self._wire.ends_at = time.monotonic() + 3 * self.timeout
+                self._network.ends_at = None
+            elif whole or self._network.ends_at is None:
+                self._network.ends_at = time.monotonic() + 3 * self.timeout
             if lines and (size > BATCH or time.monotonic() - first_at > GATHERED or not self._more()):
                 yield lines
                 lines, size = [], 0
@@ -176,7 +176,7 @@ class Asking:
 
     def _more(self) -> bool:
         """Whether something has come that was not read yet."""
-        return self._wire.more() or any(map(_unparsed, self._pool.connections))
+        return self._network.more() or any(map(_unparsed, self._pool.connections))
 
     def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
         """The content, decompressed a little at a time: 64 KB may well be 64 MB."""
@@ -200,7 +200,7 @@ class Asking:
             raise ValueError(f"the answer is no gzip: {error}") from None
 
 
-class Wire(httpcore.NetworkBackend):
+class Network(httpcore.NetworkBackend):
     """The network beneath: it keeps a total time, and another thread can end what it waits for.
 
     ends_at:    when what is asked for must be whole, however little comes at a time; None: nothing is
@@ -276,23 +276,23 @@ class Wire(httpcore.NetworkBackend):
 
 
 class _Stream(httpcore.NetworkStream):
-    def __init__(self, stream: httpcore.NetworkStream, wire: Wire, handle: socket.socket | None = None) -> None:
+    def __init__(self, stream: httpcore.NetworkStream, network: Network, handle: socket.socket | None = None) -> None:
         self._stream = stream
-        self._wire = wire
+        self._network = network
         # Another one on the same socket: TLS takes the first one's descriptor away, and has no dup() of its own. A
         # blocked recv wakes on shutdown, not on close.
         self._handle = handle or socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno()))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        timeout = self._wire.left(timeout, httpcore.ReadTimeout)
+        timeout = self._network.left(timeout, httpcore.ReadTimeout)
         try:
             return self._stream.read(max_bytes, timeout)
         except httpcore.ReadTimeout:
-            self._wire.left(timeout, httpcore.ReadTimeout)
+            self._network.left(timeout, httpcore.ReadTimeout)
             raise httpcore.ReadTimeout(f"nothing came for {timeout:.3g} s") from None
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._stream.write(buffer, self._wire.left(timeout, httpcore.WriteTimeout))
+        self._stream.write(buffer, self._network.left(timeout, httpcore.WriteTimeout))
 
     def close(self) -> None:
         self._handle.close()
@@ -304,7 +304,7 @@ class _Stream(httpcore.NetworkStream):
         except BaseException:
             self.close()
             raise
-        self._wire.stream = made = _Stream(secure, self._wire, self._handle)
+        self._network.stream = made = _Stream(secure, self._network, self._handle)
         return made
 
     def get_extra_info(self, info: str) -> Any:

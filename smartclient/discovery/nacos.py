@@ -18,7 +18,7 @@ from ..support.hosts import wire_name
 from ..support.untrusted import shown
 from .base import Addresses, Discovery, read
 from .http import RegistryAnswer, registry_url, tls
-from .http_client import MOST_BYTES, Asking
+from .http_client import MOST_BYTES, HttpClient
 from .options import check_seconds, number, read_options, seconds, text
 
 PORT = 8848
@@ -97,7 +97,7 @@ class Nacos(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         shown: list[Any] | None = None
         name = service
-        with Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes) as client:
+        with HttpClient(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes) as client:
             if self._login is not None:
                 # Not as the parameter accessToken: httpx logs URLs.
                 client.headers["Authorization"] = f"Bearer {self._token(client, *self._login)}"
@@ -116,7 +116,7 @@ class Nacos(Discovery):
     def __str__(self) -> str:
         return f"nacos at {self.url.netloc.decode()}"
 
-    def _written(self, client: Asking, service: str) -> str | None:
+    def _written(self, client: HttpClient, service: str) -> str | None:
         """How the service's name is written there: names have no case for us, and Nacos' have."""
         query = {key: value for key, value in self._query.items() if key in ("namespaceId", "groupName")}
         answer = client.get(NAMES, params={"pageNo": 1, "pageSize": MOST_NAMES, **query})
@@ -125,7 +125,7 @@ class Nacos(Discovery):
         same = [name for name in names or () if isinstance(name, str) and wire_name(name) == service]
         return service if service in same else min(same, default=None)
 
-    def _token(self, client: Asking, user: str, password: str) -> str:
+    def _token(self, client: HttpClient, user: str, password: str) -> str:
         answer = client.post("/v1/auth/login", data={"username": user, "password": password})
         return str(NacosAnswer.unless_good(answer).json()["accessToken"])
 

@@ -1,4 +1,4 @@
-"""Ward: the health of all nodes of a service: who is ejected, paused, warming up, and why.
+"""ServiceHealth: the health of all nodes of a service: who is ejected, paused, warming up, and why.
 
 Not thread-safe: the service's lock guards it.
 """
@@ -17,7 +17,7 @@ from .slow_start import SlowStart
 WARM_STEP = 0.25  # seconds between the steps of a slow start
 
 
-class Ward:
+class ServiceHealth:
     """outlier, slow_start: the policy's. ejected: how many nodes are."""
 
     def __init__(

@@ -2,9 +2,9 @@
 is down.
 """
 
-from .admission import Guard, Refused
+from .admission import Admission, Refused
 from .circuit import Circuit
 from .limits import AdaptiveLimit, Limits
 from .throttle import Throttle
 
-__all__ = ["AdaptiveLimit", "Circuit", "Guard", "Limits", "Refused", "Throttle"]
+__all__ = ["AdaptiveLimit", "Circuit", "Admission", "Limits", "Refused", "Throttle"]

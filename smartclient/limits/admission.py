@@ -1,4 +1,4 @@
-"""Guard: what stands between the calls of one service and its instances."""
+"""Admission: what stands between the calls of one service and its instances."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Refused(Exception):
         self.down = down
 
 
-class Guard:
+class Admission:
     """The live limits of one service.
 
     places:  attempts in progress; None: as many as there are

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from random import Random
 
 from ..support.checks import Settings, number, seconds, setting, share
-from ..support.sliding_counts import Window
+from ..support.sliding_counts import SlidingCounts
 
 REQUESTS, ACCEPTS = 0, 1
 ENOUGH = 10  # requests: of fewer nothing can be said
@@ -39,7 +39,7 @@ class Throttling:
     def __init__(self, settings: Throttle, rng: Random) -> None:
         self._settings = settings
         self._rng = rng
-        self._window = Window(settings.window)
+        self._window = SlidingCounts(settings.window)
 
     def refuses(self, now: float) -> str | None:
         """Why a request is refused. It counts then; one that is let through counts when its answer is known."""

@@ -11,7 +11,7 @@ import threading
 from dataclasses import dataclass
 
 from ..support.checks import Settings, number, seconds, setting
-from ..support.sliding_counts import Window
+from ..support.sliding_counts import SlidingCounts
 
 CALLS, RETRIES = 0, 1
 
@@ -37,7 +37,7 @@ class BudgetAccount:
 
     def __init__(self, settings: RetryBudget) -> None:
         self._settings = settings
-        self._window = Window(settings.ttl)
+        self._window = SlidingCounts(settings.ttl)
         self._lock = threading.Lock()
 
     def deposit(self, now: float) -> None:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from ..instance import MOST_WEIGHT, Instance
 from ..node import Node, identity_of
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 
 CHUNK = 500
 HEAVIEST = 1e6  # weight: lists with heavier ones are scaled down to it
@@ -38,7 +38,7 @@ class Change(NamedTuple):
 
 
 def servers_of(
-    instances: Iterable[Instance], by_id: bool, breath: Breath, several: Callable[[Instance, list[Instance]], None]
+    instances: Iterable[Instance], by_id: bool, breaks: GilBreaks, several: Callable[[Instance, list[Instance]], None]
 ) -> dict[str, Instance]:
     """The servers that a list names, by their identity: weights added where one is registered several times, and all
     weights scaled down where one is beyond what we reckon with (xDS knows weights of 32 bits).
@@ -47,7 +47,7 @@ def servers_of(
     """
     servers: dict[str, Instance] = {}
     more: dict[str, list[Instance]] = {}
-    for instance in breath.each(instances):
+    for instance in breaks.each(instances):
         key = identity_of(instance, by_id)
         first = servers.setdefault(key, instance)
         if first is not instance and first != instance:
@@ -56,10 +56,10 @@ def servers_of(
         servers[key] = _together(registrations)
         if len(registrations) > 1:
             several(servers[key], registrations)
-    heaviest = max((instance.weight for instance in breath.each(servers.values())), default=0.0)
+    heaviest = max((instance.weight for instance in breaks.each(servers.values())), default=0.0)
     if heaviest > HEAVIEST:
         factor = HEAVIEST / heaviest
-        servers = {key: replace(one, weight=one.weight * factor) for key, one in breath.each(servers.items())}
+        servers = {key: replace(one, weight=one.weight * factor) for key, one in breaks.each(servers.items())}
     return servers
 
 
@@ -74,13 +74,13 @@ def _together(registrations: list[Instance]) -> Instance:
 
 
 def compare(before: Iterable[Node], servers: Mapping[str, Instance], make: Callable[[str, Instance], Node],
-            breath: Breath) -> Change:  # fmt: skip
-    """The change a list makes. make: a node for a new server; breath: lets others run now and then."""
-    known = {node.identity: node for node in breath.each(before)}
+            breaks: GilBreaks) -> Change:  # fmt: skip
+    """The change a list makes. make: a node for a new server; breaks: lets others run now and then."""
+    known = {node.identity: node for node in breaks.each(before)}
     kept: dict[str, Node] = {}
     added: list[str] = []
     altered = []
-    for key, instance in breath.each(servers.items()):
+    for key, instance in breaks.each(servers.items()):
         node = known.get(key)
         if node is None:
             node = make(key, instance)
@@ -88,14 +88,14 @@ def compare(before: Iterable[Node], servers: Mapping[str, Instance], make: Calla
         elif node.instance != instance:
             altered.append((node, instance))
         kept[key] = node
-    order = [key for key in breath.each(known) if key in kept]
+    order = [key for key in breaks.each(known) if key in kept]
     # Two runs, each in order: to sort ten thousand that are not would hold the interpreter for several milliseconds.
-    runs = [sorted(added[at : at + CHUNK]) for at in breath.each(range(0, len(added), CHUNK))]
-    order += breath.each(merge(*runs))
+    runs = [sorted(added[at : at + CHUNK]) for at in breaks.each(range(0, len(added), CHUNK))]
+    order += breaks.each(merge(*runs))
     order.sort()
     return Change(
-        tuple(kept[key] for key in breath.each(order)),
-        tuple(kept[key] for key in breath.each(added)),
-        [node for key, node in breath.each(known.items()) if key not in kept],
+        tuple(kept[key] for key in breaks.each(order)),
+        tuple(kept[key] for key in breaks.each(added)),
+        [node for key, node in breaks.each(known.items()) if key not in kept],
         tuple(altered),
     )

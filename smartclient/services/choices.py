@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 from cachetools import TLRUCache
 
 from ..events import logger
-from ..health.service_health import Ward
+from ..health.service_health import ServiceHealth
 from ..instance import Instance
 from ..node import Node
 from ..policy import Policy
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from ..topology.groups import Group
 from .changes import Change, compare, servers_of
 from .picking import Choice, Chooser
@@ -59,7 +59,7 @@ class Choices:
 
     lock:         the service's: guards the nodes' state and this one's
     chooser:      makes the pickers
-    ward:         knows the nodes' health
+    health:       knows the nodes' health
     nodes:        all members, ejected ones included
     choice:       who may be picked; None: nobody
     due:          ejected nodes whose time is over: one probing call each
@@ -80,7 +80,7 @@ class Choices:
     ) -> None:
         self.lock = threading.Lock()
         self.chooser = Chooser(service, policy, zone, rng)
-        self.ward = Ward(service, policy.outlier, policy.slow_start, clock(), rng)
+        self.health = ServiceHealth(service, policy.outlier, policy.slow_start, clock(), rng)
         self.nodes: tuple[Node, ...] = ()
         self.choice: Choice | None = None
         self.due: tuple[Node, ...] = ()
@@ -97,7 +97,7 @@ class Choices:
         self._listed: tuple[Instance, ...] = ()  # of which a subset is used
         self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
         self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
-        self._breathe = Breath()
+        self._breaks = GilBreaks()
         self._version = 0
         self._stale = False  # the pickers do not know the latest weights, or are a stopgap
 
@@ -186,13 +186,13 @@ class Choices:
                 version, nodes, stale = self._version, self.nodes, self._stale
                 if self.next_change <= now:
                     self.next_change = now + AGAIN  # should this come to nothing
-                changes, moved = self.ward.advance(nodes, now)
+                changes, moved = self.health.advance(nodes, now)
             if building:
-                self._breathe()
-            groups = self.chooser.groups(nodes, self._breathe.each if building else iter)
+                self._breaks()
+            groups = self.chooser.groups(nodes, self._breaks.each if building else iter)
             in_use = {node for group in groups for node in group.nodes}
             if building:
-                self._breathe()
+                self._breaks()
             out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
             over = {node for node, until in out if until <= now and node not in in_use}
             changes += [until for _, until in out if until > now]
@@ -222,10 +222,10 @@ class Choices:
             # None of those that the old picker knows is left: at random, until the new one is made.
             self._commit(plan, self.chooser.stopgap(groups), stale=True)
         if building:
-            self._breathe()
+            self._breaks()
         choice, current = self.chooser.choice(plan.nodes, groups, before is None, building, stale)
         if building:
-            self._breathe()
+            self._breaks()
         return self._commit(plan, choice, stale=not current)
 
     def _commit(self, plan: Plan, choice: Choice | None, stale: bool) -> bool:
@@ -243,12 +243,12 @@ class Choices:
     def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
         """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
         now = self._clock()
-        servers = servers_of(instances, self._by_id, self._breathe, self._say_several)
+        servers = servers_of(instances, self._by_id, self._breaks, self._say_several)
         if self._policy.subset is not None:
             self._listed = instances
             chosen = set(self._policy.subset.of_all(tuple(servers.values()), tuple(self._wanted)))
             servers = {key: instance for key, instance in servers.items() if instance in chosen}
-        change = compare(self.nodes, servers, self._node, self._breathe)
+        change = compare(self.nodes, servers, self._node, self._breaks)
         fresh = not self.nodes
         with self.lock:
             self.empty_at = NEVER
@@ -258,9 +258,9 @@ class Choices:
                 node.instance, node.weight = instance, instance.weight
             for node in change.added:
                 if node.ejected_until is not None:
-                    self.ward.readmit(node, change.nodes)
+                    self.health.readmit(node, change.nodes)
                 elif not fresh:  # else all are new: somebody has to do the work
-                    self.ward.warm(node, now)
+                    self.health.warm(node, now)
             self.nodes = change.nodes
             self._version += 1
             self._stale = self._stale or bool(change.altered)
@@ -268,7 +268,7 @@ class Choices:
         for at in range(0, len(change.removed), CHUNK):  # calls go on in between
             with self.lock:
                 idle += self._remove(change.removed[at : at + CHUNK])
-            self._breathe()
+            self._breaks()
         return change, idle
 
     def _remove(self, nodes: Iterable[Node]) -> list[Node]:
@@ -276,12 +276,12 @@ class Choices:
         now = self._clock()
         for node in nodes:
             node.removed = True
-            until = self.ward.until(node, now)
+            until = self.health.until(node, now)
             if until > now:
                 self._left[node.identity] = Left(
                     until, node.memory, node.health, node.ejected_until, node.paused_until, node.unhealthy
                 )
-        self.ward.discharge(nodes)
+        self.health.discharge(nodes)
         return [node for node in nodes if node.in_flight == 0]
 
     def _node(self, identity: str, instance: Instance) -> Node:
@@ -289,7 +289,7 @@ class Choices:
         with self.lock:
             before = self._left.pop(identity, None)
         if before is None:
-            return Node(instance, self.chooser.balancer.memory(), self.ward.record(), identity)
+            return Node(instance, self.chooser.balancer.memory(), self.health.record(), identity)
         node = Node(instance, before.memory, before.health, identity)
         node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
         node.unhealthy = before.unhealthy

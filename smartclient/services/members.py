@@ -53,10 +53,10 @@ class Members(Choices):
             if node.health is not None:
                 attempt.failures_before = node.health.local_failures
             probing = node.probe is attempt
-            events = self.ward.judge(node, outcome, attempt.status, attempt.elapsed, probing, self.nodes, now, lone)
+            events = self.health.judge(node, outcome, attempt.status, attempt.elapsed, probing, self.nodes, now, lone)
             if retry_after is None or outcome is not Outcome.FAILURE:
                 return events, False
-            return events, self.ward.pause(node, retry_after, now)
+            return events, self.health.pause(node, retry_after, now)
 
     def learn_overtaken(self, attempt: Attempt, now: float, remember: bool) -> list[Event]:
         """So long at least it would have taken. For a node on probation that is too long."""
@@ -65,7 +65,7 @@ class Members(Choices):
             if node.memory is not None and remember:
                 self._remember(node, Outcome.SUCCESS, latency, None, now)
             if node.probe is attempt:
-                return self.ward.judge(node, Outcome.FAILURE, None, latency, True, self.nodes, now)
+                return self.health.judge(node, Outcome.FAILURE, None, latency, True, self.nodes, now)
         return []
 
     def learn_of_body(self, attempt: Attempt, latency: float, now: float) -> list[Event]:
@@ -76,7 +76,7 @@ class Members(Choices):
                 self._remember(node, Outcome.FAILURE, latency, None, now)
             if node.health is not None:
                 node.health.local_failures = max(node.health.local_failures, attempt.failures_before)
-            return self.ward.judge(node, Outcome.FAILURE, None, latency, node.probe is attempt, self.nodes, now)
+            return self.health.judge(node, Outcome.FAILURE, None, latency, node.probe is attempt, self.nodes, now)
 
     def learn_load(self, attempt: Attempt, value: str, now: float) -> None:
         """What its response says of the server's load."""
@@ -104,7 +104,7 @@ class Members(Choices):
             if node.removed or (node.unhealthy is not healthy and not returns):
                 return None
             node.unhealthy = not healthy
-            return [self.ward.restore(node, now)] if returns else []
+            return [self.health.restore(node, now)] if returns else []
 
     def _pick(self, call: Call) -> Node:
         before = call.prefers

@@ -14,12 +14,12 @@ from random import Random
 from ..events import Event, InstancesChanged, Observers, logger
 from ..health.stalls import Stalls
 from ..instance import Instance
-from ..limits import Guard
+from ..limits import Admission
 from ..node import Node, Outcome
 from ..policy import Policy
 from ..retry.budget import BudgetAccount
 from ..retry.hedge import Hedge
-from ..support.gil_breaks import Breath
+from ..support.gil_breaks import GilBreaks
 from ..support.waiting import Places, Signal
 from .attempt import Attempt
 from .call import Call
@@ -63,7 +63,7 @@ class Service:
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
     drop:     share of the calls that the registry asks not to be made
-    guard:    its limits, if it has any
+    admission:    its limits, if it has any
     forgotten: its source knows no such service
     latencies: of late, once somebody has asked
     """
@@ -100,12 +100,12 @@ class Service:
         self.budget = None if budget is None else BudgetAccount(budget)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
-        self.roster = Members(name, policy, zone, clock, rng, by_id)
-        self.load_header = self.roster.chooser.balancer.load_header
+        self.members = Members(name, policy, zone, clock, rng, by_id)
+        self.load_header = self.members.chooser.balancer.load_header
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
-        self.guard = Guard(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
-        if self.guard is not None and policy.limits is not None and policy.limits.per_node is not None:
-            self.roster.chooser.room = self.guard.room
+        self.admission = Admission(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
+        if self.admission is not None and policy.limits is not None and policy.limits.per_node is not None:
+            self.members.chooser.room = self.admission.room
         self._retire = retire
         self._rng = rng
         self._refresh = refresh
@@ -119,7 +119,7 @@ class Service:
     @property
     def nodes(self) -> tuple[Node, ...]:
         """All members, ejected ones included."""
-        return self.roster.nodes
+        return self.members.nodes
 
     @property
     def age(self) -> float:
@@ -129,7 +129,7 @@ class Service:
     @property
     def in_flight(self) -> int:
         """Attempts that are not over, of nodes that are gone, too."""
-        return self.roster.in_flight
+        return self.members.in_flight
 
     # ---- a call ----
 
@@ -166,14 +166,14 @@ class Service:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
         now = call.now
         self.used_at = now
-        roster = self.roster
-        if now >= roster.next_change:
-            self._tell(roster.advance(now))
-        if self.policy.subset is not None and (told := roster.want(*roster.chooser.asked(call))):
+        members = self.members
+        if now >= members.next_change:
+            self._tell(members.advance(now))
+        if self.policy.subset is not None and (told := members.want(*members.chooser.asked(call))):
             self._tell(told)
-        if roster.choice is None:
+        if members.choice is None:
             raise Unavailable(self._why_none())
-        node = roster.claim(call)
+        node = members.claim(call)
         if call.attempt == 1 and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
@@ -201,9 +201,9 @@ class Service:
         lone = attempt.unreached and self.knows_up(now)
         if self.latencies is not None and outcome is Outcome.SUCCESS:
             self.latencies.add(attempt.elapsed, now)
-        events, paused = self.roster.learn(attempt, retry_after, now, lone, remember=not explained)
-        if self.guard is not None and not explained:
-            self._tell_guard(self.guard, attempt, now)
+        events, paused = self.members.learn(attempt, retry_after, now, lone, remember=not explained)
+        if self.admission is not None and not explained:
+            self._tell_admission(self.admission, attempt, now)
         if events or paused:
             self._apply(events, now)
         if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
@@ -219,11 +219,11 @@ class Service:
             if attempt.unreached:
                 node.unreached_at = now
 
-    def _tell_guard(self, guard: Guard, attempt: Attempt, now: float) -> None:
+    def _tell_admission(self, admission: Admission, attempt: Attempt, now: float) -> None:
         reason = f"{attempt.node.instance}: {attempt.error or f'status {attempt.status}'}"
         failed = attempt.outcome is Outcome.FAILURE
         in_flight, count = self.in_flight, len(self.nodes)
-        guard.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, count, now)
+        admission.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, count, now)
 
     def _ask_anew(self, now: float) -> None:
         """Have the source asked, if most nodes gave no answer the last time they were called."""
@@ -237,7 +237,7 @@ class Service:
 
     def _overtaken(self, attempt: Attempt, explained: bool, now: float) -> None:
         """So long at least it would have taken. For a node on probation that is too long."""
-        events = self.roster.learn_overtaken(attempt, now, remember=not explained)
+        events = self.members.learn_overtaken(attempt, now, remember=not explained)
         if events:
             self._apply(events, now)
 
@@ -247,18 +247,18 @@ class Service:
         latency = now - attempt.started
         if self.stalls.explains(attempt.stalled, latency):
             return
-        events = self.roster.learn_of_body(attempt, latency, now)
+        events = self.members.learn_of_body(attempt, latency, now)
         if events:
             self._apply(events, now)
 
     def reported(self, attempt: Attempt, value: str) -> None:
         """What the `load_header` of a response says."""
-        self.roster.learn_load(attempt, value, self.clock())
+        self.members.learn_load(attempt, value, self.clock())
 
     def finish(self, attempt: Attempt) -> None:
         """One call less in flight (called by `Attempt.finish`, once)."""
-        astray, gone = self.roster.release(attempt)
-        if self.guard is not None and astray:
+        astray, gone = self.members.release(attempt)
+        if self.admission is not None and astray:
             self._count()
         if gone:
             self._let_go((attempt.node,))
@@ -278,14 +278,14 @@ class Service:
         self.problem = None
         self._listed = True
         age, self._listed_at = self.age, self.clock()
-        return self.roster.update(tuple(instances), grace), age
+        return self.members.update(tuple(instances), grace), age
 
     def settle(self, told: Told) -> None:
         """The rest: pickers, then calls that wait, then observers and the log. No lock is held, since all of them are
         the user's, may be slow, and may call the service.
         """
         if told[0] is not None:
-            self.roster.settle()
+            self.members.settle()
         self.ready.fire()
         self._tell(*told)
 
@@ -306,7 +306,7 @@ class Service:
     def checked(self, node: Node, healthy: bool, unejects: bool = False) -> None:
         """What active checks have found out about a node."""
         now = self.clock()
-        events = self.roster.check(node, healthy, unejects, now)
+        events = self.members.check(node, healthy, unejects, now)
         if events is None:
             return
         logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
@@ -314,12 +314,12 @@ class Service:
 
     def close(self) -> None:
         """Remove all nodes: idle connections are closed, running calls finish, calls that wait are told."""
-        self._let_go(self.roster.close())
+        self._let_go(self.members.close())
         self.ready.fire()
 
     def after_fork(self) -> None:
         """In a forked child: new locks, and none of the parent's calls."""
-        self.roster.after_fork()
+        self.members.after_fork()
         self.publishing = threading.Lock()
         fired = self.ready.fired
         self.ready = Signal()
@@ -328,16 +328,16 @@ class Service:
         if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
             self.budget = BudgetAccount(self.policy.retry.budget)
         self.latencies, self._hedge_budgets = None, {}
-        if self.guard is not None:
+        if self.admission is not None:
             policy = self.policy
-            self.guard = Guard(policy.limits, policy.throttle, policy.circuit, self._rng)
-            if self.roster.chooser.room is not None:
-                self.roster.chooser.room = self.guard.room
+            self.admission = Admission(policy.limits, policy.throttle, policy.circuit, self._rng)
+            if self.members.chooser.room is not None:
+                self.members.chooser.room = self.admission.room
             self._count()
 
     def _why_none(self) -> str:
         known = len(self.nodes)
-        if self.roster.closed:
+        if self.members.closed:
             return "the client has been closed"
         if not self._listed:
             why = f"{self.source} has not answered yet"
@@ -351,7 +351,7 @@ class Service:
 
     def _apply(self, events: Sequence[Event], now: float) -> None:
         """Make a change of health felt, and tell of it."""
-        self.roster.refresh(now)
+        self.members.refresh(now)
         self._count()
         for event in events:
             logger.info("%s", event)
@@ -373,18 +373,18 @@ class Service:
             listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
             self.observers(InstancesChanged(self.name, listed, added, removed, self.source, age))
         idle.clear()
-        breathe = Breath()
+        breaks = GilBreaks()
         while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
             change.removed.pop()
-            breathe()
+            breaks()
 
     def _count(self) -> None:
-        if self.guard is not None:
-            self.guard.count(self._in_use)
+        if self.admission is not None:
+            self.admission.count(self._in_use)
 
     def _in_use(self) -> tuple[int, int]:
         """How many nodes take calls, and how many attempts are in flight on others."""
-        choice = self.roster.choice
+        choice = self.members.choice
         nodes = () if choice is None else choice.nodes
         return len(nodes), max(0, self.in_flight - sum(node.in_flight for node in nodes))
 

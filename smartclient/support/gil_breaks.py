@@ -1,4 +1,4 @@
-"""Breath: long work in a discovery thread lets other threads run now and then.
+"""GilBreaks: long work in a discovery thread lets other threads run now and then.
 
 The interpreter's own turns last 5 ms, and a call may have to wait for several of them; after this hardly one lasts
 longer than half a millisecond. To sleep for no time at all would not do: whoever lets the interpreter go and asks for
@@ -17,7 +17,7 @@ PAUSE = 1e-5  # seconds
 OFTEN = 16  # items
 
 
-class Breath:
+class GilBreaks:
     """Call it for each item, or each step, of long work. It yields if it has worked for a turn."""
 
     __slots__ = ("_since",)

@@ -1,11 +1,11 @@
-"""Window: two counts over the last seconds. Not thread-safe: its owner's lock guards it."""
+"""SlidingCounts: two counts over the last seconds. Not thread-safe: its owner's lock guards it."""
 
 from __future__ import annotations
 
 BUCKETS = 10
 
 
-class Window:
+class SlidingCounts:
     """Two counts of the last `seconds`, in ten buckets."""
 
     __slots__ = ("_counts", "_slot", "_sums", "_width")

@@ -120,7 +120,7 @@ class Load:
             blocks=sys.getallocatedblocks(),
             megabytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
             in_flight=sum(service.in_flight for service in services),
-            places=sum(service.guard.places.taken for service in services),
+            places=sum(service.admission.places.taken for service in services),
         )
 
     def stop(self) -> None:

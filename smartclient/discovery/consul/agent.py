@@ -16,7 +16,7 @@ import httpx
 from ...support.untrusted import whole_number
 from ...support.waiting import Places, Waiter
 from ..http import RegistryAnswer
-from ..http_client import Answer, Asking
+from ..http_client import Answer, HttpClient
 from ..threads import tell_of_forks
 
 RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
@@ -188,7 +188,7 @@ class Agent:
     Its constructor is not called, since it reads CONSUL_HTTP_* by itself and refuses what it does not know (a scheme).
     """
 
-    def __init__(self, asking: Asking) -> None:
+    def __init__(self, asking: HttpClient) -> None:
         # Imported when first used: it brings requests along, which takes a while.
         from consul import base
 
@@ -219,7 +219,7 @@ def _http_layer(base: Any) -> Any:
     """python-consul's `HTTPClient`, over httpx."""
 
     class HTTPLayer(base.HTTPClient):  # type: ignore[misc]
-        def __init__(self, asking: Asking) -> None:
+        def __init__(self, asking: HttpClient) -> None:
             self._asking = asking
             self._wait = 0.0
             self._extra: list[tuple[str, str]] = []

@@ -19,7 +19,7 @@ import httpx
 from ...instance import Instance
 from ...support.untrusted import shown
 from ..http import checked_id, kept_alive
-from ..http_client import Asking
+from ..http_client import HttpClient
 from .agent import ConsulAnswer
 from .source import Consul
 
@@ -82,5 +82,5 @@ def register(
         yield name
 
 
-def _put(agent: Asking, path: str, body: Any) -> None:
+def _put(agent: HttpClient, path: str, body: Any) -> None:
     ConsulAnswer.unless_good(agent.put(path, json=body))

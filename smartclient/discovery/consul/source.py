@@ -32,7 +32,7 @@ from ...instance import Instance
 from ..base import Addresses, Discovery
 from ..combined import Fallback
 from ..http import checked_token, registry_url, tls, token_in
-from ..http_client import MOST_BYTES, Asking
+from ..http_client import MOST_BYTES, HttpClient
 from ..options import Reader, check_seconds, flag, number, read_options, seconds, text
 from .agent import Agent, Agents
 from .entries import Entries
@@ -189,11 +189,11 @@ class Consul(Discovery):
             return f"consul at {self.socket}"
         return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
 
-    def agent(self) -> Asking:
+    def agent(self) -> HttpClient:
         """A connection to the agent: paths are relative to it, and the token goes along."""
         token = self._present_token()
         headers = {} if token is None else {"X-Consul-Token": token}
-        return Asking(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes, headers=headers,
+        return HttpClient(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes, headers=headers,
                       uds=self.socket)  # fmt: skip
 
     def _present_token(self) -> str | None:

@@ -25,7 +25,7 @@ import httpx
 from ...support.untrusted import from_json, shown
 from ..base import Addresses, Discovery, Unreadable, entry_of, read
 from ..http import RegistryAnswer, Relists, tls, token_in
-from ..http_client import MOST_BYTES, Answer, Asking
+from ..http_client import MOST_BYTES, Answer, HttpClient
 from ..options import number, read_options, seconds, text
 from .access import access_to
 
@@ -75,7 +75,7 @@ class Kubernetes(Discovery):
         self._context: tuple[object, ssl.SSLContext] = (None, tls([], True, None))
         self._timeout = timeout
         self._most_bytes = most_bytes
-        self._asking: dict[threading.Event, Asking] = {}
+        self._asking: dict[threading.Event, HttpClient] = {}
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
@@ -127,8 +127,8 @@ class Kubernetes(Discovery):
         url = httpx.URL(self.url)
         return f"kubernetes at {url.netloc.decode()}{url.path.rstrip('/')}"
 
-    def client(self) -> Asking:
-        return Asking(self.url, timeout=self._timeout, verify=self._tls(), most=self._most_bytes)
+    def client(self) -> HttpClient:
+        return HttpClient(self.url, timeout=self._timeout, verify=self._tls(), most=self._most_bytes)
 
     def _tls(self) -> ssl.SSLContext:
         """One context for all watches, made anew when the cluster's CA was changed."""
@@ -152,14 +152,14 @@ class Kubernetes(Discovery):
         token = token_in(self._token_file) if self._token_file else self._token
         return {"Authorization": f"Bearer {token}"} if token else {}
 
-    def _list(self, asking: Asking, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Slice], str]:
+    def _list(self, asking: HttpClient, path: str, selector: Mapping[str, str]) -> tuple[dict[str, Slice], str]:
         said = KubernetesAnswer.unless_good(asking.get(path, params=selector, headers=self._headers())).json()
         items = [one for one in said.get("items") or () if isinstance(one, dict)]
         return {name_of(one): self._slice(one) for one in items}, said["metadata"]["resourceVersion"]
 
     def _changes(
         self,
-        asking: Asking,
+        asking: HttpClient,
         path: str,
         selector: Mapping[str, str],
         slices: dict[str, Slice],

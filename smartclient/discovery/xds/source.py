@@ -28,7 +28,7 @@ from urllib.parse import SplitResult
 
 from ..base import Addresses, Discovery
 from ..http import RegistryAnswer, registry_url, tls, token_in
-from ..http_client import MOST_BYTES, Asking
+from ..http_client import MOST_BYTES, HttpClient
 from ..options import flag, number, read_options, seconds, text
 from ..threads import Lock, taken
 from .messages import Assignment, Messages
@@ -162,7 +162,7 @@ class Xds(Discovery):
         shown: Assignment | None = None
         version = ""
         headers = {"Content-Type": "application/json"}
-        with Asking(
+        with HttpClient(
             self._url, verify=self._verify, timeout=self._timeout, most=self._most_bytes, headers=headers
         ) as client:
             while not stop.is_set():
