@@ -112,7 +112,7 @@ def test_a_call_looks_at_a_few_connections_of_a_large_fleet(driver: Any) -> None
     rounds = 0
     while sweep.due < 0:
         before = len(looks)
-        sweep.look(0.0)
+        sweep.inspect(0.0)
         assert len(looks) - before <= AT_ONCE
         rounds += 1
     assert set(map(id, looks)) == {id(link) for stack in stacks for link in stack._links}
@@ -469,7 +469,7 @@ def test_a_deadline_holds_for_threads_over_http2() -> None:
 )
 def test_frames_pass_whole_however_they_are_cut(cuts: list[int], highest: int, last: int, kinds: list[str]) -> None:
     frames = Frames()
-    frames.outgoing(HeadersFrame(highest, b"").serialize())
+    frames.outbound(HeadersFrame(highest, b"").serialize())
     sent, expected = b"", []
     for kind in kinds:
         if kind == "data":
@@ -483,7 +483,7 @@ def test_frames_pass_whole_however_they_are_cut(cuts: list[int], highest: int, l
         sent += frame.serialize()
     passed, at = b"", 0
     for cut in [*cuts, len(sent)]:
-        passed += frames.incoming(sent[at : at + cut]) if sent[at : at + cut] else b""
+        passed += frames.inbound(sent[at : at + cut]) if sent[at : at + cut] else b""
         at += cut
     plain, resets, at = [], [], 0
     while at < len(passed):

@@ -20,7 +20,7 @@ from smartclient import Instance, IpHash, Maglev, Node, Outcome, Policy, Random,
 from smartclient.balancers import Balancer
 from smartclient.balancers.hash_on import key_of
 from smartclient.balancers.hashed import address
-from smartclient.balancers.maglev import Slots, turns
+from smartclient.balancers.maglev import Slots, draw_order
 from smartclient.services.call import CallOptions
 from smartclient.support.hashing import hash_of
 
@@ -116,7 +116,7 @@ def test_a_key_finds_the_only_node_that_can_be_used() -> None:
 def test_uneven_weights_are_not_quadratic(weights: list[float], owning: int | None) -> None:
     """Nodes of weight 0 were gone through for each slot: minutes, holding the interpreter. Now a turn is a slot."""
     members = [Node(Instance(f"10.{n >> 8}.{n & 255}.1", 80, weight=weight)) for n, weight in enumerate(weights)]
-    assert all(weights[number] for number in itertools.islice(turns(weights), 1000)) or not any(weights)
+    assert all(weights[number] for number in itertools.islice(draw_order(weights), 1000)) or not any(weights)
     owners = set(Slots(members)._slots)
     assert owning is None or len(owners) == owning
     assert 1 in owners

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -141,3 +143,77 @@ def test_time_and_chance_are_arguments() -> None:
         calls = {ast.unparse(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call)}
         if module not in allowed:
             assert not {call for call in calls if call.startswith(("time.", "random."))} - {"random.uniform"}, module
+
+
+# ---- a house in which nobody gets lost ----
+
+MOST_AT_THE_TOP, MOST_LINES, MOST_BRANCHES, MOST_IN_A_MODULE = 17, 60, 20, 400
+OLD_NAMES = {"ward", "roster", "breath", "guard", "turns", "look", "wire", "racers", "outgoing", "ambient", "window",
+             "home", "spoil", "streak"}  # fmt: skip
+
+
+def arrows() -> dict[str, set[str]]:
+    """What each module imports, wherever in it the import stands, and for type checkers too."""
+    names = {module.replace("/", "."): module for module in modules()}
+    found: dict[str, set[str]] = {}
+    for name, module in names.items():
+        found[name] = set()
+        package = name.split(".")[:-1]
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                base = [*package[: len(package) - node.level + 1], *(node.module or "").split(".")]
+                where = ".".join(part for part in base if part)
+                for alias in node.names:
+                    full = f"{where}.{alias.name}".lstrip(".")
+                    options = (full, where, f"{where}.__init__".lstrip("."))
+                    found[name] |= {next((one for one in options if one in names), name)} - {name}
+    return found
+
+
+def test_there_is_no_circle() -> None:
+    left = arrows()
+    while left:
+        free = {name for name, targets in left.items() if not targets & left.keys()}
+        assert free, f"in circles, or above them: {sorted(left)}"
+        left = {name: targets for name, targets in left.items() if name not in free}
+
+
+def test_the_top_is_small() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= MOST_AT_THE_TOP
+
+
+def branches(function: ast.AST) -> int:
+    count, left = 0, list(ast.iter_child_nodes(function))
+    while left:
+        node = left.pop()
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+            continue
+        count += isinstance(node, (ast.If, ast.For, ast.While, ast.AsyncFor, ast.ExceptHandler, ast.IfExp))
+        count += 1 + len(node.ifs) if isinstance(node, ast.comprehension) else 0
+        count += len(node.values) - 1 if isinstance(node, ast.BoolOp) else 0
+        left += ast.iter_child_nodes(node)
+    return count
+
+
+@pytest.mark.parametrize("module", modules())
+def test_no_function_is_one_to_get_lost_in(module: str) -> None:
+    text = (PACKAGE / f"{module}.py").read_text()
+    assert text.count("\n") <= MOST_IN_A_MODULE
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            assert (node.end_lineno or 0) - node.lineno + 1 <= MOST_LINES, node.name
+            assert branches(node) <= MOST_BRANCHES, node.name
+
+
+def test_old_names_are_gone() -> None:
+    for module in modules():
+        assert not set(module.split("/")) & OLD_NAMES, module
+        for node in ast.walk(ast.parse((PACKAGE / f"{module}.py").read_text())):
+            if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
+                assert node.name.lower().strip("_") not in OLD_NAMES, f"{module}: {node.name}"
+
+
+def test_importing_the_package_imports_what_is_used() -> None:
+    code = "import sys, smartclient; print(sorted({'httpx', 'anyio', 'tenacity', 'consul'} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -346,13 +346,13 @@ def test_filter_and_map() -> None:
 
 
 def test_what_a_source_asks_to_be_dropped_goes_through(tmp_path: Path) -> None:
-    class HttpClient(Discovery):
+    class Dropping(Discovery):
         def watch(self, service: str, stop: threading.Event) -> Iterator[Any]:
             yield Listing(["10.0.0.1:80", "10.0.0.2:80"], drop=0.2)
             yield Listing(["10.0.0.1:80", "10.0.0.2:80"], drop=0.4)
             stop.wait(5)
 
-    first = Filter(HttpClient(), lambda one: one.host == "10.0.0.1")
+    first = Filter(Dropping(), lambda one: one.host == "10.0.0.1")
     for source in (first, Fallback(first, {"orders": ["10.0.0.9:80"]}), Cached(first, tmp_path), Routed({"*": first})):
         with Client(source) as client:
             service = client._balanced._services.get("orders")

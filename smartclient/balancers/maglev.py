@@ -40,7 +40,7 @@ class Maglev(Hashed):
 
 
 class Slots(Table):
-    """Each node fills slots in an order of its own, in turns as often as its weight says.
+    """Each node fills slots in an order of its own, in draw_order as often as its weight says.
 
     In the paper until the table is full. But the fuller it is, the more of a node's choices are taken, and the more
     does one node more or less change for all others: the last 5 % make half of all moves. So the last slots go to the
@@ -59,7 +59,7 @@ class Slots(Table):
         filled = [0] * len(nodes)
         weights = [node.instance.weight for node in nodes]
         steps = 0
-        for number in itertools.islice(turns(weights), int(size * (1 - LAST))):
+        for number in itertools.islice(draw_order(weights), int(size * (1 - LAST))):
             slot, stride = at[number], skip[number]
             while slots[slot]:
                 slot += stride
@@ -104,7 +104,7 @@ class Slots(Table):
                     break
 
 
-def turns(weights: Sequence[float]) -> Iterator[int]:
+def draw_order(weights: Sequence[float]) -> Iterator[int]:
     """Whose turn it is, without end: each number as often as its weight says (earliest deadline first). Weight 0 has
     none while others have some.
     """

@@ -199,7 +199,7 @@ class AsyncConnections(NodeConnections):
             engine_request.stream = InMemory(effect.stream)
         shared, now = self._shared_of(address), dialing.clock()
         if now >= dialing.sweep.due:
-            for stack, links in dialing.sweep.look(now):
+            for stack, links in dialing.sweep.inspect(now):
                 stack.owner.drop_idle(links)
         try:
             if dialing.http2:

@@ -52,7 +52,7 @@ class Frames:
         """Whether the server said of that stream that it did not take its request."""
         return stream in self._refused
 
-    def outgoing(self, data: bytes) -> None:
+    def outbound(self, data: bytes) -> None:
         """That is written: whole frames, as h2 hands them out."""
         at = len(PREFACE) if data.startswith(PREFACE) else 0
         while at + HEADER <= len(data):
@@ -60,7 +60,7 @@ class Frames:
                 self.highest = max(self.highest, _stream(data, at))
             at += HEADER + _length(data, at)
 
-    def incoming(self, data: bytes) -> bytes:
+    def inbound(self, data: bytes) -> bytes:
         """What to hand to h2 in its place; nothing yet, if it is empty."""
         if len(data) <= self._left:  # the middle of a long frame: mostly DATA
             self._left -= len(data)

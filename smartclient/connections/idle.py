@@ -116,7 +116,7 @@ class Sweep:
     def stacks(self) -> Iterable[Idle]:
         return tuple(self._stacks)
 
-    def look(self, now: float) -> list[tuple[Idle, Sequence[Link]]]:
+    def inspect(self, now: float) -> list[tuple[Idle, Sequence[Link]]]:
         """Go on with the round, or begin one; what is to be closed, with the stack it was in."""
         left = self._left
         if not left:

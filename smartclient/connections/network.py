@@ -109,12 +109,12 @@ class SyncFramed(SyncTimed):
     def read(self, max_bytes: int, timeout: float | None = None) -> Any:
         while True:
             data = super().read(max_bytes, timeout)
-            passed = self._backend.frames.incoming(data) if data else b""
+            passed = self._backend.frames.inbound(data) if data else b""
             if passed or not data:
                 return passed
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._backend.frames.outgoing(buffer)
+        self._backend.frames.outbound(buffer)
         super().write(buffer, timeout)
 
 
@@ -131,7 +131,7 @@ class AsyncFramed(AsyncTimed):
     async def read(self, max_bytes: int, timeout: float | None = None) -> Any:
         while True:
             data = await self._stream.read(max_bytes, None)
-            passed = self._backend.frames.incoming(data) if data else b""
+            passed = self._backend.frames.inbound(data) if data else b""
             if passed or not data:
                 return passed
 
@@ -139,7 +139,7 @@ class AsyncFramed(AsyncTimed):
         """What h2 has handed out must go out, in its order, or the connection means nothing any more: so it is not cut
         short by whoever's request is given up, and what did not come to its turn goes with the next.
         """
-        self._backend.frames.outgoing(buffer)
+        self._backend.frames.outbound(buffer)
         self._unsent += buffer
         async with self._writing:
             with anyio.CancelScope(shield=True):

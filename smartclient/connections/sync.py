@@ -174,7 +174,7 @@ class SyncConnections(NodeConnections):
         dialing = self.dialing
         now = dialing.clock()
         if now >= dialing.sweep.due:
-            for stack, links in dialing.sweep.look(now):
+            for stack, links in dialing.sweep.inspect(now):
                 stack.owner.drop_idle(links)
         link, ended = stack.take(now)
         if ended:

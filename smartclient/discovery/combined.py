@@ -15,6 +15,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from ..instance import Instance, parse_all
+from ..support.untrusted import shown
 from .base import Discovery
 from .threads import taken
 from .watcher import Watcher, standing_alone
@@ -54,56 +55,37 @@ class Combined(Over):
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         queue = self._queues[stop] = SimpleQueue()
-        lists: Lists = {}
-        last = self._last.get(service, {})
-        failed: set[int] = set()
-        watchers: list[Watcher] = []
-        began = time.monotonic()
-        shown: Sequence[Instance] | None = None
+        state = _State(self, service)
+        watchers = state.begin(queue)
+        latest: Sequence[Instance] | None = None
         try:
-            for number, source in enumerate(self.sources):
-                if not source.covers(service):
-                    lists[number] = ()
-                    continue
-                known = source.known(service)
-                if known is not None:
-                    lists[number] = parse_all(known, f"service {service!r}")
-                else:
-                    say = partial(_say, queue, number)
-                    watchers.append(standing_alone(service, source, say, say))
             for watcher in watchers:
                 watcher.start()
             while not stop.is_set():
-                waited = time.monotonic() - began
-                for number, instances in last.items():
-                    if number not in lists and (number in failed or waited >= PATIENCE):
-                        lists[number] = instances  # a source in trouble takes no instances away
-                found = self.combined(lists, failed, waited)
-                if found is not None and found != shown:
-                    shown = found
+                found = state.combined()
+                if found is not None and found != latest:
+                    latest = found
                     yield found
                 try:
-                    told = [taken(queue, stop, 0.5 if shown is None else None) or (-1, ())]
+                    told = [taken(queue, stop, 0.5 if latest is None else None) or (-1, ())]
                 except Empty:
                     continue
                 while not queue.empty():  # what came together is combined together
                     told.append(queue.get())
                 for number, said in told:
-                    if isinstance(said, str):
-                        failed.add(number)
-                        nothing_more = all(other in failed or other in lists for other in range(len(self.sources)))
-                        if shown is None and nothing_more and self.combined(lists, failed, 0.0) is None:
-                            raise ConnectionError(said)
-                    elif number >= 0:
-                        failed.discard(number)
-                        lists[number] = said
-                        if said:
-                            last = self._last.setdefault(service, last)
-                            last[number] = said
+                    state.hear(number, said, first=latest is None)
         finally:
             self._queues.pop(stop, None)
             for watcher in watchers:
                 watcher.stop()
+
+    def last(self, service: str) -> Lists:
+        """What each source last said of a service."""
+        return self._last.get(service, {})
+
+    def keep(self, service: str, number: int, instances: tuple[Instance, ...]) -> None:
+        """For its next watch."""
+        self._last.setdefault(service, {})[number] = instances
 
     def interrupt(self, stop: threading.Event) -> None:
         queue = self._queues.get(stop)
@@ -112,6 +94,50 @@ class Combined(Over):
 
     def __str__(self) -> str:
         return f"{type(self).__name__.lower()} of {', '.join(map(str, self.sources))}"
+
+
+class _State:
+    """What one watch knows of the sources: their latest lists, and which are in trouble."""
+
+    def __init__(self, over: Combined, service: str) -> None:
+        self._over = over
+        self._service = service
+        self._lists: Lists = {}
+        self._failed: set[int] = set()
+        self._began = time.monotonic()
+
+    def begin(self, queue: SimpleQueue[Any]) -> list[Watcher]:
+        """Watchers of those that must be watched. They put what they hear into the queue."""
+        watchers = []
+        for number, source in enumerate(self._over.sources):
+            known = source.known(self._service) if source.covers(self._service) else ()
+            if known is not None:
+                self._lists[number] = parse_all(known, f"service {shown(self._service)}")
+            else:
+                say = partial(_say, queue, number)
+                watchers.append(standing_alone(self._service, source, say, say))
+        return watchers
+
+    def combined(self) -> Sequence[Instance] | None:
+        """The list of them all; None: nothing to say yet."""
+        waited = time.monotonic() - self._began
+        for number, instances in self._over.last(self._service).items():
+            if number not in self._lists and (number in self._failed or waited >= PATIENCE):
+                self._lists[number] = instances  # a source in trouble takes no instances away
+        return self._over.combined(self._lists, self._failed, waited)
+
+    def hear(self, number: int, said: tuple[Instance, ...] | str, first: bool) -> None:
+        """A list, or trouble in words. Raises ConnectionError if trouble is all there is. first: nothing is known"""
+        if isinstance(said, str):
+            self._failed.add(number)
+            all_heard = all(one in self._failed or one in self._lists for one in range(len(self._over.sources)))
+            if first and all_heard and self._over.combined(self._lists, self._failed, 0.0) is None:
+                raise ConnectionError(said)
+        elif number >= 0:
+            self._failed.discard(number)
+            self._lists[number] = said
+            if said:
+                self._over.keep(self._service, number, said)
 
 
 def _say(queue: SimpleQueue[Any], number: int, said: tuple[Instance, ...] | str) -> None:

@@ -33,6 +33,18 @@ def check_seconds(name: str, value: Any) -> None:
         raise ValueError(f"{name}: expected seconds > 0, got {shown(value)}")
 
 
+def check_wait(name: str, value: Any) -> None:
+    """Raises ValueError unless it is a number of seconds > 0, ten minutes at most."""
+    if not isinstance(value, (int, float)) or not 0 < value <= 600:
+        raise ValueError(f"{name}: expected seconds from 0 to 600, got {value!r}")
+
+
+def check_grace(name: str, value: Any) -> None:
+    """Raises ValueError unless it is a number of seconds from 0 up."""
+    if not isinstance(value, (int, float)) or not value >= 0:
+        raise ValueError(f"{name}: expected seconds, got {value!r}")
+
+
 def number(value: str) -> int:
     try:
         return int(value)

@@ -180,7 +180,7 @@ class Services:
 
     def _take_turns(self) -> list[Watcher | None]:
         """Watch those unknown names whose turn has come (the lock held); watchers that are to be stopped for them."""
-        begin, forget = self._first.turns(self._clock())
+        begin, forget = self._first.next_in_turn(self._clock())
         left = [self._dropped(one) for one in forget]
         for service in begin:
             self._start(service)
@@ -246,8 +246,8 @@ class Services:
             with service.publishing:
                 if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
                     return
-                service.drop = drop_of(instances)
                 told = service.take(instances, rules.grace)
+                service.drop = drop_of(instances)
             service.settle(told)
             if first and instances:
                 self._answered(service)

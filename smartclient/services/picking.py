@@ -158,38 +158,50 @@ class Chooser:
 
     def pick(self, call: Call, choice: Choice, members: tuple[Node, ...], in_flight: int) -> Node:
         """The node of the call's next attempt. Raises Unavailable. in_flight: of all nodes together."""
-        balancer = self.balancer
         require, prefer = self.required(call), self.preferred(call)
-        call.within = room = self.room
-        if balancer.over_members:
+        call.within = self.room
+        if self.balancer.over_members:
             node = self._by_table(call, choice, require, prefer, in_flight)
-            if node is not None:
-                return node
         elif not (require or prefer):
-            if call.attempt == 1:
-                node = choice.picker(call)
-                if not (node.excluded or node.removed) and (room is None or room(node)):
-                    return node
-            if len(members) > MANY and call.rather is None:  # a look at all of them would take a while
-                nodes = choice.groups[choice.group(self._rng.random())].nodes
-                found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
-                if found:
-                    return self._made(found)(call)
+            node = self._by_shared_picker(call, choice, members)
         else:
-            call.within = _all(self._musts(require))
-            if call.attempt == 1:
-                key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
-                picker = choice.filtered.get(key)
-                if picker is None:
-                    picker = self._filtered(call, choice, members, require, prefer)
-                    if len(choice.filtered) < FILTERS:
-                        choice.filtered[key] = picker
-                node = picker(call)
-                if not (node.removed or (node.excluded and node.out)) and (room is None or room(node)):
-                    return node
+            node = self._by_metadata(call, choice, members, require, prefer)
+        if node is not None:
+            return node
         found = self._candidates(call, choice, members, require, prefer)
         # A table for a single call would be dear.
-        return (Random().picker(found, self._rng) if balancer.over_members else self._made(found))(call)
+        return (Random().picker(found, self._rng) if self.balancer.over_members else self._made(found))(call)
+
+    def _by_shared_picker(self, call: Call, choice: Choice, members: tuple[Node, ...]) -> Node | None:
+        """A first attempt asks the picker of all; with many nodes a retry looks at a sample of them."""
+        room = self.room
+        if call.attempt == 1:
+            node = choice.picker(call)
+            if not (node.excluded or node.removed) and (room is None or room(node)):
+                return node
+        if len(members) > MANY and call.rather is None:  # a look at all of them would take a while
+            nodes = choice.groups[choice.group(self._rng.random())].nodes
+            found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
+            if found:
+                return self._made(found)(call)
+        return None
+
+    def _by_metadata(
+        self, call: Call, choice: Choice, members: tuple[Node, ...], require: Metadata | None, prefer: Metadata | None
+    ) -> Node | None:
+        """A first attempt asks a picker over what fits; those of the first so many wishes are kept."""
+        call.within = _all(self._musts(require))
+        if call.attempt > 1:
+            return None
+        key = frozenset((require or {}).items()), frozenset((prefer or {}).items())
+        picker = choice.filtered.get(key)
+        if picker is None:
+            picker = self._filtered(call, choice, members, require, prefer)
+            if len(choice.filtered) < FILTERS:
+                choice.filtered[key] = picker
+        node = picker(call)
+        usable = not (node.removed or (node.excluded and node.out))
+        return node if usable and (self.room is None or self.room(node)) else None
 
     def _by_table(
         self, call: Call, choice: Choice, require: Metadata | None, prefer: Metadata | None, in_flight: int
@@ -251,34 +263,59 @@ class Chooser:
         require: Metadata | None,
         prefer: Metadata | None,
     ) -> list[Node]:
-        """The nodes to choose from, the best sort there is: preferred before others, untried before tried, in use
-        before merely healthy before any.
+        """The nodes to choose from, the best tier there is: preferred before others, untried before tried, in use
+        before merely healthy before any. Raises Unavailable, or Full.
         """
         fitting = [node for node in members if not require or has(node, require)]
         if require and not fitting:
             wanted = ", ".join(f"{key}={value}" for key, value in require.items())
             raise Unavailable(f"none of {len(members)} instances has {wanted}")
+        tiers = [*self._in_use(choice, require), [node for node in fitting if not node.out]]
+        if self.room is not None:
+            tiers, fitting = _with_room(self.room, tiers, fitting)
+        untried = [_without(call.tried, nodes) for nodes in tiers]
+        found = _best(untried, call.rather, prefer)
+        if found:
+            return found
+        # Every one has been tried.
+        there = ([node for node in nodes if not node.removed] for nodes in (*tiers, fitting))
+        found = next(filter(None, there), [])
+        if not found:
+            raise Unavailable("the instances have just been replaced")
+        return _without(call.tried, found) or found
+
+    def _in_use(self, choice: Choice, require: Metadata | None) -> list[list[Node]]:
+        """The nodes of each group that fit, one drawn by the groups' shares first."""
         drawn = choice.group(self._rng.random())
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
-        sorts = [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
-        sorts.append([node for node in fitting if not node.out])
-        if self.room is not None:
-            known, fitting = len(fitting), [node for node in fitting if self.room(node)]
-            sorts = [[node for node in nodes if self.room(node)] for nodes in sorts]
-            if known and not fitting:
-                raise Full(f"all of {known} instances have as many attempts in progress as they may (Limits.per_node)")
-        untried = [[node for node in nodes if not node.removed and node not in call.tried] for nodes in sorts]
-        for rather in (call.rather, None) if call.rather else (None,):
-            for liked in (prefer, None) if prefer else (None,):
-                for nodes in untried:
-                    found = [n for n in nodes if (not liked or has(n, liked)) and (rather is None or rather(n))]
-                    if found:
-                        return found
-        for nodes in (*sorts, fitting):  # every one has been tried
-            found = [node for node in nodes if not node.removed]
-            if found:
-                return [node for node in found if node not in call.tried] or found
-        raise Unavailable("the instances have just been replaced")
+        return [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
+
+
+def _with_room(
+    room: Callable[[Node], bool], tiers: Sequence[list[Node]], fitting: list[Node]
+) -> tuple[list[list[Node]], list[Node]]:
+    """Those that may take one more. Raises Full if there is none."""
+    found = list(filter(room, fitting))
+    if fitting and not found:
+        count = len(fitting)
+        raise Full(f"all of {count} instances have as many attempts in progress as they may (Limits.per_node)")
+    return [list(filter(room, nodes)) for nodes in tiers], found
+
+
+def _without(tried: Sequence[Node], nodes: Iterable[Node]) -> list[Node]:
+    return [node for node in nodes if not node.removed and node not in tried]
+
+
+def _best(tiers: Sequence[list[Node]], rather: Callable[[Node], bool] | None, prefer: Metadata | None) -> list[Node]:
+    """The first nodes that are what the call would rather have; the wish for metadata is given up first."""
+    likes = [*_fitting(prefer), None] if prefer else [None]
+    for wish in (rather, None) if rather else (None,):
+        for like in likes:
+            for nodes in tiers:
+                found = [n for n in nodes if (like is None or like(n)) and (wish is None or wish(n))]
+                if found:
+                    return found
+    return []
 
 
 def _shared_out(groups: Sequence[Group], pickers: Sequence[Picker], rng: Rng) -> Picker:

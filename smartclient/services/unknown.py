@@ -21,7 +21,7 @@ class Unknown:
         self._left: set[str] = set()  # of those watched: a call has given up on them
 
     def queue(self, service: Service) -> None:
-        """A new one: its turn is told by `turns`."""
+        """A new one: its turn is told by `next_in_turn`."""
         self._queued[service.name] = service
 
     def leave(self, name: str) -> None:
@@ -39,7 +39,7 @@ class Unknown:
             self._left.add(name)
         return self._queued.get(name) is service
 
-    def turns(self, now: float) -> tuple[list[Service], list[Service]]:
+    def next_in_turn(self, now: float) -> tuple[list[Service], list[Service]]:
         """Those whose turn has come to be watched, and those that are to be forgotten for them."""
         begin: list[Service] = []
         forget: list[Service] = []

@@ -197,49 +197,59 @@ class Server:
         return self._answer(connection, http, behaviour, bodiless)
 
     def _answer(self, connection: socket.socket, http: h11.Connection, behaviour: Behaviour, bodiless: bool) -> bool:
+        """Answer as it is told to; whether the connection goes on."""
+        fault = behaviour.fault
         if behaviour.delay and self._stop.wait(behaviour.delay):
             return False
-        fault = behaviour.fault
-        if fault == "silent":
-            connection.recv(1)  # returns when either side closes
-            return False
-        if fault == "reset":
-            return _reset(connection)
-        if fault == "close":
-            return False
-        if fault == "garbage":
-            connection.sendall(b"\x00\x01 this is not HTTP \xff\r\n\r\n")
-            return False
-        names = {name.lower() for name, _ in behaviour.headers}
-        headers = [*behaviour.headers]
-        if "content-length" not in names and behaviour.status != 204:
-            headers.append(("content-length", str(len(behaviour.body))))
-        data = http.send(h11.Response(status_code=behaviour.status, headers=headers, reason=b"")) or b""
+        if fault is not None and fault in BEFORE_ANSWER:
+            return _fail_at_once(connection, fault)
+        head = self._head(http, behaviour)
         if bodiless:
             behaviour = answering(behaviour, b"")
-        half = behaviour.body[: len(behaviour.body) // 2]
         if fault in ("truncate", "reset_body"):
-            connection.sendall(data + half)
+            connection.sendall(head + behaviour.body[: len(behaviour.body) // 2])
             # The client shall have the headers before the end comes.
             self._stop.wait(0.02)
             return _reset(connection) if fault == "reset_body" else False
         if fault in ("slow_body", "slow_headers"):
-            if fault == "slow_body":
-                connection.sendall(data)
-                data = b""
-            for byte in data + behaviour.body:
-                if self._stop.wait(0.05):
-                    return False
-                connection.sendall(bytes([byte]))
-            return False
-        if behaviour.body:
-            data += http.send(h11.Data(behaviour.body)) or b""
-        data += http.send(h11.EndOfMessage()) or b""
-        connection.sendall(data)
+            return self._drip(connection, head, behaviour.body, slow_headers=fault == "slow_headers")
+        body = (http.send(h11.Data(behaviour.body)) or b"") if behaviour.body else b""
+        connection.sendall(head + body + (http.send(h11.EndOfMessage()) or b""))
         if fault == "close_idle":
             self._stop.wait(0.01)
             return False
         return http.our_state is h11.DONE and http.their_state is h11.DONE
+
+    def _head(self, http: h11.Connection, behaviour: Behaviour) -> bytes:
+        headers = [*behaviour.headers]
+        named = "content-length" in {name.lower() for name, _ in headers}
+        if not named and behaviour.status != 204:
+            headers.append(("content-length", str(len(behaviour.body))))
+        return http.send(h11.Response(status_code=behaviour.status, headers=headers, reason=b"")) or b""
+
+    def _drip(self, connection: socket.socket, head: bytes, body: bytes, slow_headers: bool) -> bool:
+        """A byte now and then."""
+        if not slow_headers:
+            connection.sendall(head)
+            head = b""
+        for byte in head + body:
+            if self._stop.wait(0.05):
+                return False
+            connection.sendall(bytes([byte]))
+        return False
+
+
+BEFORE_ANSWER = {"silent", "reset", "close", "garbage"}
+
+
+def _fail_at_once(connection: socket.socket, fault: str) -> bool:
+    if fault == "reset":
+        return _reset(connection)
+    if fault == "silent":
+        connection.recv(1)  # returns when either side closes
+    if fault == "garbage":
+        connection.sendall(b"\x00\x01 this is not HTTP \xff\r\n\r\n")
+    return False
 
 
 class Fleet:

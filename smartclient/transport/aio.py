@@ -70,7 +70,7 @@ class AsyncTransport(TransportBase):
         expected = time.monotonic() + TICK
         this = weakref.ref(self)
 
-        def look() -> None:
+        def check() -> None:
             transport = this()
             if transport is not None:
                 transport._services.stalls.late(time.monotonic() - expected)
@@ -80,7 +80,7 @@ class AsyncTransport(TransportBase):
                     transport._look_for_stalls()
 
         self._watched = {known for known in self._watched if not has_ended(known)} | {loop}
-        call_later(loop, TICK, look)
+        call_later(loop, TICK, check)
 
     def _forget_ended_loops(self) -> None:
         """Close the connections of loops that have ended: `asyncio.run` again and again leaves them behind."""

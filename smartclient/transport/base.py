@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from ..calls.context import SendContext
 from ..calls.flow import CallFlow
 from ..connections.base import Dialing
-from ..discovery import DiscoveryLike, discovery_of
+from ..discovery import Discovery, DiscoveryLike, discovery_of
 from ..events import Observer, Observers
 from ..flavour import Flavour
 from ..instance import Instance
@@ -64,11 +64,7 @@ class TransportBase:
         rng: Random | None = None,
         _connect_owned: bool = True,
     ) -> None:
-        source = discovery_of(discovery)
-        if source is None:
-            raise TypeError("discovery: expected a source of instances, got None")
-        if connect is not None and not callable(connect):
-            raise TypeError(f"connect: expected a callable Instance -> transport, got {connect!r}")
+        source = _checked(discovery_of(discovery), connect)
         if http2:
             _require_h2()
         httpx = self._flavour.httpx
@@ -95,14 +91,7 @@ class TransportBase:
         self._own_rng = rng is None
         self._rng = rng = Random() if rng is None else rng
         settings = Policies(policy, policies)
-        self._checker: Checker | None = None
-        if any(some.health_check is not None for some in settings):
-            if connect is not None:
-                raise ValueError(
-                    "Policy.health_check: instances are checked by connections of our own; with connect= or transport= "
-                    "nothing is known of them"
-                )
-            self._checker = Checker(self._dialing, clock, rng)
+        self._checker = self._new_checker(settings, connect)
         self._services = Services(
             source,
             settings,
@@ -115,6 +104,17 @@ class TransportBase:
             forgotten=None if self._checker is None else self._checker.forget,
         )
         _all.add(self)
+
+    def _new_checker(self, policies: Policies, connect: Any) -> Checker | None:
+        """The one that makes active checks, if a policy asks for them."""
+        if not any(policy.health_check is not None for policy in policies):
+            return None
+        if connect is not None:
+            raise ValueError(
+                "Policy.health_check: instances are checked by connections of our own; with connect= or transport= "
+                "nothing is known of them"
+            )
+        return Checker(self._dialing, self._clock, self._rng)
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
@@ -219,6 +219,14 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _checked(source: Discovery | None, connect: Any) -> Discovery:
+    if source is None:
+        raise TypeError("discovery: expected a source of instances, got None")
+    if connect is not None and not callable(connect):
+        raise TypeError(f"connect: expected a callable Instance -> transport, got {connect!r}")
+    return source
 
 
 def _require_h2() -> None:

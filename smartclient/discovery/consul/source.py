@@ -33,7 +33,7 @@ from ..base import Addresses, Discovery
 from ..combined import Fallback
 from ..http import checked_token, registry_url, tls, token_in
 from ..http_client import MOST_BYTES, HttpClient
-from ..options import Reader, check_seconds, flag, number, read_options, seconds, text
+from ..options import Reader, check_grace, check_seconds, check_wait, flag, number, read_options, seconds, text
 from .agent import Agent, Agents
 from .entries import Entries
 
@@ -108,31 +108,19 @@ class Consul(Discovery):
         grace: float = 10.0,
     ) -> None:
         for name, value in (("wait", wait), ("timeout", timeout)):
-            if not isinstance(value, (int, float)) or not 0 < value <= 600:
-                raise ValueError(f"Consul.{name}: expected seconds from 0 to 600, got {value!r}")
-        if not isinstance(grace, (int, float)) or not grace >= 0:
-            raise ValueError(f"Consul.grace: expected seconds, got {grace!r}")
+            check_wait(f"Consul.{name}", value)
+        check_grace("Consul.grace", grace)
         check_seconds("Consul.interval", interval)
         if max_stale is not None:
             check_seconds("Consul.max_stale", max_stale)
         if not isinstance(connections, int) or connections < 2:
             raise ValueError(f"Consul.connections: expected at least 2, got {connections!r}")
-        environ = os.environ
-        if address is None:
-            address = environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}"
-            if "://" not in address and environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true"):
-                address = f"https://{address}"
+        address = _address_of_environment() if address is None else address
         self.socket = address.removeprefix("unix://") if address.startswith("unix://") else None
         self.url = _agent_url("http://localhost:8500" if self.socket else address)
         self.grace = grace
-        self._token = checked_token("Consul.token", token if token is not None else environ.get("CONSUL_HTTP_TOKEN"))
-        self._token_file = token_file or (environ.get("CONSUL_HTTP_TOKEN_FILE") if not self._token else None)
-        if self._token_file is not None and self._token is None:
-            self._token = token_in(self._token_file)
-        if verify is True and "CONSUL_CACERT" in environ:
-            verify = ssl.create_default_context(cafile=environ["CONSUL_CACERT"])
-        if cert is None and "CONSUL_CLIENT_CERT" in environ:
-            cert = (environ["CONSUL_CLIENT_CERT"], environ.get("CONSUL_CLIENT_KEY") or environ["CONSUL_CLIENT_CERT"])
+        self._take_token(token, token_file)
+        verify, cert = _tls_of_environment(verify, cert)
         several = [dc] if isinstance(dc, str) else list(dc or ())
         self._dc = several[0] if several else None
         self._tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
@@ -149,13 +137,21 @@ class Consul(Discovery):
         self._most_bytes = most_bytes
         self._verify = tls([self.url], verify, cert)
         self._agents = Agents(lambda: Agent(self.agent()), connections)
-        self._elsewhere: Fallback | None = None
         self._all_names = False  # it is asked only for what it covers
-        if len(several) > 1:
-            alone = [copy(self) for _ in several]
-            for one, name in zip(alone, several, strict=True):
-                one._dc, one._all_names = name, True
-            self._elsewhere = Fallback(*alone)
+        self._elsewhere = self._failover(several) if len(several) > 1 else None
+
+    def _failover(self, datacenters: Sequence[str]) -> Fallback:
+        alone = [copy(self) for _ in datacenters]
+        for one, name in zip(alone, datacenters, strict=True):
+            one._dc, one._all_names, one._elsewhere = name, True, None
+        return Fallback(*alone)
+
+    def _take_token(self, token: str | None, token_file: str | None) -> None:
+        environ = os.environ
+        self._token = checked_token("Consul.token", token if token is not None else environ.get("CONSUL_HTTP_TOKEN"))
+        self._token_file = token_file or (environ.get("CONSUL_HTTP_TOKEN_FILE") if not self._token else None)
+        if self._token_file is not None and self._token is None:
+            self._token = token_in(self._token_file)
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Consul:
@@ -269,6 +265,21 @@ class Consul(Discovery):
             dc=self._dc,
             near=self._near,
         )
+
+
+def _address_of_environment() -> str:
+    address = os.environ.get("CONSUL_HTTP_ADDR") or f"127.0.0.1:{PORT}"
+    secure = os.environ.get("CONSUL_HTTP_SSL", "").lower() in ("1", "true")
+    return f"https://{address}" if secure and "://" not in address else address
+
+
+def _tls_of_environment(verify: Any, cert: Any) -> tuple[Any, Any]:
+    environ = os.environ
+    if verify is True and "CONSUL_CACERT" in environ:
+        verify = ssl.create_default_context(cafile=environ["CONSUL_CACERT"])
+    if cert is None and "CONSUL_CLIENT_CERT" in environ:
+        cert = (environ["CONSUL_CLIENT_CERT"], environ.get("CONSUL_CLIENT_KEY") or environ["CONSUL_CLIENT_CERT"])
+    return verify, cert
 
 
 def _agent_url(address: str) -> httpx.URL:
