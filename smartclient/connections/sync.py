@@ -174,8 +174,8 @@ class SyncConnections(NodeConnections):
         dialing = self.dialing
         now = dialing.clock()
         if now >= dialing.sweep.due:
-            for stack, links in dialing.sweep.inspect(now):
-                stack.owner.drop_idle(links)
+            for other, links in dialing.sweep.inspect(now):
+                other.owner.drop_idle(links)
         link, ended = stack.take(now)
         if ended:
             _close(ended)
