@@ -12,7 +12,12 @@ from typing import Any
 import pytest
 
 ROOT = Path(__file__).parents[1]
-BLOCKS = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "examples").glob("*/README.md"))]
+BLOCKS = [
+    pytest.param(block, id=f"{page.parent.name}-{number}")
+    for page in PAGES
+    for number, block in enumerate(re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL))
+]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 
 
@@ -25,7 +30,7 @@ def run(*arguments: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("block", BLOCKS, ids=range(len(BLOCKS)))
+@pytest.mark.parametrize("block", BLOCKS)
 def test_readme_block(block: str, tmp_path: Path) -> None:
     (tmp_path / "block.py").write_text(block)
     run(str(tmp_path / "block.py"))
@@ -41,3 +46,14 @@ def test_consul_example_and_demo(agents: Any) -> None:
     agent = agents()
     assert "none failed" in run(str(ROOT / "examples" / "consul_registry.py"), f"http://{agent.address}")
     assert "lost no call" in run("-m", "smartclient", "demo", "--seconds", "2", "--consul", f"http://{agent.address}")
+
+
+def test_the_front_door_is_short() -> None:
+    lines = (ROOT / "README.md").read_text().splitlines()
+    assert len(lines) <= 130
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.parent.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    for link in re.findall(r"\]\(([^)#:]+)\)", page.read_text()):
+        assert (page.parent / link).exists(), link
