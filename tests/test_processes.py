@@ -230,7 +230,7 @@ GEVENT = """
         import gevent.monkey
         gevent.monkey.patch_all()
     import smartclient
-    from smartclient import Hedge, Policy
+    from smartclient import Client, Hedge, Policy  # what is imported when it is used
     if not early:
         import gevent.monkey
         gevent.monkey.patch_all()
