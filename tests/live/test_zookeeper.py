@@ -119,7 +119,8 @@ def test_killed_and_back_with_other_data(zookeeper: ZooKeeperServer) -> None:
             zookeeper.start()
             with kazoo(zookeeper) as admin:
                 admin.create("/services/orders/b", entry(fleet.addresses[1]), makepath=True)
-            until(lambda: listed(client) == {fleet.addresses[1]}, 10)
+            # Who connects while the server is starting is forgotten by it, and tries again after five seconds.
+            until(lambda: listed(client) == {fleet.addresses[1]}, 25)
             assert client.get(URL).status_code == 200
 
 
