@@ -287,7 +287,9 @@ def test_a_cancel_and_a_timer_in_one_turn_of_the_loop_are_a_cancel(fleet: Any, p
                 task = asyncio.create_task(client.get(URL))
                 await asyncio.sleep(0.002 + (n % 30) * 0.0001)
                 time.sleep(0.004)  # noqa: ASYNC251  (the loop is held up: the timer and the cancel come in one turn)
-                task.cancel()
+                if not task.cancel():  # on a busy machine its time was over before
+                    task.exception()
+                    continue
                 try:
                     await task
                     end = "returned"
@@ -301,7 +303,8 @@ def test_a_cancel_and_a_timer_in_one_turn_of_the_loop_are_a_cancel(fleet: Any, p
 
     asyncio.run(main())
     if sys.version_info >= (3, 11):
-        assert ends == {"cancelled": 60}
+        assert ends.keys() == {"cancelled"}
+        assert ends["cancelled"] >= 30
     else:  # httpcore's own timers cannot be told apart there
         assert ends.get("cancelled", 0) >= (60 if policy.hedge is not None and policy.deadline is None else 40)
 
