@@ -225,7 +225,10 @@ def _http_layer(base: Any) -> Any:
             self._extra: list[tuple[str, str]] = []
             self._known: str | None = None
             self.behind = 0.0  # seconds that the last answer was behind the leader
-            self.interrupt, self.close = asking.cut, asking.close
+            self.interrupt = asking.cut
+
+        def close(self) -> None:
+            self._asking.close()
 
         @property
         def reached(self) -> bool:
