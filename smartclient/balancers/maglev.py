@@ -40,7 +40,7 @@ class Maglev(Hashed):
 
 
 class Slots(Table):
-    """Each node fills slots in an order of its own, in draw_order as often as its weight says.
+    """Each node fills slots in an order of its own, in turns as often as its weight says.
 
     In the paper until the table is full. But the fuller it is, the more of a node's choices are taken, and the more
     does one node more or less change for all others: the last 5 % make half of all moves. So the last slots go to the

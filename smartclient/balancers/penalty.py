@@ -2,7 +2,7 @@
 
 It stands *beside* the latency estimate (linkerd's load biaser has the idea), decays within seconds and is cleared by
 the next success. In the estimate itself one failure would keep a node of 1 ms out for 79 s, with no `max_ejected` to
-admission it.
+guard it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`smartclient resolve` and `smartclient call`: what a client sees, and what becomes of its calls."""
+"""`smartclient resolve`: what a client sees of a service."""
 
 from __future__ import annotations
 

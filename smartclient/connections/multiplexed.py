@@ -1,7 +1,7 @@
 """HTTP/2 connections that an async client's requests share, and what becomes of a request when one of them ends.
 
 h2 and httpcore know one word, `LocalProtocolError`, for "our request was bad", "this connection has been closed" and
-"no more streams". Here it is told apart by what went out on the engine_request:
+"no more streams". Here it is told apart by what went out on the wire:
 
     nothing of the request was sent    another connection; nobody's fault (a new connection says so, too: our request)
     it was sent                        the server broke the rules, or its connection broke: RemoteProtocolError

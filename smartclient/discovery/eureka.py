@@ -144,7 +144,7 @@ class Eureka(Discovery):
 
     def _fetched(self, before: Registry | None) -> Registry:
         with HttpClient("", timeout=self._timeout, verify=self._verify, most=self._most_bytes, auth=self._auth,
-                    headers={"Accept": "application/json"}) as client:  # fmt: skip
+                        headers={"Accept": "application/json"}) as client:  # fmt: skip
             if before is not None:
                 changed = updated(before, self._asked(client, "/apps/delta") or {}, self._secure)
                 if changed is not None:

@@ -1,4 +1,4 @@
-"""HttpClient a registry over HTTP. One reader for all: an answer is bounded in size and in time, also where a byte
+"""Asking a registry over HTTP. One reader for all: an answer is bounded in size and in time, also where a byte
 comes now and then; a wait can be ended from another thread, over TLS too; no more is read than was asked for.
 """
 

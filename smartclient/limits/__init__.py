@@ -7,4 +7,4 @@ from .circuit import Circuit
 from .limits import AdaptiveLimit, Limits
 from .throttle import Throttle
 
-__all__ = ["AdaptiveLimit", "Circuit", "Admission", "Limits", "Refused", "Throttle"]
+__all__ = ["AdaptiveLimit", "Admission", "Circuit", "Limits", "Refused", "Throttle"]

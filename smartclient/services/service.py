@@ -63,7 +63,7 @@ class Service:
     observed: somebody wants events: build none otherwise
     problem:  the source's last error, None once it answers again
     drop:     share of the calls that the registry asks not to be made
-    admission:    its limits, if it has any
+    admission: its limits, if it has any
     forgotten: its source knows no such service
     latencies: of late, once somebody has asked
     """

@@ -190,7 +190,7 @@ class Consul(Discovery):
         token = self._present_token()
         headers = {} if token is None else {"X-Consul-Token": token}
         return HttpClient(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes, headers=headers,
-                      uds=self.socket)  # fmt: skip
+                          uds=self.socket)  # fmt: skip
 
     def _present_token(self) -> str | None:
         return self._token if self._token_file is None else token_in(self._token_file)

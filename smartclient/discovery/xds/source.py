@@ -11,7 +11,7 @@ The rules are those of the xDS protocol ("xDS REST and gRPC protocol"), state of
 4. After a break everything is asked for anew, with no version and no nonce. A control plane that comes back and says
    nothing of what is known has not taken it away.
 
-Or by polling: POST /v3/discovery:endpoints, with the same messages as JSON. What the messages mean is in `endpoints`.
+Or by polling: POST /v3/discovery:endpoints, with the same messages as JSON. What the messages mean is in `messages`.
 """
 
 from __future__ import annotations
