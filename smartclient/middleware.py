@@ -19,10 +19,10 @@ from contextvars import Context, copy_context
 from typing import Any
 
 from .inherited import Work, deadline, header_of, work
+from .statuses import BAD_GATEWAYS
 
 ATTEMPT_HEADER = "x-envoy-attempt-count"
 PUSHBACK = "grpc-retry-pushback-ms"
-PASSED_ON = frozenset({502, 503, 504})
 
 
 class _Middleware:
@@ -53,7 +53,7 @@ class ASGIMiddleware(_Middleware):
         until, mine = self._begin(scope["headers"])
 
         async def passing(message: Any) -> None:
-            if mine.in_vain and message["type"] == "http.response.start" and message["status"] in PASSED_ON:
+            if mine.in_vain and message["type"] == "http.response.start" and message["status"] in BAD_GATEWAYS:
                 message = {**message, "headers": [*message.get("headers", ()), (PUSHBACK.encode(), b"-1")]}
             await send(message)
 
@@ -73,7 +73,7 @@ class WSGIMiddleware(_Middleware):
         until, mine = self._begin(headers)
 
         def starting(status: str, headers: list[tuple[str, str]], *rest: Any) -> Any:
-            if mine.in_vain and status[:3].isdigit() and int(status[:3]) in PASSED_ON:
+            if mine.in_vain and status[:3].isdigit() and int(status[:3]) in BAD_GATEWAYS:
                 headers = [*headers, (PUSHBACK, "-1")]
             return start_response(status, headers, *rest)
 

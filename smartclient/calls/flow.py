@@ -8,23 +8,18 @@ decided here, with what `attempts`, `hedging`, `places` and `retrying` know of t
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from typing import Any
 
 from ..errors import describe
 from ..events import CallFinished, RetryScheduled
-from ..flavour import Flavour
 from ..inherited import work
 from ..node import Outcome
 from ..reports import KEY
 from ..retry.decisions import Decisions
-from ..retry.request_body import Body
 from ..retry.retry import Retry
 from ..services.attempt import Attempt
-from ..services.service import Service
-from ..support.waiting import Places
 from .attempts import judge, send, start, wait_for_nodes
-from .context import SendContext
 from .effects import Discard, Effect, Read, Sleep
 from .hedging import hedged
 from .retrying import is_repeated_by_default, pause_before_next
@@ -40,17 +35,8 @@ class CallFlow:
 
     __slots__ = ("_attempt", "_decisions", "_error", "_now", "_response", "_waited", "_wanted", "state")
 
-    def __init__(
-        self,
-        request: Any,
-        service: Service,
-        context: SendContext,
-        body: Body | None,
-        places: Places | None,
-        flavour: Flavour,
-        clock: Callable[[], float],
-    ) -> None:
-        self.state = CallState(request, service, context, body, places, flavour, clock)
+    def __init__(self, state: CallState) -> None:
+        self.state = state
         self._attempt: Attempt | None = None
         self._response: Any = None
         self._error: Exception | None = None

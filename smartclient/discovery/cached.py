@@ -55,7 +55,6 @@ class Cached(OverOne):
         self._cleared_at = float("-inf")
         self._said: dict[str, str] = {}  # trouble with the list of a service
         self._either = Fallback(self.source, _Saved(self), after=after)
-        self._either.link_local = True  # each judges its own
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         saved = self.load(service)
@@ -124,7 +123,7 @@ class Cached(OverOne):
         for path in self.directory.glob(f"{TEMPORARY}*"):
             try:
                 if now - path.stat().st_mtime > LEFT_BEHIND:
-                    path.unlink()
+                    _unlink(path)
             except OSError:  # another process was faster
                 pass
 

@@ -30,7 +30,7 @@ from ..support.hosts import wire_name
 from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
 from .http import RegistryAnswer, Relists, checked_id, kept_alive, registry_url, tls
-from .http_client import MOST_BYTES, Answer, HttpClient
+from .http_client import MOST_BYTES, Answer, HttpClient, Waits
 from .options import number, read_options, seconds, text
 
 PORT = 2379
@@ -70,7 +70,7 @@ class Etcd(Discovery):
         self._timeout = timeout
         self._verify = tls([self.url], verify, cert)
         self._most_bytes = most_bytes
-        self._asking: dict[threading.Event, HttpClient] = {}
+        self._waits = Waits()
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Etcd:
@@ -86,20 +86,14 @@ class Etcd(Discovery):
         return cls(f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}", **keywords)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
-        with self._new_asking() as asking:
-            self._asking[stop] = asking
-            try:
-                self._log_in(asking)
-                path = f"{self.prefix}/{service}/"
-                prefixes = readable(asking, (path, path[1:]))
-                yield from self._watch(asking, (*prefixes, *self._written(asking, service, prefixes)), stop)
-            finally:
-                self._asking.pop(stop, None)
+        with self._waits.of(stop, self._new_asking()) as asking:
+            self._log_in(asking)
+            path = f"{self.prefix}/{service}/"
+            prefixes = readable(asking, (path, path[1:]))
+            yield from self._watch(asking, (*prefixes, *self._written(asking, service, prefixes)), stop)
 
     def interrupt(self, stop: threading.Event) -> None:
-        asking = self._asking.get(stop)
-        if asking is not None:
-            asking.cut()
+        self._waits.end(stop)
 
     def __str__(self) -> str:
         return f"etcd at {self.url.host}:{self.url.port or PORT}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 import socket
 import ssl
+import threading
 import time
 import zlib
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from ..support.untrusted import from_json
 MOST_BYTES = 64 << 20  # of an answer, after decompression
 Lines = Iterator[list[bytes]]
 BATCH, GATHERED = 1 << 20, 0.25  # bytes, seconds: of lines that are taken together
-PIECE = 1 << 16  # bytes that are decompressed in one go
+PIECE = 1 << 16  # bytes that are decompressed in one go, and that are read of an answer that tells of trouble
 
 
 class Answer:
@@ -107,7 +108,7 @@ class HttpClient:
         """
         timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
         request = self._client.build_request(method, path, timeout=timeout, **options)
-        self._network.ends_at = time.monotonic() + wait + 3 * self.timeout
+        self._network.ends_at = self._end(wait)
         answer = self._client.send(request, stream=True)
         try:
             content = bytearray()
@@ -127,22 +128,26 @@ class HttpClient:
         """
         timeout = httpx.Timeout(self.timeout, read=quiet)
         request = self._client.build_request(method, path, timeout=timeout, **options)
-        self._network.ends_at = time.monotonic() + quiet + 3 * self.timeout
+        self._network.ends_at = self._end(quiet)
         answer = self._client.send(request, stream=True)
         try:
             if answer.status_code == 200:
                 yield self._batches(answer)
             else:
-                self._network.ends_at = time.monotonic() + 3 * self.timeout
+                self._network.ends_at = self._end()
                 content = b""
                 for piece in self._pieces(answer):
-                    content += piece[: 1 << 16]
-                    if len(content) > 1 << 16:
+                    content += piece[:PIECE]
+                    if len(content) > PIECE:
                         break
                 yield Answer(answer.status_code, answer.headers, content)
         finally:
             self._network.ends_at = None
             answer.close()
+
+    def _end(self, wait: float = 0.0) -> float:
+        """When what is asked for now must be whole. wait: seconds that nothing may come"""
+        return time.monotonic() + wait + 3 * self.timeout
 
     def _batches(self, answer: httpx.Response) -> Iterator[list[bytes]]:
         self._network.ends_at = None
@@ -165,7 +170,7 @@ class HttpClient:
             if not begun:
                 self._network.ends_at = None
             elif whole or self._network.ends_at is None:
-                self._network.ends_at = time.monotonic() + 3 * self.timeout
+                self._network.ends_at = self._end()
             if lines and (size > BATCH or time.monotonic() - first_at > GATHERED or not self._more()):
                 yield lines
                 lines, size = [], 0
@@ -198,6 +203,28 @@ class HttpClient:
                 raise ValueError("the answer is cut short (gzip)")
         except zlib.error as error:
             raise ValueError(f"the answer is no gzip: {error}") from None
+
+
+class Waits:
+    """The clients that a source's watches ask with, so that another thread can end what one waits for."""
+
+    def __init__(self) -> None:
+        self._clients: dict[threading.Event, HttpClient] = {}
+
+    @contextmanager
+    def of(self, stop: threading.Event, client: HttpClient) -> Iterator[HttpClient]:
+        """For one watch: `client`, closed at the end."""
+        with client:
+            self._clients[stop] = client
+            try:
+                yield client
+            finally:
+                self._clients.pop(stop, None)
+
+    def end(self, stop: threading.Event) -> None:
+        client = self._clients.get(stop)
+        if client is not None:
+            client.cut()
 
 
 class Network(httpcore.NetworkBackend):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import Any
 
-from ..support.untrusted import whole_number
+from ..support.untrusted import MOST_DIGITS, whole_number
 
 LONGEST = 40  # characters of a number that is not written in decimal digits
 
@@ -25,11 +25,11 @@ def bounded(yaml: Any) -> Any:
 
         def whole(self, node: Any) -> Any:
             written = self.construct_scalar(node)
-            if len(written) > LONGEST and whole_number(written) is None:  # 1:30:00, 0x…
-                raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
             number = whole_number(written)
+            if number is None and len(written) > LONGEST:  # 1:30:00, 0x…
+                raise yaml.constructor.ConstructorError(None, None, "a number of too many digits", node.start_mark)
             # Others: 0x1f, 0o17, 1_000, 1:30.
-            return number if number is not None and len(written) > 18 else self.construct_yaml_int(node)
+            return number if number is not None and len(written) > MOST_DIGITS else self.construct_yaml_int(node)
 
     Bounded.add_constructor("tag:yaml.org,2002:int", Bounded.whole)
     return Bounded

@@ -30,6 +30,7 @@ from random import Random
 from typing import Any
 
 from ..node import Outcome
+from ..statuses import BAD_GATEWAYS
 from .outlier import OutlierDetection
 
 FORGIVEN_AFTER = 10.0
@@ -113,7 +114,7 @@ class NodeHealth:
         self.local_failures = 0
         # A 429 is no sign of being broken.
         self.answers_5xx = self.answers_5xx + 1 if status >= 500 else 0
-        self.gateway_failures = self.gateway_failures + 1 if status in (502, 503, 504) else 0
+        self.gateway_failures = self.gateway_failures + 1 if status in BAD_GATEWAYS else 0
 
     def reason(self, now: float, clean: bool) -> str | None:
         """Why the failures in a row are too many; None: they are not. clean: its peers have hardly any."""

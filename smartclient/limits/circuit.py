@@ -10,9 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from ..statuses import BAD_GATEWAYS
 from ..support.checks import Settings, count, seconds, setting
-
-DOWN = frozenset({502, 503, 504})
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ class Breaker:
 
     def observe(self, status: int | None, reason: str, members: int, now: float) -> None:
         """An attempt ended. reason: of its failure; status: of its answer, None: there was none."""
-        if status is not None and status not in DOWN:
+        if status is not None and status not in BAD_GATEWAYS:
             self._failures = 0
             return
         self._failures += 1

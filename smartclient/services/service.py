@@ -28,7 +28,6 @@ from .latencies import Latencies
 from .members import Members
 from .picking import Unavailable
 
-TURNS = 8  # picks that other threads may make void
 LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
 REFRESH_EVERY = 10.0  # seconds
 UP_FOR = 10.0  # seconds that an answer says of a node that it is up

@@ -16,6 +16,7 @@ from typing import Any, ClassVar
 
 from ..calls.context import SendContext
 from ..calls.flow import CallFlow
+from ..calls.state import CallState
 from ..connections.base import Dialing
 from ..discovery import Discovery, DiscoveryLike, discovery_of
 from ..events import Observer, Observers
@@ -146,7 +147,7 @@ class TransportBase:
         if context is None or context.transport is not self:
             context = SendContext(options_of(request))
         body = self._body(request, context)
-        return CallFlow(request, service, context, body, self._places, self._flavour, self._clock)
+        return CallFlow(CallState(request, service, context, body, self._places, self._flavour, self._clock))
 
     def _body(self, request: Any, context: SendContext) -> Body | None:
         body = body_of(request, self._flavour.ByteStream, self._flavour.WatchedStream)

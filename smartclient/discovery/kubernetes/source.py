@@ -25,7 +25,7 @@ import httpx
 from ...support.untrusted import from_json, shown
 from ..base import Addresses, Discovery, Unreadable, entry_of, read
 from ..http import RegistryAnswer, Relists, tls, token_in
-from ..http_client import MOST_BYTES, Answer, HttpClient
+from ..http_client import MOST_BYTES, Answer, HttpClient, Waits
 from ..options import number, read_options, seconds, text
 from .access import access_to
 
@@ -75,7 +75,7 @@ class Kubernetes(Discovery):
         self._context: tuple[object, ssl.SSLContext] = (None, tls([], True, None))
         self._timeout = timeout
         self._most_bytes = most_bytes
-        self._asking: dict[threading.Event, HttpClient] = {}
+        self._waits = Waits()
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
@@ -103,25 +103,19 @@ class Kubernetes(Discovery):
         name, namespace = found
         path = SLICES.format(namespace=quote(namespace, safe=""))
         selector = {"labelSelector": f"{LABEL}={name}"}
-        with self.client() as asking:
-            self._asking[stop] = asking
-            try:
-                relists = Relists()
-                while not stop.is_set():
-                    slices, version = self._list(asking, path, selector)
-                    yield instances_of(slices.values())
-                    relists.begins()
-                    for changed in self._changes(asking, path, selector, slices, version, stop):
-                        if changed:
-                            yield instances_of(slices.values())
-                    relists.ended()
-            finally:
-                self._asking.pop(stop, None)
+        with self._waits.of(stop, self.client()) as asking:
+            relists = Relists()
+            while not stop.is_set():
+                slices, version = self._list(asking, path, selector)
+                yield instances_of(slices.values())
+                relists.begins()
+                for changed in self._changes(asking, path, selector, slices, version, stop):
+                    if changed:
+                        yield instances_of(slices.values())
+                relists.ended()
 
     def interrupt(self, stop: threading.Event) -> None:
-        asking = self._asking.get(stop)
-        if asking is not None:
-            asking.cut()
+        self._waits.end(stop)
 
     def __str__(self) -> str:
         url = httpx.URL(self.url)

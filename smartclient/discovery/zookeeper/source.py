@@ -28,7 +28,7 @@ from ...support.hosts import wire_name
 from ...support.untrusted import shown
 from ..base import Addresses, Discovery
 from ..http import checked_id, kept_alive
-from ..options import read_options, seconds, text
+from ..options import check_wait, read_options, seconds, text
 from ..threads import Lock, taken
 from .curator import Reading
 
@@ -63,8 +63,7 @@ class ZooKeeper(Discovery):
         grace: float = 10.0,
     ) -> None:
         for name, value in (("timeout", timeout), ("session_timeout", session_timeout)):
-            if not isinstance(value, (int, float)) or not 0 < value <= 600:
-                raise ValueError(f"ZooKeeper.{name}: expected seconds from 0 to 600, got {value!r}")
+            check_wait(f"ZooKeeper.{name}", value)
         if not isinstance(hosts, str) or not hosts.strip() or "/" in hosts or "@" in hosts:
             raise ValueError(f"ZooKeeper.hosts: expected 'host:port,host:port', got {shown(hosts)}")
         self._kazoo = _Kazoo()
