@@ -17,7 +17,7 @@ import pytest
 from driving import in_child, until
 
 from smartclient import AsyncClient, Balancer, Client, Instance, NoInstances, Policy, Static, report
-from smartclient.connections.base import Link
+from smartclient.connections.link import Link
 from smartclient.testing import FAILING, TRUNCATING, Behaviour, Fleet, ScriptedDiscovery
 
 URL = "http://orders/"

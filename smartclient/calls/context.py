@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..retry.request_body import Body
+from ..retry.request_body import RequestBody
 from ..services.call import NO_OPTIONS, Call, CallOptions
 from ..support.untrusted import LONGEST
 
@@ -74,7 +74,7 @@ class SendContext:
     ends_at: float | None = None
     deadline: float = 0.0
     stream: Any = None
-    body: Body | None = None
+    body: RequestBody | None = None
     transport: Any = None
     call: Call | None = None
     key: tuple[Any, str] | None = None

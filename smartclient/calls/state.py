@@ -9,7 +9,7 @@ from typing import Any
 from ..flavour import Flavour
 from ..inherited import deadline as inherited_deadline
 from ..inherited import work
-from ..retry.request_body import Body
+from ..retry.request_body import RequestBody
 from ..retry.retry import IDEMPOTENT
 from ..services.call import Call, _Unset
 from ..services.service import Service
@@ -47,7 +47,7 @@ class CallState:
         request: Any,
         service: Service,
         context: SendContext,
-        body: Body | None,
+        body: RequestBody | None,
         places: Places | None,
         flavour: Flavour,
         clock: Callable[[], float],

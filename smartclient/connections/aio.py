@@ -24,16 +24,18 @@ from ..retry.request_body import WatchedStream
 from ..services.attempt import Attempt
 from ..services.service import Service
 from ..support.loops import current_loop, spawn
-from .base import Body, Dialing, NodeConnections, inherited
+from .base import NodeConnections, inherited
+from .dialing import Dialing
 from .link import Link
 from .multiplexed import Shared, SharedRequest, send_shared
 from .network import async_backend
 from .request import Address, instance_request
+from .response_body import ResponseBody
 
 AFTERWARDS = 0.005  # seconds
 
 
-class AsyncBody(Body):
+class AsyncBody(ResponseBody):
     """asking: over HTTP/2, the request on its shared connection"""
 
     asking: SharedRequest | None = None
@@ -46,7 +48,7 @@ class AsyncBody(Body):
         limited = self._ends_at is not None
         chunks = self._raw.__aiter__()
         if self.asking is not None or (limited and self._link is None):
-            chunks = Timed(chunks, self)
+            chunks = TimedBody(chunks, self)
         try:
             async for chunk in chunks:
                 yield chunk
@@ -106,14 +108,14 @@ class AsyncBody(Body):
             self.attempt.finish()
 
 
-class Timed:
+class TimedBody:
     """A body that httpcore does not time: of a transport of the user's, or of one stream of many (HTTP/2)."""
 
     def __init__(self, chunks: AsyncIterator[bytes], body: AsyncBody) -> None:
         self._chunks = chunks
         self._body = body
 
-    def __aiter__(self) -> Timed:
+    def __aiter__(self) -> TimedBody:
         return self
 
     async def __anext__(self) -> bytes:

@@ -11,15 +11,17 @@ from ..calls.effects import Send
 from ..flavour import Flavour
 from ..node import Node
 from ..services.service import Service
-from .base import Body, Dialing, NodeConnections, inherited
+from .base import NodeConnections, inherited
+from .dialing import Dialing
 from .frames import Frames
 from .idle import Idle
 from .link import Link
 from .network import sync_backend
 from .request import Address, instance_request
+from .response_body import ResponseBody
 
 
-class SyncBody(Body):
+class SyncBody(ResponseBody):
     def __iter__(self) -> Iterator[bytes]:
         if self._chunks is not None:
             while self._chunks:

@@ -27,7 +27,7 @@ from .options import check_seconds, read_options, seconds, text
 from .threads import Lock
 from .yaml_loader import bounded
 
-LOOK_AGAIN = 1.0  # seconds between two looks for a service that is not known
+UNKNOWN_INTERVAL = 1.0  # seconds between two looks for a service that is not known
 _BOUNDLESS = re.compile(r"\d{1000,}")  # digits: TOML has numbers of 64 bits, and Python refuses to read more than 4300
 JOB_LABELS = ("service", "job", "__meta_service")
 
@@ -63,7 +63,7 @@ class File(Discovery):
     def covers(self, host: str) -> bool:
         if self.services is not None:
             return host in self.services
-        if host not in self._read[1] and time.monotonic() - self._looked_at > LOOK_AGAIN:
+        if host not in self._read[1] and time.monotonic() - self._looked_at > UNKNOWN_INTERVAL:
             self._looked_at = time.monotonic()
             try:
                 self._current()

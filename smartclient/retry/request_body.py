@@ -21,7 +21,7 @@ from collections.abc import AsyncIterator, Iterator
 from typing import Any, ClassVar
 
 
-class Body:
+class RequestBody:
     """A request body that is more than bytes in memory. `stream` takes the request's own place while it is sent."""
 
     __slots__ = ("_longest", "_position", "_replayable", "_source", "begun", "given", "spent", "stream")
@@ -64,7 +64,7 @@ class WatchedStream:
 
     spent: ClassVar[type[Exception]]
 
-    def __init__(self, stream: Any, body: Body) -> None:
+    def __init__(self, stream: Any, body: RequestBody) -> None:
         self._stream = stream
         self._body = body
         self._chunks: _Chunks | None = None
@@ -90,7 +90,7 @@ class WatchedStream:
 class _Chunks:
     """What an async stream gives, straight from its source: httpx's generator between would not end the user's."""
 
-    def __init__(self, stream: Any, body: Body) -> None:
+    def __init__(self, stream: Any, body: RequestBody) -> None:
         source: Any = getattr(stream, "_stream", None)
         direct = _is_httpx_iterator(stream) and hasattr(source, "__aiter__") and not hasattr(source, "aread")
         if direct and stream._is_stream_consumed and inspect.isasyncgen(source):
@@ -121,14 +121,14 @@ class _Chunks:
             await self._chunks.aclose()
 
 
-def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> Body | None:
+def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> RequestBody | None:
     """What must be minded of a request's body; None where it is bytes in memory.
 
     byte_stream, watched: the flavour's `ByteStream` and `WatchedStream`
     """
     if hasattr(request, "_content") or isinstance(request.stream, byte_stream):
         return None
-    return Body(request.stream, watched)
+    return RequestBody(request.stream, watched)
 
 
 def _file_of(stream: Any) -> tuple[Any, int | None]:

@@ -18,7 +18,7 @@ from ..health.stalls import TICK
 from ..services.attempt import Attempt
 from ..support.loops import call_later, call_soon, cancellations, current_loop, has_ended, wait_for
 from ..support.waiting import Places, Signal, Waiter
-from .base import LOOK_AGAIN, TransportBase
+from .base import LOST_INTERVAL, TransportBase
 from .race_tasks import race
 
 
@@ -157,7 +157,7 @@ async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Call
     try:
         while not came and (left := ends_at - time.monotonic()) > 0:
             woken = anyio.Event()
-            await wait_for(woken, min(left, LOOK_AGAIN))
+            await wait_for(woken, min(left, LOST_INTERVAL))
             now_and_then()
         taken = came
         return taken

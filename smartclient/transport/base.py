@@ -17,14 +17,14 @@ from typing import Any, ClassVar
 from ..calls.context import SendContext
 from ..calls.flow import CallFlow
 from ..calls.state import CallState
-from ..connections.base import Dialing
+from ..connections.dialing import Dialing
 from ..discovery import Discovery, DiscoveryLike, discovery_of
 from ..events import Observer, Observers
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
 from ..policy import Policies, Policy
-from ..retry.request_body import Body, body_of
+from ..retry.request_body import RequestBody, body_of
 from ..services.attempt import AttemptOwner
 from ..services.call import EXTENSION, NO_OPTIONS, CallOptions
 from ..services.directory import Services
@@ -33,7 +33,7 @@ from .health_checks import Checker
 
 # Seconds after which a call that waits looks whether a place has been forgotten: a response that is dropped unread
 # cannot wake anybody, since its destructor may take no lock.
-LOOK_AGAIN = 0.1
+LOST_INTERVAL = 0.1
 
 send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
 
@@ -149,7 +149,7 @@ class TransportBase:
         body = self._body(request, context)
         return CallFlow(CallState(request, service, context, body, self._places, self._flavour, self._clock))
 
-    def _body(self, request: Any, context: SendContext) -> Body | None:
+    def _body(self, request: Any, context: SendContext) -> RequestBody | None:
         body = body_of(request, self._flavour.ByteStream, self._flavour.WatchedStream)
         if body is None:
             return None

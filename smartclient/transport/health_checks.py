@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from ..connections.base import Dialing
+from ..connections.dialing import Dialing
 from ..connections.request import Address, address_of
 from ..events import logger
 from ..health.active import HealthCheck

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
 from ..connections.sync import SyncConnections
 from ..support.waiting import Places, Signal, Waiter
-from .base import LOOK_AGAIN, TransportBase
+from .base import LOST_INTERVAL, TransportBase
 from .race_threads import RaceThreads
 
 
@@ -106,7 +106,7 @@ def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[
     try:
         ends_at = math.inf if timeout is None else time.monotonic() + timeout
         while not came and (left := ends_at - time.monotonic()) > 0:
-            came = woken.wait(min(left, LOOK_AGAIN))
+            came = woken.wait(min(left, LOST_INTERVAL))
             now_and_then()
         taken = came
         return taken
