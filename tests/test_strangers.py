@@ -48,7 +48,7 @@ from smartclient.discovery import discovery_of
 from smartclient.discovery.base import Unreadable, read
 from smartclient.discovery.consul import register as register_with_consul
 from smartclient.discovery.file import parsed
-from smartclient.discovery.http import checked_id, kept_alive
+from smartclient.discovery.registration import checked_id, kept_alive
 from smartclient.support.hosts import is_link_local
 from smartclient.support.untrusted import SHOWN, masked, shown
 from smartclient.testing import SILENT, Behaviour, ScriptedDiscovery, Server

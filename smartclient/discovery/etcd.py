@@ -14,12 +14,12 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import os
-import socket
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 from urllib.parse import SplitResult
 
@@ -29,9 +29,10 @@ from ..instance import Instance
 from ..support.hosts import wire_name
 from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
-from .http import RegistryAnswer, Relists, checked_id, kept_alive, registry_url, tls
+from .http import RegistryAnswer, Relists, registry_url, tls
 from .http_client import MOST_BYTES, Answer, HttpClient, Waits
 from .options import number, read_options, seconds, text
+from .registration import Address, checked_id, checked_ttl, kept_alive, listed, registration
 
 PORT = 2379
 MOST_KEYS = 10_000  # looked through for a name in another spelling
@@ -144,28 +145,39 @@ class Etcd(Discovery):
                 yield list(entries.values())
             relists.ended()
 
-    @contextmanager
+    @registration
     def register(
-        self, service: str, address: str | Instance | Mapping[str, Any], *, id: str | None = None, ttl: int = 10
+        self,
+        service: str,
+        address: Address,
+        *,
+        id: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        weight: float | None = None,
+        ttl: float = 10.0,
     ) -> Iterator[str]:
-        """Have an instance listed while the block runs, on a lease that is kept alive from a thread; its id.
+        """Have an instance listed while a block runs (`with` or `async with`), on a lease that is kept alive from a
+        thread; its id.
 
             with Etcd("127.0.0.1:2379").register("orders", "10.0.0.1:8080"): serve()
 
-        ttl: seconds (etcd: at least 2) after which it is gone if this process dies
+        id:      its own among the instances; None: made of this host and this process
+        meta:    its metadata
+        weight:  None: the address's, else 1
+        ttl:     seconds (etcd: whole ones, at least 2) after which it leaves the list if this process dies
         """
         service = checked_id("register: service", wire_name(service))
-        name = checked_id("register: id", id or f"{socket.gethostname()}-{os.getpid()}")
-        value = _written(address)
+        instance, checked = listed(address, id, meta, weight), checked_ttl(ttl, 1)
+        name, value = instance.id or "", _written(instance)
         key = f"{self.prefix}/{service}/{name}"
-        lease = self._grant(key, value, ttl)
+        lease = self._grant(key, value, math.ceil(checked))
 
         def beat() -> None:
             nonlocal lease
             with self.client() as client:
                 said = _post(client, "/v3/lease/keepalive", {"ID": lease})
             if not int((said.get("result") or {}).get("TTL", 0)):
-                lease = self._grant(key, value, ttl)  # it had run out
+                lease = self._grant(key, value, math.ceil(ttl))  # it had run out
 
         def end() -> None:
             with self.client() as client:
@@ -288,10 +300,9 @@ def _instance_of(pair: Mapping[str, Any]) -> Instance:
     return Instance.parse({"id": _decoded(pair["key"]).rpartition("/")[2], **fields})
 
 
-def _written(address: str | Instance | Mapping[str, Any]) -> str:
-    """The value of an instance's key. Raises ValueError or TypeError for what is no address."""
-    instance = Instance.parse(address)
-    if isinstance(address, str):
+def _written(instance: Instance) -> str:
+    """The value of an instance's key: its address, if that is all there is to say."""
+    if instance == replace(Instance.parse(str(instance)), id=instance.id):
         return str(instance)
     fields = {**asdict(instance), "metadata": dict(instance.metadata)}
     return json.dumps({name: value for name, value in fields.items() if value is not None})

@@ -1,27 +1,18 @@
-"""What the sources that speak HTTP to a registry have in common: addresses, tokens, refusals in words that help, and
-registrations that are kept alive.
-"""
+"""What the sources that speak HTTP to a registry have in common: addresses, tokens, refusals in words that help."""
 
 from __future__ import annotations
 
 import os
-import re
 import ssl
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
 import httpx
 
-from ..events import logger
 from ..support.untrusted import from_json, line, shown
-from .base import Discovery
 from .http_client import Answer
-
-_ID = re.compile(r"[A-Za-z0-9_.:@-]{1,250}")
 
 
 class RegistryAnswer(RuntimeError):
@@ -106,15 +97,6 @@ def token_in(path: Any) -> str | None:
         return checked_token(f"the token in {path}", file.read(10_000))
 
 
-def checked_id(what: str, name: str) -> str:
-    """The name of a service or an instance as a part of a registry's path. Raises ValueError for what would lead
-    elsewhere.
-    """
-    if not (isinstance(name, str) and _ID.fullmatch(name) and name.strip(".")):
-        raise ValueError(f"{what}: expected letters, digits and any of -_.:@, got {shown(name)}")
-    return name
-
-
 def weight_of(metadata: Mapping[str, str]) -> Any:
     """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
     try:
@@ -130,50 +112,3 @@ def _message(text: str) -> str:
     except ValueError:
         return text
     return str(said.get("message") or said.get("error") or text) if isinstance(said, dict) else text
-
-
-@contextmanager
-def kept_alive(
-    service: str,
-    source: Discovery,
-    every: float,
-    beat: Callable[[], None],
-    end: Callable[[], None],
-    trouble: tuple[type[Exception], ...],
-) -> Iterator[None]:
-    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged.
-
-    A forked child that leaves the block ends nothing: the registration is its parent's.
-    """
-    trouble, pid = (*trouble, OSError, ValueError), os.getpid()  # a token's file may be away for a moment
-    over = threading.Event()
-
-    def keep() -> None:
-        failing = False
-        while not over.wait(every):
-            try:
-                beat()
-            except trouble as error:
-                if not failing:
-                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
-                failing = True
-            else:
-                if failing:
-                    logger.info("%s: %s answers again", service, source)
-                failing = False
-
-    thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
-    try:
-        thread.start()
-        yield
-    finally:
-        over.set()
-        if os.getpid() == pid:
-            if thread.ident is not None:  # else no thread was to be had: nobody would keep it alive
-                thread.join(5)
-            try:
-                end()
-            except trouble as error:
-                logger.warning(
-                    "%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error
-                )

@@ -12,11 +12,14 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import pytest
 from driving import needs, until
 from registries import REGISTRIES, Registry, answering
 
 from smartclient import Client
+from smartclient.discovery import discovery_of
 
 pytestmark = pytest.mark.live
 SILENT, DEAD = 8.0, 20.0  # seconds
@@ -122,3 +125,32 @@ def test_five_thousand_instances(kind: str, tmp_path: Path) -> None:
         assert listed == expected
     finally:
         registry.kill()
+
+
+@pytest.mark.parametrize("backend", ["asyncio", "trio"])
+def test_registration_has_one_shape(registries: dict[str, Registry], backend: str) -> None:
+    """Listed as it said while the block runs, and gone after it, cancelled or not."""
+
+    async def serve(name: str, registry: Registry) -> None:
+        source: Any = discovery_of(registry.url)
+        with anyio.CancelScope() as scope:
+            async with source.register(
+                "orders", "10.0.0.1:80", id="me", meta={"version": "v2"}, weight=3, ttl=4
+            ) as me:
+                assert me == "me"
+                with Client(source) as client:
+                    service = client._balanced._services.get("orders")  # type: ignore[union-attr]
+                    assert service is not None
+                    await anyio.to_thread.run_sync(until, lambda: len(service.nodes) == 1, 10)
+                    [node] = service.nodes
+                    assert node.instance.metadata["version"] == "v2", name
+                    assert (node.instance.id, node.instance.weight) == ("me", 3.0), name
+                scope.cancel()
+                await anyio.sleep_forever()
+        with Client(source) as client:
+            service = client._balanced._services.get("orders")  # type: ignore[union-attr]
+            assert service is not None
+            await anyio.to_thread.run_sync(until, lambda: service.ready.fired and not service.nodes, 10)
+
+    for name in ("consul", "etcd", "zookeeper"):
+        anyio.run(serve, name, registries[name], backend=backend)

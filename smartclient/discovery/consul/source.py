@@ -34,8 +34,10 @@ from ..combined import Fallback
 from ..http import checked_token, registry_url, tls, token_in
 from ..http_client import MOST_BYTES, HttpClient
 from ..options import Reader, check_grace, check_seconds, check_wait, flag, number, read_options, seconds, text
+from ..registration import Address, Registration
 from .agent import Agent, Agents
 from .entries import Entries
+from .registration import registered
 
 PORT = 8500
 SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent agent is given up
@@ -184,6 +186,28 @@ class Consul(Discovery):
         if self.socket is not None:
             return f"consul at {self.socket}"
         return f"consul at {self.url.host}:{self.url.port or (443 if self.url.scheme == 'https' else 80)}"
+
+    def register(
+        self,
+        service: str,
+        address: Address,
+        *,
+        id: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        weight: float | None = None,
+        ttl: float = 10.0,
+        tags: Sequence[str] = (),
+    ) -> Registration:
+        """Have an instance listed while a block runs (`with` or `async with`); its id.
+
+            with Consul().register("orders", "10.0.0.1:8080", tags=["prod"]): serve()
+
+        id:      its own among the agent's services; None: made of the service, this host and this process
+        meta:    its metadata
+        weight:  Consul's weight while its check passes, a whole number; None: the address's, else 1
+        ttl:     seconds, at least 1, after which it leaves the lists if this process dies
+        """
+        return registered(self, service, address, id=id, meta=meta, weight=weight, ttl=ttl, tags=tags)
 
     def agent(self) -> HttpClient:
         """A connection to the agent: paths are relative to it, and the token goes along."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
+from ...instance import Instance
 from ...support.hosts import wire_name
 from ..http import weight_of
 
@@ -85,6 +87,28 @@ class Reading:
             return None
         same = [name for name in names if wire_name(name) == self._service]
         return self._service if self._service in same else min(same, default=None)
+
+
+def entry_of(service: str, instance: Instance, payload: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Curator's fields of an instance; what Curator has no field for is its payload's metadata (Spring Cloud)."""
+    details = dict(instance.metadata)
+    if instance.weight != 1.0:
+        details["weight"] = f"{instance.weight:g}"
+    if instance.zone is not None:
+        details["zone"] = instance.zone
+    port = "sslPort" if instance.scheme == "https" else "port"
+    return {
+        "name": service,
+        "id": instance.id,
+        "address": instance.host,
+        "port": None,
+        "sslPort": None,
+        port: instance.port,
+        "payload": {**(payload or {}), **({"metadata": details} if details else {})},
+        "serviceType": "DYNAMIC",
+        "enabled": True,
+        "registrationTimeUTC": int(time.time() * 1000),
+    }
 
 
 def value_of(name: str, data: bytes | None) -> Any:

@@ -14,23 +14,20 @@ from __future__ import annotations
 import json
 import logging
 import os
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 from urllib.parse import SplitResult
 
-from ...instance import Instance
 from ...support.hosts import wire_name
 from ...support.untrusted import shown
 from ..base import Addresses, Discovery
-from ..http import checked_id, kept_alive
 from ..options import check_wait, read_options, seconds, text
+from ..registration import Address, checked_id, checked_ttl, kept_alive, listed, registration
 from ..threads import Lock, taken
-from .curator import Reading
+from .curator import Reading, entry_of
 
 PORT = 2181
 PATIENCE = 2.0  # seconds that a session may be without a server before a new one is tried
@@ -128,32 +125,46 @@ class ZooKeeper(Discovery):
     def __str__(self) -> str:
         return f"zookeeper at {self.hosts}"
 
-    @contextmanager
+    @registration
     def register(
-        self, service: str, address: str | Instance, *, id: str | None = None, payload: Mapping[str, Any] | None = None
+        self,
+        service: str,
+        address: Address,
+        *,
+        id: str | None = None,
+        meta: Mapping[str, str] | None = None,
+        weight: float | None = None,
+        ttl: float | None = None,
+        payload: Mapping[str, Any] | None = None,
     ) -> Iterator[str]:
-        """Have an instance listed while the block runs, by an ephemeral node that is made again when its session was
-        lost; its id.
+        """Have an instance listed while a block runs (`with` or `async with`), by an ephemeral node that is made again
+        when its session was lost; its id.
 
             with ZooKeeper("127.0.0.1:2181").register("orders", "10.0.0.1:8080"): serve()
+
+        id:      its own among the instances; None: made of this host and this process
+        meta:    its metadata, as Spring Cloud ZooKeeper writes it
+        weight:  None: the address's, else 1
+        ttl:     seconds after which it leaves the list if this process dies: those of a session of its own; None: it
+                 uses the source's (`session_timeout`)
+        payload: what else Curator's payload has
         """
-        instance, service = Instance.parse(address), checked_id("register: service", wire_name(service))
-        if instance.port is None:
-            raise ValueError(f"register: expected an address with a port, got {shown(address)}")
-        name = checked_id("register: id", id or f"{socket.gethostname()}-{os.getpid()}")
-        port = "sslPort" if instance.scheme == "https" else "port"
-        entry = {"name": service, "id": name, "address": instance.host, "port": None, "sslPort": None,
-                 port: instance.port, "payload": dict(payload or {}), "serviceType": "DYNAMIC", "enabled": True,
-                 "registrationTimeUTC": int(time.time() * 1000)}  # fmt: skip
-        path, value = f"{self.base}/{service}/{name}", json.dumps(entry).encode()
-        session = self._join()
+        service, instance = checked_id("register: service", wire_name(service)), listed(address, id, meta, weight)
+        name = instance.id or ""
+        path, value = f"{self.base}/{service}/{name}", json.dumps(entry_of(service, instance, payload)).encode()
+        lasting = self._session_timeout if ttl is None else checked_ttl(ttl, 1)
+
+        def join() -> _Session:
+            return self._join() if ttl is None else _Session(self._client(lasting), users=1)
+
+        session = join()
 
         def beat() -> None:
             nonlocal session
             if not session.wait(self._timeout):
                 self._give_up(session)
                 self._leave(session)
-                session = self._join()
+                session = join()
                 raise ConnectionError("no connection")
             there = session.client.exists(path)
             if there is not None and there.ephemeralOwner != session.client.client_id[0]:
@@ -168,7 +179,7 @@ class ZooKeeper(Discovery):
         trouble = (*self._kazoo.trouble, ConnectionError)
         try:
             beat()
-            with kept_alive(service, self, self._session_timeout / 5, beat, end, trouble):
+            with kept_alive(service, self, lasting / 5, beat, end, trouble):
                 yield name
         except self._kazoo.trouble as error:
             raise ConnectionError(f"{self}: {_in_words(error)}") from None
@@ -191,7 +202,7 @@ class ZooKeeper(Discovery):
         with self._lock:
             session = self._shared
             if session is None or session.pid != os.getpid():  # a forked child has none of its parent's threads
-                session = self._shared = _Session(self._client())
+                session = self._shared = _Session(self._client(self._session_timeout))
             session.users += 1
             return session
 
@@ -211,11 +222,11 @@ class ZooKeeper(Discovery):
             session.client.stop()
             session.client.close()
 
-    def _client(self) -> Any:
+    def _client(self, session_timeout: float) -> Any:
         retry = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0}
         auth = None if self._auth is None else [("digest", ":".join(self._auth))]
         return self._kazoo.client(
-            hosts=self.hosts, timeout=self._session_timeout, connection_retry=retry, auth_data=auth,
+            hosts=self.hosts, timeout=session_timeout, connection_retry=retry, auth_data=auth,
             logger=_quiet_logger(), **self._tls,
         )  # fmt: skip
 
@@ -223,10 +234,10 @@ class ZooKeeper(Discovery):
 class _Session:
     """A client, the watches that share it, and who wants to know of its state."""
 
-    def __init__(self, client: Any) -> None:
+    def __init__(self, client: Any, users: int = 0) -> None:
         self.client = client
         self.pid = os.getpid()
-        self.users = 0
+        self.users = users
         self.came = False
         self.listeners: dict[Any, Callable[[Any], None]] = {}
         client.add_listener(self._changed)

@@ -1,0 +1,79 @@
+"""Dialing: how the connections of one client are made, and what its nodes share."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import OwnTrouble, describe
+from ..flavour import Flavour
+from ..instance import Instance
+from ..services.attempt import Attempt
+from .idle import Idle, Sweep
+from .link import Link
+
+
+class Dialing:
+    """How the connections of one client are made.
+
+    ssl_context:  called at the first TLS connection, once; one context serves all nodes (each costs 50 ms)
+    connect:      makes a transport for an instance, in place of connections of ours
+    owned:        whether such a transport is closed with its node
+    active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
+    lost:         attempts whose response was forgotten unread, for the next call to finish
+    sweep:        looks through the idle connections of all nodes
+    """
+
+    def __init__(
+        self,
+        flavour: Flavour,
+        ssl_context: Callable[[], Any],
+        *,
+        http1: bool,
+        http2: bool,
+        max_keepalive: int | None,
+        keepalive_expiry: float | None,
+        connect: Callable[[Instance], Any] | None,
+        owned: bool,
+        clock: Callable[[], float],
+    ) -> None:
+        self.flavour = flavour
+        self.connect = connect
+        self.owned = owned
+        self.active: dict[Attempt, Link | None] = {}
+        self.lost: deque[Attempt] = deque()
+        self.sweep = Sweep()
+        self.http1 = http1
+        self.http2 = http2
+        self.max_keepalive = max_keepalive
+        self.keepalive_expiry = keepalive_expiry
+        self.clock = clock
+        self._make_ssl_context = ssl_context
+        self._ssl_context: Any = None
+        self._lock = threading.Lock()
+
+    @property
+    def ssl_context(self) -> Any:
+        """Raises OwnTrouble where it cannot be made: a file that SSL_CERT_FILE names is missing, say."""
+        with self._lock:
+            if self._ssl_context is None:
+                try:
+                    self._ssl_context = self._make_ssl_context()
+                except Exception as error:
+                    raise OwnTrouble(f"TLS cannot be set up: {describe(error)}") from error
+            return self._ssl_context
+
+    def after_fork(self) -> None:
+        self._lock = threading.Lock()
+        self.active, self.lost, self.sweep = {}, deque(), Sweep()
+
+    def idle(self, owner: Any) -> Idle:
+        """A stack for idle connections."""
+        return Idle(owner, self.max_keepalive, self.keepalive_expiry, self.sweep)
+
+    def options(self, https: bool) -> dict[str, Any]:
+        """Keywords of httpcore's connections."""
+        context = self.ssl_context if https else None
+        return {"ssl_context": context, "http1": self.http1, "http2": self.http2}
