@@ -4,8 +4,10 @@ came and what was expected.
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
+import sys
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Any
 
@@ -40,7 +42,8 @@ from smartclient import (
     Throttle,
     call,
 )
-from smartclient.discovery import Discovery
+from smartclient.discovery import Consul, Discovery, Dns, Etcd, Eureka, File, Kubernetes, Nacos, Xds, ZooKeeper
+from smartclient.discovery.options import Option
 from smartclient.support.checks import Settings, shown
 
 NAN, INF = float("nan"), float("inf")
@@ -217,3 +220,61 @@ def test_values_of_any_size_are_cut() -> None:
     assert len(str(caught.value)) < 400
     assert math.isnan(NAN)
     assert Discovery.names is not None
+
+
+# ---- sources ----
+
+ELSEWHERE = {
+    "address",
+    "server",
+    "hosts",
+    "path",
+    "verify",
+    "cert",
+    "tls",
+    "token",
+    "password",
+}  # not just kinds of values
+REQUIRED = {"File": {"path": "services.json"}, "Kubernetes": {"server": "http://h:1"}}
+SOURCES = [Consul, Dns, Etcd, Eureka, File, Kubernetes, Nacos, Xds, ZooKeeper]
+
+
+def options_of(source: type[Any]) -> dict[str, Option]:
+    options: dict[str, Option] = sys.modules[source.__module__].OPTIONS  # type: ignore[attr-defined]
+    return options
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
+def test_no_option_of_a_source_takes_just_anything(source: type[Any]) -> None:
+    given = REQUIRED.get(source.__name__, {})
+    source(**given)
+    for name in inspect.signature(source).parameters.keys() & options_of(source).keys() - ELSEWHERE:
+        for wrong in (object(), 1j, [object()]):
+            with pytest.raises((ValueError, TypeError), match=rf"{source.__name__}\.{name}: expected .*, got "):
+                source(**{**given, name: wrong})
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda source: source.__name__)
+def test_options_of_urls_are_keywords(source: type[Any]) -> None:
+    assert options_of(source).keys() <= inspect.signature(source).parameters.keys()
+
+
+@pytest.mark.parametrize(
+    ("source", "keywords"),
+    [
+        *((Consul, {name: value}) for name in ("wait", "timeout") for value in (0, -1, 601, NAN, True)),
+        *((Consul, {"grace": value}) for value in (-1, NAN, "1")),
+        *((Consul, {"connections": value}) for value in (1, 2.0, True)),
+        (Consul, {"tag": [1]}),
+        (Consul, {"stale": "no"}),
+        (Etcd, {"timeout": None}),
+        (Etcd, {"most_bytes": 0}),
+        (Dns, {"port": 65_536}),
+        (Nacos, {"api": "v4"}),
+        (Kubernetes, {"server": "http://h:1", "timeout": 0}),
+        (Xds, {"absent_after": 90_000}),
+    ],
+)
+def test_options_out_of_range(source: type[Any], keywords: dict[str, Any]) -> None:
+    with pytest.raises((ValueError, TypeError), match=rf"{source.__name__}\.\w+: expected .*, got "):
+        source(**keywords)

@@ -21,8 +21,15 @@ from urllib.parse import SplitResult
 
 from ..instance import Instance, is_ip
 from .base import Addresses, Listing, PollingDiscovery, entry_of
-from .options import flag, number, read_options, seconds, text
+from .options import Option, check_options, flag, number, optional, read_options, seconds, text
 
+OPTIONS: dict[str, Option] = {
+    "port": optional(number(most=65_535)),
+    "domain": text,
+    "protocol": text,
+    "tcp": optional(flag),
+    "timeout": seconds(most=60),
+}
 SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
 PAYLOAD = 1232
 RESOLV_CONF = "/etc/resolv.conf"
@@ -60,10 +67,7 @@ class Dns(PollingDiscovery):
             raise ImportError("Dns needs dnspython: pip install 'smartclient[dns]'") from None
         if server is not None and not is_ip(server):
             raise ValueError(f"Dns.server: expected an IP address, got {server!r}")
-        if port is not None and not 1 <= port <= 65535:
-            raise ValueError(f"Dns.port: expected 1 to 65535, got {port!r}")
-        if not isinstance(timeout, (int, float)) or not 0 < timeout <= 60:
-            raise ValueError(f"Dns.timeout: expected seconds from 0 to 60, got {timeout!r}")
+        check_options("Dns", OPTIONS, locals())
         self._server = server
         self._dns: Any = dns.resolver
         self._server_port = server_port
@@ -80,8 +84,7 @@ class Dns(PollingDiscovery):
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Dns:
         """`dns://127.0.0.1:53?port=8080`, `dns+srv://127.0.0.1?domain=shop.example`; no server: the machine's."""
-        known = {"port": number, "domain": text, "protocol": text, "tcp": flag, "timeout": seconds}
-        keywords = read_options(parts.scheme, options, known)
+        keywords = read_options(parts.scheme, options, OPTIONS)
         if parts.port is not None:
             keywords["server_port"] = parts.port
         return cls(parts.hostname, srv=parts.scheme == "dns+srv", **keywords)

@@ -31,10 +31,11 @@ from ..support.untrusted import from_json
 from .base import Addresses, Discovery, read
 from .http import RegistryAnswer, Relists, registry_url, tls
 from .http_client import MOST_BYTES, Answer, HttpClient, Waits
-from .options import number, read_options, seconds, text
+from .options import COMMON, Option, check_options, read_options, text
 from .registration import Address, checked_id, checked_ttl, kept_alive, listed, registration
 
 PORT = 2379
+OPTIONS: dict[str, Option] = {"user": text, **COMMON}
 MOST_KEYS = 10_000  # looked through for a name in another spelling
 QUIET = 60.0  # seconds without news, then all is read anew
 
@@ -63,6 +64,7 @@ class Etcd(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
+        check_options("Etcd", OPTIONS, locals())
         self.url = registry_url("Etcd", address, PORT)
         self.prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
         self.grace = grace
@@ -78,9 +80,7 @@ class Etcd(Discovery):
         """`etcd://host:port/prefix?user=…`; `etcd+https://` for TLS."""
         if parts.username or parts.password:
             raise ValueError("etcd:// takes no user before the host; write ?user=…, and the password in ETCD_PASSWORD")
-        keywords = read_options(
-            "etcd", options, {"user": text, "timeout": seconds, "most_bytes": number, "grace": seconds}
-        )
+        keywords = read_options("etcd", options, OPTIONS)
         scheme = "https" if parts.scheme.endswith("https") else "http"
         if parts.path.strip("/"):
             keywords["prefix"] = parts.path

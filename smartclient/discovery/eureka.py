@@ -25,10 +25,11 @@ from ..support.untrusted import whole_number
 from .base import Addresses, Discovery, Unreadable, entry_of, read
 from .http import RegistryAnswer, registry_url, tls, weight_of
 from .http_client import MOST_BYTES, HttpClient
-from .options import check_seconds, flag, number, read_options, seconds, text
+from .options import COMMON, Option, check_options, flag, read_options, seconds, text
 from .threads import Lock
 
 PORT = 8761
+OPTIONS: dict[str, Option] = {"secure": flag, "user": text, "interval": seconds(), **COMMON}
 DELTAS_REACH = 90.0  # seconds; servers tell a change for 180 (eureka.retentionTimeInMSInDeltaQueue)
 AGAIN = 1.0  # seconds for which all watches share one failure
 
@@ -74,7 +75,7 @@ class Eureka(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
-        check_seconds("Eureka.interval", interval)
+        check_options("Eureka", OPTIONS, locals())
         addresses = [address] if isinstance(address, str) else list(address)
         if not addresses:
             raise ValueError("Eureka.address: expected an address, or several, got none")
@@ -97,9 +98,7 @@ class Eureka(Discovery):
         """`eureka://host:port,host:port/eureka/v2?secure=true`; `eureka+https://` for TLS."""
         if "@" in parts.netloc:
             raise ValueError("eureka:// takes no user before the host; write ?user=…, and EUREKA_PASSWORD")
-        known = {"secure": flag, "user": text, "most_bytes": number}
-        several = dict.fromkeys(("interval", "timeout", "grace"), seconds)
-        keywords = read_options("eureka", options, {**known, **several})
+        keywords = read_options("eureka", options, OPTIONS)
         scheme = "https" if parts.scheme.endswith("https") else "http"
         hosts = (parts.netloc or f"127.0.0.1:{PORT}").split(",")
         return cls([f"{scheme}://{host}{parts.path or '/eureka'}" for host in hosts], **keywords)

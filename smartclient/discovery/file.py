@@ -23,10 +23,11 @@ from urllib.parse import SplitResult, unquote
 from ..support.hosts import wire_name
 from ..support.untrusted import MOST_DIGITS, from_json, shown
 from .base import Addresses, Discovery
-from .options import check_seconds, read_options, seconds, text
+from .options import Option, check_options, read_options, seconds, text
 from .threads import Lock
 from .yaml_loader import bounded
 
+OPTIONS: dict[str, Option] = {"format": text, "interval": seconds()}
 UNKNOWN_INTERVAL = 1.0  # seconds between two looks for a service that is not known
 _BOUNDLESS = re.compile(r"\d{1000,}")  # digits: TOML has numbers of 64 bits, and Python refuses to read more than 4300
 JOB_LABELS = ("service", "job", "__meta_service")
@@ -41,12 +42,12 @@ class File(Discovery):
     """
 
     def __init__(self, path: str | os.PathLike[str], *, format: str | None = None, interval: float = 0.5) -> None:
+        check_options("File", OPTIONS, locals())
         self.path = Path(path)
         suffix = self.path.suffix.lower().lstrip(".")
         self.format = format or {"yml": "yaml"}.get(suffix, suffix)
         if self.format not in PARSERS:
             raise ValueError(f"File.format: expected json, yaml or toml, got {self.format!r} ({self.path})")
-        check_seconds("File.interval", interval)
         self.interval = interval
         self.grace = 0.0  # a file that lists none means it
         self._lock = Lock()
@@ -58,7 +59,7 @@ class File(Discovery):
         """`file:///etc/services.yaml?interval=1`."""
         if parts.netloc not in ("", "localhost"):
             raise ValueError(f"file://{parts.netloc}…: a file has three slashes: file:///etc/services.yaml")
-        return cls(unquote(parts.path), **read_options("file", options, {"format": text, "interval": seconds}))
+        return cls(unquote(parts.path), **read_options("file", options, OPTIONS))
 
     def covers(self, host: str) -> bool:
         if self.services is not None:

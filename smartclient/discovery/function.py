@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Addresses, PollingDiscovery
-from .options import check_seconds
+from .options import check_options, seconds
 
 
 class Function(PollingDiscovery):
@@ -18,7 +18,7 @@ class Function(PollingDiscovery):
     def __init__(self, resolve: Callable[[str], Any], interval: float = 5.0) -> None:
         if not callable(resolve):
             raise TypeError(f"Function: expected a callable service -> [address, …], got {resolve!r}")
-        check_seconds("Function.interval", interval)
+        check_options("Function", {"interval": seconds()}, locals())
         self._resolve = resolve
         self.interval = interval
 

@@ -19,12 +19,17 @@ from ..support.untrusted import shown
 from .base import Addresses, Discovery, read
 from .http import RegistryAnswer, registry_url, tls
 from .http_client import MOST_BYTES, HttpClient
-from .options import check_seconds, number, read_options, seconds, text
+from .options import COMMON, Option, check_options, one_of, read_options, seconds, several, text
 
 PORT = 8848
 LISTS = {"v1": "/v1/ns/instance/list", "v2": "/v2/ns/instance/list", "v3": "/v3/client/ns/instance/list"}
-
-
+OPTIONS: dict[str, Option] = {
+    **dict.fromkeys(("namespace", "group", "user"), text),
+    "cluster": several(text),
+    "api": one_of(*LISTS),
+    "interval": seconds(),
+    **COMMON,
+}
 NAMES, MOST_NAMES = "/v1/ns/service/list", 10_000
 
 
@@ -63,9 +68,7 @@ class Nacos(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
-        if api not in LISTS:
-            raise ValueError(f"Nacos.api: expected one of {', '.join(LISTS)}, got {api!r}")
-        check_seconds("Nacos.interval", interval)
+        check_options("Nacos", OPTIONS, locals())
         url = registry_url("Nacos", address, PORT)
         self.url = url if url.path.strip("/") else url.copy_with(path="/nacos")
         self.grace = grace
@@ -85,12 +88,7 @@ class Nacos(Discovery):
         """`nacos://host:port?namespace=…&group=…&cluster=…`; `nacos+https://` for TLS."""
         if "@" in parts.netloc:
             raise ValueError("nacos:// takes no user before the host; write ?user=…, and NACOS_PASSWORD")
-        known = {
-            **dict.fromkeys(("namespace", "group", "cluster", "user", "api"), text),
-            **dict.fromkeys(("interval", "timeout", "grace"), seconds),
-            "most_bytes": number,
-        }
-        keywords = read_options("nacos", options, known, frozenset({"cluster"}))
+        keywords = read_options("nacos", options, OPTIONS)
         scheme = "https" if parts.scheme.endswith("https") else "http"
         return cls(f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}{parts.path}", **keywords)
 

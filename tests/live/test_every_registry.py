@@ -134,9 +134,7 @@ def test_registration_has_one_shape(registries: dict[str, Registry], backend: st
     async def serve(name: str, registry: Registry) -> None:
         source: Any = discovery_of(registry.url)
         with anyio.CancelScope() as scope:
-            async with source.register(
-                "orders", "10.0.0.1:80", id="me", meta={"version": "v2"}, weight=3, ttl=4
-            ) as me:
+            async with source.register("orders", "10.0.0.1:80", id="me", meta={"version": "v2"}, weight=3, ttl=4) as me:
                 assert me == "me"
                 with Client(source) as client:
                     service = client._balanced._services.get("orders")  # type: ignore[union-attr]

@@ -33,7 +33,21 @@ from ..base import Addresses, Discovery
 from ..combined import Fallback
 from ..http import checked_token, registry_url, tls, token_in
 from ..http_client import MOST_BYTES, HttpClient
-from ..options import Reader, check_grace, check_seconds, check_wait, flag, number, read_options, seconds, text
+from ..options import (
+    COMMON,
+    TIMEOUT,
+    Option,
+    check_options,
+    flag,
+    number,
+    optional,
+    path,
+    read_options,
+    seconds,
+    secret,
+    several,
+    text,
+)
 from ..registration import Address, Registration
 from .agent import Agent, Agents
 from .entries import Entries
@@ -45,12 +59,17 @@ SOON = 0.1  # an answer within that many seconds was no wait
 LONGEST_PAUSE = 1.0
 
 
-OPTIONS: dict[str, Reader] = {
-    **dict.fromkeys(("tag", "token", "token_file", "dc", "near", "filter"), text),
+OPTIONS: dict[str, Option] = {
+    **dict.fromkeys(("tag", "dc"), several(text)),
+    "token": secret,
+    "token_file": path,
+    **dict.fromkeys(("near", "filter"), text),
     **dict.fromkeys(("stale", "cached", "prepared", "passing"), flag),
-    **dict.fromkeys(("max_stale", "interval", "wait", "timeout", "grace"), seconds),
-    "connections": number,
-    "most_bytes": number,
+    "max_stale": optional(seconds()),
+    "interval": seconds(),
+    "wait": TIMEOUT,
+    "connections": number(least=2),
+    **COMMON,
 }
 
 
@@ -109,14 +128,7 @@ class Consul(Discovery):
         cert: Any = None,
         grace: float = 10.0,
     ) -> None:
-        for name, value in (("wait", wait), ("timeout", timeout)):
-            check_wait(f"Consul.{name}", value)
-        check_grace("Consul.grace", grace)
-        check_seconds("Consul.interval", interval)
-        if max_stale is not None:
-            check_seconds("Consul.max_stale", max_stale)
-        if not isinstance(connections, int) or connections < 2:
-            raise ValueError(f"Consul.connections: expected at least 2, got {connections!r}")
+        check_options("Consul", OPTIONS, locals())
         address = _address_of_environment() if address is None else address
         self.socket = address.removeprefix("unix://") if address.startswith("unix://") else None
         self.url = _agent_url("http://localhost:8500" if self.socket else address)
@@ -158,7 +170,7 @@ class Consul(Discovery):
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Consul:
         """`consul://host:port?dc=eu&tag=a&tag=b&stale=true`; `consul+https://` for TLS; the token as `?token=`."""
-        keywords = read_options("consul", options, OPTIONS, frozenset({"tag", "dc"}))
+        keywords = read_options("consul", options, OPTIONS)
         if parts.username or parts.password:
             raise ValueError("consul:// takes no user; give an ACL token as ?token= or in CONSUL_HTTP_TOKEN")
         if parts.path and not parts.netloc:

@@ -26,11 +26,19 @@ from ...support.untrusted import from_json, shown
 from ..base import Addresses, Discovery, Unreadable, entry_of, read
 from ..http import RegistryAnswer, Relists, tls, token_in
 from ..http_client import MOST_BYTES, Answer, HttpClient, Waits
-from ..options import number, read_options, seconds, text
+from ..options import COMMON, Option, check_options, path, read_options, several, text
 from .access import access_to
 
 SLICES = "apis/discovery.k8s.io/v1/namespaces/{namespace}/endpointslices"
 LABEL = "kubernetes.io/service-name"
+OPTIONS: dict[str, Option] = {
+    "namespace": text,
+    "namespaces": several(text),
+    "port": text,
+    "token_file": path,
+    "ca_file": path,
+    **COMMON,
+}
 WATCH_FOR = 60  # seconds after which the server ends a watch, and it begins anew; a silent one is given up soon after
 
 
@@ -62,6 +70,7 @@ class Kubernetes(Discovery):
         most_bytes: int = MOST_BYTES,
         grace: float = 10.0,
     ) -> None:
+        check_options("Kubernetes", OPTIONS, locals())
         access = access_to(server, token_file, ca_file)
         self.url: str = access["server"]
         self.namespace = namespace or access.get("namespace") or "default"
@@ -80,16 +89,7 @@ class Kubernetes(Discovery):
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> Kubernetes:
         """`kubernetes://` in the cluster, `kubernetes://host:port?namespace=shop&port=http` from outside."""
-        known = {
-            "namespace": text,
-            "namespaces": text,
-            "port": text,
-            "token_file": text,
-            "ca_file": text,
-            "timeout": seconds,
-            "most_bytes": number,
-        }
-        keywords = read_options("kubernetes", options, {**known, "grace": seconds}, frozenset({"namespaces"}))
+        keywords = read_options("kubernetes", options, OPTIONS)
         scheme = "http" if parts.scheme.endswith("+http") else "https"
         return cls(f"{scheme}://{parts.netloc}" if parts.netloc else None, **keywords)
 

@@ -29,12 +29,19 @@ from urllib.parse import SplitResult
 from ..base import Addresses, Discovery
 from ..http import RegistryAnswer, registry_url, tls, token_in
 from ..http_client import MOST_BYTES, HttpClient
-from ..options import flag, number, read_options, seconds, text
+from ..options import COMMON, Option, check_options, flag, path, read_options, seconds, text
 from ..threads import Lock, taken
 from .messages import Assignment, Messages
 from .stream import Stream
 
 PORT = 18000
+OPTIONS: dict[str, Option] = {
+    **dict.fromkeys(("cluster", "node", "node_cluster"), text),
+    **dict.fromkeys(("ca_file", "token_file"), path),
+    **dict.fromkeys(("absent_after", "keepalive", "interval"), seconds()),
+    "rest": flag,
+    **COMMON,
+}
 FOREVER = float("inf")
 REST_PATH = "/v3/discovery:endpoints"
 
@@ -77,10 +84,7 @@ class Xds(Discovery):
         most_bytes: int = MOST_BYTES,
         grace: float = 10.0,
     ) -> None:
-        numbers = {"absent_after": absent_after, "keepalive": keepalive, "interval": interval, "timeout": timeout}
-        for name, value in numbers.items():
-            if not isinstance(value, (int, float)) or not 0 < value <= 86_400:
-                raise ValueError(f"Xds.{name}: expected seconds > 0, got {value!r}")
+        check_options("Xds", OPTIONS, locals())
         if "{service}" not in cluster:
             raise ValueError(f"Xds.cluster: expected '{{service}}' in it, got {cluster!r}")
         self._messages = Messages(node or f"{socket.gethostname()}-{os.getpid()}", node_cluster)
@@ -104,15 +108,9 @@ class Xds(Discovery):
         """`xds://host:port?cluster=outbound|80||{service}.shop.svc.cluster.local&node=…`; `?rest=true` polls;
         `xds+https://` for TLS.
         """
-        known = {
-            **dict.fromkeys(("cluster", "node", "node_cluster", "ca_file", "token_file"), text),
-            **dict.fromkeys(("absent_after", "keepalive", "interval", "timeout", "grace"), seconds),
-            "rest": flag,
-            "most_bytes": number,
-        }
         scheme = "https" if parts.scheme.endswith("https") else "http"
         address = f"{scheme}://{parts.netloc or f'127.0.0.1:{PORT}'}{parts.path}"
-        return cls(address, **read_options("xds", options, known))
+        return cls(address, **read_options("xds", options, OPTIONS))
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         name = self._cluster.replace("{service}", service)

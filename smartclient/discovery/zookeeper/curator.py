@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -89,8 +88,11 @@ class Reading:
         return self._service if self._service in same else min(same, default=None)
 
 
-def entry_of(service: str, instance: Instance, payload: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Curator's fields of an instance; what Curator has no field for is its payload's metadata (Spring Cloud)."""
+def entry_of(service: str, instance: Instance, payload: Mapping[str, Any] | None, now: float) -> dict[str, Any]:
+    """Curator's fields of an instance; what Curator has none for is in its payload's metadata (Spring Cloud).
+
+    now: seconds since 1970
+    """
     details = dict(instance.metadata)
     if instance.weight != 1.0:
         details["weight"] = f"{instance.weight:g}"
@@ -107,7 +109,7 @@ def entry_of(service: str, instance: Instance, payload: Mapping[str, Any] | None
         "payload": {**(payload or {}), **({"metadata": details} if details else {})},
         "serviceType": "DYNAMIC",
         "enabled": True,
-        "registrationTimeUTC": int(time.time() * 1000),
+        "registrationTimeUTC": int(now * 1000),
     }
 
 

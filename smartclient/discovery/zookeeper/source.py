@@ -24,12 +24,19 @@ from urllib.parse import SplitResult
 from ...support.hosts import wire_name
 from ...support.untrusted import shown
 from ..base import Addresses, Discovery
-from ..options import check_wait, read_options, seconds, text
-from ..registration import Address, checked_id, checked_ttl, kept_alive, listed, registration
+from ..options import GRACE, TIMEOUT, Option, check_options, path, read_options, text
+from ..registration import Address, Registration, checked_id, checked_ttl, kept_alive, listed, registration
 from ..threads import Lock, taken
 from .curator import Reading, entry_of
 
 PORT = 2181
+OPTIONS: dict[str, Option] = {
+    "user": text,
+    "ca_file": path,
+    "timeout": TIMEOUT,
+    "session_timeout": TIMEOUT,
+    "grace": GRACE,
+}
 PATIENCE = 2.0  # seconds that a session may be without a server before a new one is tried
 
 
@@ -59,8 +66,7 @@ class ZooKeeper(Discovery):
         cert: tuple[str, str] | None = None,
         grace: float = 10.0,
     ) -> None:
-        for name, value in (("timeout", timeout), ("session_timeout", session_timeout)):
-            check_wait(f"ZooKeeper.{name}", value)
+        check_options("ZooKeeper", OPTIONS, locals())
         if not isinstance(hosts, str) or not hosts.strip() or "/" in hosts or "@" in hosts:
             raise ValueError(f"ZooKeeper.hosts: expected 'host:port,host:port', got {shown(hosts)}")
         self._kazoo = _Kazoo()
@@ -84,8 +90,7 @@ class ZooKeeper(Discovery):
         """`zookeeper://host:port,host:port/base?user=…`; `zookeeper+tls://` for TLS."""
         if "@" in parts.netloc:
             raise ValueError("zookeeper:// takes no user before the host; write ?user=…, and ZOOKEEPER_PASSWORD")
-        numbers = dict.fromkeys(("timeout", "session_timeout", "grace"), seconds)
-        keywords = read_options("zookeeper", options, {"user": text, "ca_file": text, **numbers})
+        keywords = read_options("zookeeper", options, OPTIONS)
         if parts.scheme.endswith("+tls"):
             keywords["tls"] = True
         if parts.path.strip("/"):
@@ -125,7 +130,6 @@ class ZooKeeper(Discovery):
     def __str__(self) -> str:
         return f"zookeeper at {self.hosts}"
 
-    @registration
     def register(
         self,
         service: str,
@@ -136,7 +140,7 @@ class ZooKeeper(Discovery):
         weight: float | None = None,
         ttl: float | None = None,
         payload: Mapping[str, Any] | None = None,
-    ) -> Iterator[str]:
+    ) -> Registration:
         """Have an instance listed while a block runs (`with` or `async with`), by an ephemeral node that is made again
         when its session was lost; its id.
 
@@ -149,9 +153,25 @@ class ZooKeeper(Discovery):
                  uses the source's (`session_timeout`)
         payload: what else Curator's payload has
         """
+        return self._registered(service, address, id, meta, weight, ttl, payload)
+
+    @registration
+    def _registered(
+        self,
+        service: str,
+        address: Address,
+        id: str | None,
+        meta: Mapping[str, str] | None,
+        weight: float | None,
+        ttl: float | None,
+        payload: Mapping[str, Any] | None,
+    ) -> Iterator[str]:
         service, instance = checked_id("register: service", wire_name(service)), listed(address, id, meta, weight)
-        name = instance.id or ""
-        path, value = f"{self.base}/{service}/{name}", json.dumps(entry_of(service, instance, payload)).encode()
+        entry, name = entry_of(service, instance, payload, time.time()), instance.id or ""
+        path, value = (
+            f"{self.base}/{service}/{name}",
+            json.dumps(entry).encode(),
+        )
         lasting = self._session_timeout if ttl is None else checked_ttl(ttl, 1)
 
         def join() -> _Session:
