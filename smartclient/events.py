@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from .instance import Instance
 
-logger = logging.getLogger("smartclient")
+logger: logging.Logger = logging.getLogger("smartclient")
 
 
 @dataclass(frozen=True)

@@ -145,8 +145,8 @@ class Work:
     __slots__ = ("in_vain", "retried")
 
     def __init__(self, retried: bool = False) -> None:
-        self.retried = retried
-        self.in_vain = False
+        self.retried: bool = retried
+        self.in_vain: bool = False
 
 
 work: ContextVar[Work | None] = ContextVar("smartclient_work", default=None)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, NoReturn
 
 from .support.checks import nearest
@@ -51,6 +51,7 @@ class Instance:
 
     host: str
     port: int | None = None
+    _: KW_ONLY
     scheme: str = "http"
     weight: float = 1.0
     zone: str | None = None

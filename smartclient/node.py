@@ -75,17 +75,17 @@ class Node:
     def __init__(
         self, instance: Instance, memory: Memory | None = None, health: Any = None, identity: str | None = None
     ) -> None:
-        self.instance = instance
-        self.identity = identity_of(instance) if identity is None else identity
-        self.weight = instance.weight
-        self.in_flight = 0
-        self.excluded = False
-        self.removed = False
+        self.instance: Instance = instance
+        self.identity: str = identity_of(instance) if identity is None else identity
+        self.weight: float = instance.weight
+        self.in_flight: int = 0
+        self.excluded: bool = False
+        self.removed: bool = False
         self.answered_at: float | None = None
         self.unreached_at: float | None = None
         self.ejected_until: float | None = None
         self.paused_until: float | None = None
-        self.unhealthy = False
+        self.unhealthy: bool = False
         self.warm_since: float | None = None
         self.probe: object | None = None
         self.memory: Any = memory

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from functools import cached_property
 from typing import Any
 
-from .balancers import Adaptive, Balancer, balancer_named
+from .balancers import Adaptive, Balancer, BalancerName, balancer_named
 from .health.active import HealthCheck
 from .health.outlier import OutlierDetection
 from .health.slow_start import SlowStart
@@ -15,6 +15,7 @@ from .limits import Circuit, Limits, Throttle
 from .retry.hedge import Hedge
 from .retry.retry import Retry
 from .support.checks import (
+    Check,
     Settings,
     callable_,
     count,
@@ -39,9 +40,11 @@ from .topology.subset import Subset
 
 Wanted = Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None
 
-wanted = either("a mapping of strings like {'version': 'v2'} or a function of the request", metadata,
-                callable_("a function"))  # fmt: skip
-zone_sizes = mapping("a mapping of zones to numbers", text, number("a number from 0 up", lambda value: value >= 0))
+wanted: Check = either(
+    "a mapping of strings like {'version': 'v2'} or a function of the request", metadata, callable_("a function")
+)
+capacity: Check = number("a number from 0 up", lambda value: value >= 0)
+zone_sizes: Check = mapping("a mapping of zones to numbers", text, capacity)
 
 
 def balancer_or_name(name: str, value: Any) -> Any:
@@ -97,7 +100,8 @@ class Policy(Settings):
                       a dot, else the service's
     """
 
-    balancer: Balancer | str = setting(factory=Adaptive, check=balancer_or_name)
+    balancer: Balancer | BalancerName = setting(factory=Adaptive, check=balancer_or_name)
+    _: KW_ONLY
     retry: Retry | None = setting(factory=Retry, check=optional(kind(Retry)))
     outlier: OutlierDetection | None = setting(factory=OutlierDetection, check=optional(kind(OutlierDetection)))
     deadline: float | None = setting(None, optional(seconds()))

@@ -73,6 +73,18 @@ def test_no_call_returns_later(driver: Any, fleet: Any, fault: str) -> None:
         assert least < GIVEN + GRACE
 
 
+def test_a_call_turns_the_policy_s_off(driver: Any, fleet: Any) -> None:
+    servers = fleet(1, Behaviour(delay=0.3))
+    policy = Policy(deadline=0.1, attempt_timeout=0.1, retry=None)
+    with driver.client({"orders": servers.addresses}, policy=policy) as client:
+        with pytest.raises(driver.httpx.TimeoutException):
+            client.get(URL)
+        for off in (call(deadline=None), call(attempt_timeout=None)):
+            with pytest.raises(driver.httpx.TimeoutException):
+                client.get(URL, extensions=off)
+        assert client.get(URL, extensions=call(deadline=None, attempt_timeout=None)).status_code == 200
+
+
 @pytest.fixture
 def unreachable() -> Iterator[str]:
     """An address whose backlog is full: connecting to it never ends."""

@@ -158,6 +158,14 @@ class TestMetadata:
         with pytest.raises(Unavailable, match=r"none of 3 instances has version=v3"):
             world.call(options=CallOptions(require={"version": "v3"}))
 
+    def test_a_call_turns_them_off(self) -> None:
+        world = World(0, require={"version": "v1"}, prefer={"canary": "yes"}, **ROUND)
+        world.service.update([*self.versions(), *instances(4, metadata={"version": "v1", "canary": "yes"})])
+        assert world.ports() == {4}
+        assert {world.call(options=CallOptions(prefer=None)) for _ in range(30)} == {1, 2, 4}
+        assert {world.call(options=CallOptions(require=None)) for _ in range(30)} == {3, 4}
+        assert {world.call(options=CallOptions(require=None, prefer=None)) for _ in range(40)} == {1, 2, 3, 4}
+
     def test_required_instances_are_all_there_is_also_for_retries(self) -> None:
         world = World(0, require={"version": "v2"}, **ROUND)
         world.service.update(self.versions())
@@ -204,29 +212,29 @@ FLEET = [Instance(f"10.1.{n >> 8}.{n & 255}", 80) for n in range(500)]
 
 class TestSubset:
     def test_clients_that_are_numbered_load_evenly(self) -> None:
-        load = Counter(instance for client in range(1000) for instance in Subset(20, client).of(FLEET))
+        load = Counter(instance for client in range(1000) for instance in Subset(20, client=client).of(FLEET))
         assert len(load) == 500
         mean = 1000 * 20 / 500
         assert max(load.values()) / mean <= 1.35
         assert min(load.values()) / mean >= 0.65
-        named = Counter(instance for n in range(1000) for instance in Subset(20, f"web-{n}").of(FLEET))
+        named = Counter(instance for n in range(1000) for instance in Subset(20, client=f"web-{n}").of(FLEET))
         assert max(named.values()) / mean <= 1.35
 
     def test_the_order_of_the_source_does_not_matter(self) -> None:
-        assert set(Subset(20, 7).of(FLEET)) == set(Subset(20, 7).of(FLEET[::-1]))
-        assert Subset(20, 7).of(FLEET[:20]) == FLEET[:20]
+        assert set(Subset(20, client=7).of(FLEET)) == set(Subset(20, client=7).of(FLEET[::-1]))
+        assert Subset(20, client=7).of(FLEET[:20]) == FLEET[:20]
 
     @given(st.integers(0, 5000), st.integers(25, 120), st.integers(0, 500))
     def test_a_change_swaps_one_at_most(self, client: int, count: int, which: int) -> None:
-        before = set(Subset(20, client).of(FLEET[:count]))
-        more = set(Subset(20, client).of(FLEET[: count + 1]))
+        before = set(Subset(20, client=client).of(FLEET[:count]))
+        more = set(Subset(20, client=client).of(FLEET[: count + 1]))
         assert len(more - before) <= 1
         gone = FLEET[which % count]
-        fewer = set(Subset(20, client).of([instance for instance in FLEET[:count] if instance != gone]))
+        fewer = set(Subset(20, client=client).of([instance for instance in FLEET[:count] if instance != gone]))
         assert len(fewer - before) <= 1
 
     def test_in_a_service(self) -> None:
-        world = World(0, subset=Subset(5, "web-3"))
+        world = World(0, subset=Subset(5, client="web-3"))
         world.service.update(instances(*range(1, 101)))
         assert len(world.service.nodes) == 5
         kept = set(world.service.nodes)
@@ -317,14 +325,14 @@ class TestSubsetOfWhatACallMayUse:
     @pytest.mark.parametrize("name", [f"web-{n}" for n in range(40)])
     def test_ten_of_a_hundred_are_v2(self, name: str) -> None:
         """NoInstances for 23 of 40 clients."""
-        world = World(0, subset=Subset(5, name), require={"version": "v2"})
+        world = World(0, subset=Subset(5, client=name), require={"version": "v2"})
         world.service.update(self.listed())
         assert len(world.service.nodes) == 5
         assert {world_node(world).metadata["version"] for _ in range(20)} == {"v2"}
 
     @pytest.mark.parametrize("name", [f"web-{n}" for n in range(10)])
     def test_so_it_is_where_the_call_says_so(self, name: str) -> None:
-        world = World(0, subset=Subset(5, name))
+        world = World(0, subset=Subset(5, client=name))
         world.service.update(self.listed())
         options = CallOptions(require={"version": "v2"})
         assert {world_node(world, options=options).metadata["version"] for _ in range(20)} == {"v2"}
@@ -337,7 +345,7 @@ class TestSubsetOfWhatACallMayUse:
     def test_what_calls_ask_for_is_bounded(self) -> None:
         from smartclient.services import choices as members
 
-        world = World(0, subset=Subset(2, "web-1"))
+        world = World(0, subset=Subset(2, client="web-1"))
         world.service.update(self.listed())
         for n in range(100):
             try:
@@ -347,12 +355,12 @@ class TestSubsetOfWhatACallMayUse:
         assert len(world.service.nodes) <= 2 + members.WANTED
 
     def test_each_priority_has_its_own(self) -> None:
-        world = World(0, subset=Subset(3, "web-1"))
+        world = World(0, subset=Subset(3, client="web-1"))
         world.service.update([Instance(f"10.0.{p}.{n}", 80, priority=p) for p in (0, 1) for n in range(20)])
         assert sorted(node.instance.priority for node in world.service.nodes) == [0, 0, 0, 1, 1, 1]
 
     def test_weight_zero_and_unhealthy_ones_take_no_place(self) -> None:
-        world = World(0, subset=Subset(3, "web-1"))
+        world = World(0, subset=Subset(3, client="web-1"))
         world.service.update(
             [Instance(f"10.0.0.{n}", 80, weight=0.0 if n < 10 else 1.0, healthy=not 10 <= n < 17) for n in range(20)]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
+from typing import Literal
 
 from ..support.checks import nearest, wrong
 from .adaptive import Adaptive
@@ -20,6 +21,22 @@ from .sticky import Sticky
 from .weighted_round_robin import WeightedRoundRobin
 
 ENTRY_POINTS = "smartclient.balancers"
+
+BalancerName = Literal[
+    "adaptive",
+    "ip_hash",
+    "least_request",
+    "load_aware",
+    "maglev",
+    "p2c",
+    "peak_ewma",
+    "random",
+    "ring_hash",
+    "round_robin",
+    "sticky",
+    "weighted_round_robin",
+]
+"""Names of our own algorithms, so that type checkers find typos. Those of other packages work as well."""
 
 BALANCERS: dict[str, type[Balancer]] = {
     balancer.name: balancer
@@ -62,6 +79,7 @@ __all__ = [
     "BALANCERS",
     "Adaptive",
     "Balancer",
+    "BalancerName",
     "IpHash",
     "LeastRequest",
     "LoadAware",

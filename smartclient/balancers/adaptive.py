@@ -49,10 +49,10 @@ class AdaptiveMemory(Penalty):
         super().__init__(settings.failure_penalty, settings.penalty_decay, 4 * settings.penalty_decay)
         self._newest = settings.newest
         self._load = 1.0  # usual calls in flight with a new one
-        self.mean = 0.0
-        self.cost = 0.0
-        self.count = 0
-        self.seen_at = 0.0
+        self.mean: float = 0.0
+        self.cost: float = 0.0
+        self.count: int = 0
+        self.seen_at: float = 0.0
 
     def picked(self, in_flight: int) -> None:
         """A call is added to those in flight."""
@@ -82,7 +82,7 @@ class AdaptiveMemory(Penalty):
         self.seen_at = now
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Adaptive(Balancer):
     """Draw five nodes by weight and speed, take the one with the least expected latency.
 

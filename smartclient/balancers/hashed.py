@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from random import Random as Rng
 from typing import ClassVar
 
@@ -24,6 +24,7 @@ class Hashed(Balancer):
     """hash_on and bound: see `RingHash`."""
 
     hash_on: HashOn = setting("key", hash_key)
+    _: KW_ONLY
     bound: float | None = setting(None, optional(number("a number from 1 up", lambda value: value >= 1)))
 
     over_members: ClassVar[bool] = True

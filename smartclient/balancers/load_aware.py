@@ -19,6 +19,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from random import Random as Rng
+from typing import ClassVar
 
 from ..node import Node, Outcome
 from ..support.checks import number, seconds, setting
@@ -40,8 +41,9 @@ class LoadMemory:
 
     def __init__(self, settings: LoadAware) -> None:
         self._settings = settings
-        self.weight = 0.0
-        self.since = self.at = -math.inf
+        self.weight: float = 0.0
+        self.since: float = -math.inf
+        self.at: float = -math.inf
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         pass
@@ -88,7 +90,7 @@ def parse_report(value: str) -> dict[str, float]:
     return found
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LoadAware(Balancer):
     """Weighted round robin by the servers' own load reports; without reports plain round robin.
 
@@ -104,7 +106,7 @@ class LoadAware(Balancer):
     refresh: float = setting(1.0, seconds(zero=True))
 
     name = "load_aware"
-    load_header = HEADER
+    load_header: ClassVar[str | None] = HEADER
 
     def memory(self) -> LoadMemory:
         return LoadMemory(self)

@@ -11,7 +11,7 @@ estimate (`penalty`).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from math import exp
 from random import Random as Rng
 
@@ -33,7 +33,7 @@ class PeakEwmaMemory(Penalty):
     def __init__(self, settings: PeakEwma) -> None:
         super().__init__(settings.failure_penalty, settings.penalty_decay)
         self._estimate_decay = settings.decay
-        self.estimate = 0.0
+        self.estimate: float = 0.0
         self.seen_at: float | None = None  # None: unmeasured
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
@@ -71,6 +71,7 @@ class PeakEwma(Balancer):
     """
 
     decay: float = setting(10.0, seconds())
+    _: KW_ONLY
     failure_penalty: float = setting(5.0, seconds())
     penalty_decay: float = setting(1.0, seconds())
 

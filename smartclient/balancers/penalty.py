@@ -27,8 +27,8 @@ class Penalty:
         self._shortest = decay
         self._longest = decay if longest is None else longest
         self._decay = decay
-        self.penalty = 0.0
-        self.penalised_at = 0.0
+        self.penalty: float = 0.0
+        self.penalised_at: float = 0.0
 
     def punish(self, retry_after: float | None, now: float) -> None:
         """It failed. Retry-After may ask for more than the least."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from hashlib import blake2b
 from random import Random as Rng
 from typing import Any
@@ -32,6 +32,7 @@ class Sticky(Balancer):
     """
 
     inner: Balancer = setting(factory=PeakEwma, check=kind(Balancer))
+    _: KW_ONLY
     hash_on: HashOn = setting("key", hash_key)
     ttl: float = setting(1800.0, seconds())
 

@@ -121,7 +121,9 @@ def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
     connection whose end left the request out: that may be sent again whatever its method.
     """
     context, body = state.context, state.body
-    limit = state.call.options.attempt_timeout or state.service.policy.attempt_timeout
+    limit = state.call.options.attempt_timeout
+    if limit is ...:
+        limit = state.service.policy.attempt_timeout
     timeouts = None
     ends_at = context.ends_at
     if limit is not None or ends_at is not None:

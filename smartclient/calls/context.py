@@ -24,7 +24,7 @@ class TimeLeft(Mapping[str, "float | None"]):
     def __init__(self, timeouts: Mapping[str, float | None], ends_at: float | None, clock: Callable[[], float]) -> None:
         self._timeouts = timeouts
         self._clock = clock
-        self.ends_at = ends_at
+        self.ends_at: float | None = ends_at
 
     def __getitem__(self, phase: str) -> float | None:
         return self.cut(self._timeouts.get(phase))

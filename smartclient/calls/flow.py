@@ -36,7 +36,7 @@ class CallFlow:
     __slots__ = ("_attempt", "_decisions", "_error", "_now", "_response", "_waited", "_wanted", "state")
 
     def __init__(self, state: CallState) -> None:
-        self.state = state
+        self.state: CallState = state
         self._attempt: Attempt | None = None
         self._response: Any = None
         self._error: Exception | None = None

@@ -26,7 +26,7 @@ class AttemptHeaders:
     def __init__(self, policy: Policy, retried: bool, key: tuple[str, str] | None) -> None:
         self._policy = policy
         self._retried = retried
-        self.key = key
+        self.key: tuple[str, str] | None = key
 
     def of(self, attempt: Attempt, context: SendContext, now: float) -> Headers:
         policy, headers = self._policy, []

@@ -12,7 +12,7 @@ class Rules:
     """Of one race. out: attempts that are under way"""
 
     def __init__(self, race: Race, now: float) -> None:
-        self.out = {race.first}
+        self.out: set[Attempt] = {race.first}
         self._race = race
         self._may_start = True
         self._due = now + race.after

@@ -9,13 +9,14 @@ from typing import Any
 from ..flavour import Flavour
 from ..inherited import deadline as inherited_deadline
 from ..inherited import work
+from ..retry.hedge import Hedge
 from ..retry.request_body import RequestBody
-from ..retry.retry import IDEMPOTENT
-from ..services.call import Call, _Unset
+from ..retry.retry import IDEMPOTENT, Retry
+from ..services.call import Call
 from ..services.service import Service
 from ..support.waiting import Places
 from .context import SendContext
-from .headers import headers_of
+from .headers import AttemptHeaders, headers_of
 
 
 class CallState:
@@ -53,24 +54,25 @@ class CallState:
         clock: Callable[[], float],
     ) -> None:
         options, policy = context.options, service.policy
-        self.request = request
-        self.service = service
-        self.context = context
-        self.body = body
+        self.request: Any = request
+        self.service: Service = service
+        self.context: SendContext = context
+        self.body: RequestBody | None = body
         self.places: tuple[Places, ...] = () if places is None else (places,)
         if service.admission is not None and service.admission.places is not None:
             self.places = (service.admission.places, *self.places)
-        self.flavour = flavour
-        self.clock = clock
-        self.soonest = math.inf
+        self.flavour: Flavour = flavour
+        self.clock: Callable[[], float] = clock
+        self.soonest: float = math.inf
         self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
-        self.retry = policy.retry if isinstance(options.retry, _Unset) else options.retry
-        self.hedge = policy.hedge if isinstance(options.hedge, _Unset) else options.hedge
-        self.call = call = Call(request, service.name, options, clock())
+        self.retry: Retry | None = policy.retry if options.retry is ... else options.retry
+        self.hedge: Hedge | None = policy.hedge if options.hedge is ... else options.hedge
+        call = Call(request, service.name, options, clock())
+        self.call: Call = call
         before, context.call = context.call, call
         if before is not None and before.service == call.service and before.served is not None:
             call.prefers = before.served  # one auth flow: a challenge is answered where it was made
-        deadline = options.deadline or policy.deadline
+        deadline = policy.deadline if options.deadline is ... else options.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
             context.ends_at = call.started + deadline
@@ -82,7 +84,7 @@ class CallState:
             service.measure()
         current = work.get()
         call.retried = current is not None and current.retried
-        self.headers = headers_of(request, call, policy, context) if policy.says else None
+        self.headers: AttemptHeaders | None = headers_of(request, call, policy, context) if policy.says else None
 
     def repeatable(self) -> bool:
         """Whether the whole request may be sent again, should it have reached a server."""

@@ -33,7 +33,7 @@ class NodeConnections:
     def __init__(self, node: Node, service: AttemptOwner, dialing: Dialing) -> None:
         self.node = node
         self.dialing = dialing
-        self.transport = None if dialing.connect is None else dialing.connect(node.instance)
+        self.transport: Any = None if dialing.connect is None else dialing.connect(node.instance)
         self._service = service
         self._instance = node.instance
         self.addresses: dict[tuple[str, int | None], Address] = {}

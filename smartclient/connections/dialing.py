@@ -44,7 +44,7 @@ class Dialing:
         self.owned = owned
         self.active: dict[Attempt, Link | None] = {}
         self.lost: deque[Attempt] = deque()
-        self.sweep = Sweep()
+        self.sweep: Sweep = Sweep()
         self.http1 = http1
         self.http2 = http2
         self.max_keepalive = max_keepalive

@@ -32,9 +32,9 @@ class Frames:
     __slots__ = ("_kept", "_last", "_left", "_refused", "highest", "open", "streams")
 
     def __init__(self) -> None:
-        self.open = True
-        self.streams = FIRST_STREAMS
-        self.highest = 0
+        self.open: bool = True
+        self.streams: int = FIRST_STREAMS
+        self.highest: int = 0
         self._last: int | None = None  # stream that the server takes, once it said GOAWAY
         self._refused: set[int] = set()
         self._kept = b""  # of a frame that has not come whole

@@ -34,7 +34,7 @@ class Idle:
     __slots__ = ("_expiry", "_links", "_most", "_sweep", "owner")
 
     def __init__(self, owner: Any, most: int | None, expiry: float | None, sweep: Sweep) -> None:
-        self.owner = owner
+        self.owner: Any = owner
         self._most = most
         self._expiry = expiry
         self._sweep = sweep
@@ -103,7 +103,7 @@ class Sweep:
     __slots__ = ("_left", "_stacks", "due")
 
     def __init__(self) -> None:
-        self.due = float("-inf")
+        self.due: float = float("-inf")
         self._stacks: dict[Idle, None] = {}  # those that have, or had, something
         self._left: list[Idle] = []  # of this round
 

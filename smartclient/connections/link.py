@@ -30,11 +30,11 @@ class Link:
     __slots__ = ("_speaks", "attempt", "backend", "http", "idle_since", "streams")
 
     def __init__(self, http: Any, attempt: Attempt, backend: Any) -> None:
-        self.http = http
-        self.attempt = attempt
-        self.backend = backend
-        self.idle_since = 0.0
-        self.streams = 0
+        self.http: Any = http
+        self.attempt: Attempt = attempt
+        self.backend: Any = backend
+        self.idle_since: float = 0.0
+        self.streams: int = 0
         self._speaks: Callable[[], bool] | None = None
 
     def rests(self, now: float) -> bool:

@@ -93,8 +93,8 @@ class SharedRequest:
         self._trace = extensions.get("trace")
         self._stream: int | None = None
         self._scope = anyio.CancelScope()
-        self.extensions = {**extensions, "timeout": self, "trace": self._traced}
-        self.answered = False
+        self.extensions: dict[str, Any] = {**extensions, "timeout": self, "trace": self._traced}
+        self.answered: bool = False
 
     @property
     def patience(self) -> float:

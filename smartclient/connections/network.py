@@ -28,7 +28,7 @@ class Timed:
     def __init__(self, stream: Any, backend: Backend) -> None:
         self._stream = stream
         self._backend = backend
-        self.get_extra_info = stream.get_extra_info
+        self.get_extra_info: Any = stream.get_extra_info
 
     @property
     def transport(self) -> Any:
@@ -186,11 +186,11 @@ class Backend:
         self.secure: Any = None
         self.arrived: Any = None
         self.queue: Any = None
-        self.ready = False
+        self.ready: bool = False
         self.frames: Any = None
         self.handle: Any = None
         self.loop: Any = None
-        self.was_cut = False
+        self.was_cut: bool = False
         self.failed: Exception | None = None
 
     def connected(self, stream: Any) -> Any:

@@ -27,9 +27,9 @@ class EngineURL:
     __slots__ = ("_url", "origin", "scheme", "target")
 
     def __init__(self, origin: Any, url: Any, target: bytes) -> None:
-        self.origin = origin
-        self.scheme = origin.scheme
-        self.target = target
+        self.origin: Any = origin
+        self.scheme: Any = origin.scheme
+        self.target: bytes = target
         self._url = url
 
     @property
@@ -49,11 +49,11 @@ class EngineRequest:
     __slots__ = ("extensions", "headers", "method", "stream", "url")
 
     def __init__(self, method: bytes, url: EngineURL, headers: Any, stream: Any, extensions: Any) -> None:
-        self.method = method
-        self.url = url
-        self.headers = headers
-        self.stream = stream
-        self.extensions = extensions
+        self.method: bytes = method
+        self.url: EngineURL = url
+        self.headers: Any = headers
+        self.stream: Any = stream
+        self.extensions: Any = extensions
 
 
 @dataclass(frozen=True)

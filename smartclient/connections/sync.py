@@ -188,8 +188,8 @@ class OneStream:
     """The stream of the only request on an HTTP/2 connection."""
 
     def __init__(self, frames: Frames) -> None:
-        self.left_out = frames.left_out(frames.highest)
-        self.refused = frames.refused(frames.highest)
+        self.left_out: bool = frames.left_out(frames.highest)
+        self.refused: bool = frames.refused(frames.highest)
 
 
 def _close(links: Iterable[Link]) -> None:

@@ -62,7 +62,7 @@ class Unreadable:
     __slots__ = ("reason",)
 
     def __init__(self, reason: str) -> None:
-        self.reason = reason
+        self.reason: str = reason
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Unreadable) and self.reason == other.reason

@@ -49,7 +49,7 @@ class Cached(OverOne):
         now: Callable[[], float] = time.time,
     ) -> None:
         super().__init__(source)
-        self.directory = Path(directory)
+        self.directory: Path = Path(directory)
         self._at_most = at_most
         self._now = now
         self._cleared_at = float("-inf")

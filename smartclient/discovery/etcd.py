@@ -65,8 +65,8 @@ class Etcd(Discovery):
         grace: float = 10.0,
     ) -> None:
         check_options("Etcd", OPTIONS, locals())
-        self.url = registry_url("Etcd", address, PORT)
-        self.prefix = "/" + prefix.strip("/") if prefix.strip("/") else ""
+        self.url: httpx.URL = registry_url("Etcd", address, PORT)
+        self.prefix: str = "/" + prefix.strip("/") if prefix.strip("/") else ""
         self.grace = grace
         self._user = user
         self._password = password or os.environ.get("ETCD_PASSWORD")

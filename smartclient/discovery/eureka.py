@@ -79,7 +79,7 @@ class Eureka(Discovery):
         addresses = [address] if isinstance(address, str) else list(address)
         if not addresses:
             raise ValueError("Eureka.address: expected an address, or several, got none")
-        self.urls = [registry_url("Eureka", one, PORT) for one in addresses]
+        self.urls: list[httpx.URL] = [registry_url("Eureka", one, PORT) for one in addresses]
         self.grace = grace
         self._secure = secure
         self._auth = None if user is None else (user, password or os.environ.get("EUREKA_PASSWORD") or "")

@@ -43,13 +43,13 @@ class File(Discovery):
 
     def __init__(self, path: str | os.PathLike[str], *, format: str | None = None, interval: float = 0.5) -> None:
         check_options("File", OPTIONS, locals())
-        self.path = Path(path)
+        self.path: Path = Path(path)
         suffix = self.path.suffix.lower().lstrip(".")
-        self.format = format or {"yml": "yaml"}.get(suffix, suffix)
+        self.format: str = format or {"yml": "yaml"}.get(suffix, suffix)
         if self.format not in PARSERS:
             raise ValueError(f"File.format: expected json, yaml or toml, got {self.format!r} ({self.path})")
         self.interval = interval
-        self.grace = 0.0  # a file that lists none means it
+        self.grace: float = 0.0  # a file that lists none means it
         self._lock = Lock()
         self._read: tuple[object, Mapping[str, Addresses]] = (None, {})
         self._looked_at = float("-inf")

@@ -10,7 +10,7 @@ import ssl
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any
@@ -78,8 +78,9 @@ class HttpClient:
             auth, url = auth or (url.username, url.password), url.copy_with(userinfo=b"")
         self._client = httpx.Client(base_url=url, transport=transport, headers=headers, auth=auth, trust_env=False)
         self._client.cookies.jar.set_policy(DefaultCookiePolicy(allowed_domains=[]))  # none is kept
-        self.headers = self._client.headers
-        self.close, self.cut = self._client.close, self._network.cut
+        self.headers: httpx.Headers = self._client.headers
+        self.close: Callable[[], None] = self._client.close
+        self.cut: Callable[[], None] = self._network.cut
 
     def __enter__(self) -> HttpClient:
         return self
@@ -237,7 +238,7 @@ class Network(httpcore.NetworkBackend):
 
     def __init__(self) -> None:
         self.ends_at: float | None = None
-        self.connected = False
+        self.connected: bool = False
         self._backend = httpcore.SyncBackend()
         self.stream: _Stream | None = None
         self._was_cut = False

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 from urllib.parse import SplitResult
 
+import httpx
+
 from ..instance import Instance
 from ..support.hosts import wire_name
 from ..support.untrusted import shown
@@ -70,7 +72,7 @@ class Nacos(Discovery):
     ) -> None:
         check_options("Nacos", OPTIONS, locals())
         url = registry_url("Nacos", address, PORT)
-        self.url = url if url.path.strip("/") else url.copy_with(path="/nacos")
+        self.url: httpx.URL = url if url.path.strip("/") else url.copy_with(path="/nacos")
         self.grace = grace
         clusters = [cluster] if isinstance(cluster, str) else list(cluster or ())
         named = {"namespaceId": namespace, "groupName": group, "clusters" if api == "v1" else "clusterName":

@@ -60,10 +60,10 @@ def _path(name: str, value: Any) -> Any:
     return value
 
 
-text = Option(str, checks.optional(checks.string))
-path = Option(str, checks.optional(_path))
-secret = Option(str, _unchecked)
-flag = Option(_flag, checks.flag)
+text: Option = Option(str, checks.optional(checks.string))
+path: Option = Option(str, checks.optional(_path))
+secret: Option = Option(str, _unchecked)
+flag: Option = Option(_flag, checks.flag)
 
 
 def number(least: int = 1, most: int = int(checks.MOST)) -> Option:

@@ -74,7 +74,7 @@ class Routed(Over):
         if not routes:
             raise ValueError("Routed: expected at least one route")
         super().__init__(*(_Same(name, to) if isinstance(to, (list, tuple)) else to for name, to in routes.items()))
-        self.routes = dict(zip(map(wire_name, routes), self.sources, strict=True))
+        self.routes: dict[str, Discovery] = dict(zip(map(wire_name, routes), self.sources, strict=True))
 
     def of(self, service: str) -> Discovery:
         return self._source(service).of(service)
@@ -116,7 +116,7 @@ class Routed(Over):
 class _Same(Discovery):
     """One list for all services whose names fit its pattern."""
 
-    grace = 0.0
+    grace: float = 0.0
 
     def __init__(self, pattern: str, addresses: Sequence[Any]) -> None:
         self._pattern = wire_name(pattern)

@@ -17,7 +17,7 @@ class Static(Discovery):
     The lists are copied. Covers exactly the services named.
     """
 
-    grace = 0.0
+    grace: float = 0.0
 
     def __init__(self, services: Mapping[str, Sequence[Instance | str]]) -> None:
         if not isinstance(services, Mapping):

@@ -102,8 +102,9 @@ class Watcher:
         self._said: str | None = None
         self._flapping = False  # it lists, and then fails at once
         self._refused: set[str] = set()
-        self.stop_signal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
-        self.running = self.over = False
+        self.stop_signal: StopSignal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
+        self.running: bool = False
+        self.over: bool = False
         self._thread = threading.Thread(target=self._run, name=f"smartclient-{service}", daemon=True)
 
     def start(self) -> None:

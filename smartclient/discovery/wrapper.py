@@ -25,9 +25,9 @@ class Over(Discovery):
             self.sources.append(made)
         if not self.sources:
             raise TypeError(f"{type(self).__name__}: expected at least one source")
-        self.grace = max(source.grace for source in self.sources)
-        self.link_local = any(source.link_local for source in self.sources)
-        self.max_unknown = max(source.max_unknown for source in self.sources)
+        self.grace: float = max(source.grace for source in self.sources)
+        self.link_local: bool = any(source.link_local for source in self.sources)
+        self.max_unknown: int = max(source.max_unknown for source in self.sources)
 
     def covers(self, host: str) -> bool:
         if self.services is not None:
@@ -46,7 +46,7 @@ class OverOne(Over):
 
     def __init__(self, source: Any) -> None:
         super().__init__(source)
-        self.source = self.sources[0]
+        self.source: Discovery = self.sources[0]
 
     def of(self, service: str) -> Discovery:
         return self.source.of(service)

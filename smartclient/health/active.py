@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from random import Random
 
 from ..support.checks import Settings, count, flag, matching, optional, seconds, setting, share
@@ -29,6 +29,7 @@ class HealthCheck(Settings):
     """
 
     path: str | None = setting("/healthz", optional(matching("a path like '/healthz'", r"/[!-~]*")))
+    _: KW_ONLY
     interval: float = setting(10.0, seconds())
     idle_interval: float = setting(60.0, seconds())
     timeout: float = setting(2.0, seconds())

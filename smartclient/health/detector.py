@@ -82,16 +82,20 @@ class NodeHealth:
 
     def __init__(self, settings: OutlierDetection) -> None:
         self._settings = settings
-        self.answers_5xx = self.gateway_failures = self.local_failures = 0
-        self.calls = self.failures = 0  # in this interval
-        self.calls_before = self.failures_before = 0  # in the one before
-        self.latency_sum = 0.0
-        self.low = False  # its success rate was, in the interval before
-        self.failing_since = 0.0
-        self.failed_at = float("-inf")  # the last failure that counted in full
-        self.evidence = 0.0
-        self.quick = 0.0  # average failure by count
-        self.seen_at = 0.0  # when `evidence` was last reckoned
+        self.answers_5xx: int = 0
+        self.gateway_failures: int = 0
+        self.local_failures: int = 0
+        self.calls: int = 0  # in this interval
+        self.failures: int = 0
+        self.calls_before: int = 0  # in the one before
+        self.failures_before: int = 0
+        self.latency_sum: float = 0.0
+        self.low: bool = False  # its success rate was, in the interval before
+        self.failing_since: float = 0.0
+        self.failed_at: float = float("-inf")  # the last failure that counted in full
+        self.evidence: float = 0.0
+        self.quick: float = 0.0  # average failure by count
+        self.seen_at: float = 0.0  # when `evidence` was last reckoned
         self._healthy_since: float | None = None
         self._times = 0
         self._relapses = 0  # in a row: it came back, and failed again before it was forgiven
@@ -170,7 +174,7 @@ class Detector:
 
     def __init__(self, settings: OutlierDetection, now: float) -> None:
         self.settings = settings
-        self.interval_ends_at = now + settings.interval
+        self.interval_ends_at: float = now + settings.interval
         self._calls = self._failures = 0
         self._calls_before = self._failures_before = 0
         self._quick_sum = 0.0

@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from ..support.checks import Settings, count, flag, number, optional, seconds, setting, share, wrong
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class OutlierDetection(Settings):
     """When a node is ejected and for how long. Times in seconds.
 

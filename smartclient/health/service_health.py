@@ -23,7 +23,7 @@ class ServiceHealth:
     def __init__(
         self, service: str, outlier: OutlierDetection | None, slow_start: SlowStart | None, now: float, rng: Random
     ) -> None:
-        self.ejected = 0
+        self.ejected: int = 0
         self._service = service
         self._outlier = outlier
         self._slow_start = slow_start

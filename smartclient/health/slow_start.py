@@ -6,7 +6,7 @@ max(min_weight, (seconds since ÷ window) ^ (1 ÷ aggression)).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..support.checks import Settings, number, seconds, setting, share
 
@@ -21,6 +21,7 @@ class SlowStart(Settings):
     """
 
     window: float = setting(30.0, seconds())
+    _: KW_ONLY
     aggression: float = setting(1.0, number("a number > 0", lambda value: value > 0))
     min_weight: float = setting(0.1, share(zero=False))
 

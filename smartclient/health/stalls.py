@@ -17,7 +17,7 @@ class Stalls:
     __slots__ = ("total",)
 
     def __init__(self) -> None:
-        self.total = 0.0
+        self.total: float = 0.0
 
     def late(self, seconds: float) -> None:
         """A timer came that much late."""

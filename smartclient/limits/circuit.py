@@ -8,7 +8,7 @@ tenant's calls may cut off all others'), and it makes every recovery up to `prob
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..statuses import BAD_GATEWAYS
 from ..support.checks import Settings, count, seconds, setting
@@ -24,6 +24,7 @@ class Circuit(Settings):
     """
 
     failures: int = setting(10, count())
+    _: KW_ONLY
     probe: float = setting(1.0, seconds(most=3600))
 
 

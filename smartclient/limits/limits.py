@@ -6,7 +6,7 @@ cannot take all threads and connections of its callers.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..support.checks import Settings, count, either, kind, number, optional, seconds, setting, share, wrong
 
@@ -30,6 +30,7 @@ class AdaptiveLimit(Settings):
     """
 
     initial: int = setting(20, count())
+    _: KW_ONLY
     least: int = setting(4, count())
     most: int = setting(1000, count())
     tolerance: float = setting(1.2, number("a number from 1 up", lambda value: value >= 1))
@@ -55,6 +56,7 @@ class Limits(Settings):
     """
 
     max_in_flight: int | AdaptiveLimit | None = setting(None, optional(MOST_IN_FLIGHT))
+    _: KW_ONLY
     per_node: int | None = setting(None, optional(count()))
     queue: int = setting(100, count(0))
     queue_timeout: float = setting(1.0, seconds(zero=True))

@@ -8,7 +8,7 @@ out that it is back.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from random import Random
 
 from ..support.checks import Settings, number, seconds, setting, share
@@ -29,6 +29,7 @@ class Throttle(Settings):
     """
 
     k: float = setting(2.0, number("a number from 1 up", lambda value: value >= 1))
+    _: KW_ONLY
     window: float = setting(120.0, seconds())
     at_most: float = setting(0.9, share(one=False))
 

@@ -8,7 +8,7 @@ at all.
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..support.checks import Settings, number, seconds, setting
 from ..support.sliding_counts import SlidingCounts
@@ -26,6 +26,7 @@ class RetryBudget(Settings):
     """
 
     ratio: float = setting(0.2, number("a number from 0 to 10", lambda value: 0 <= value <= 10))
+    _: KW_ONLY
     min_per_second: float = setting(10.0, number("a number from 0 up", lambda value: value >= 0))
     ttl: float = setting(10.0, seconds())
 

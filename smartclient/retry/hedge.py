@@ -8,7 +8,7 @@ failures are no latencies, at least a millisecond, off while nothing is measured
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..support.checks import Settings, count, either, matching, number, setting, share
 from ..support.checks import methods as method_set
@@ -41,6 +41,7 @@ class Hedge(Settings):
     """
 
     after: float | str = setting("p95", AFTER)
+    _: KW_ONLY
     max: int = setting(1, count(most=100))
     budget: float = setting(0.05, share(zero=False))
     methods: Collection[str] = setting(IDEMPOTENT, method_set)

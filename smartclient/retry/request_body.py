@@ -27,13 +27,13 @@ class RequestBody:
     __slots__ = ("_longest", "_position", "_replayable", "_source", "begun", "given", "spent", "stream")
 
     def __init__(self, stream: Any, watched: type[Any]) -> None:
-        self.begun = False
-        self.given = 0  # bytes, this time
+        self.begun: bool = False
+        self.given: int = 0  # bytes, this time
         self._longest = 0
-        self.spent = watched.spent
+        self.spent: Any = watched.spent
         self._source, self._position = _file_of(stream)
         self._replayable = self._position is not None or _gives_fresh_iterators(stream, watched.__bases__[1:])
-        self.stream = watched(stream, self)
+        self.stream: Any = watched(stream, self)
 
     @property
     def repeatable(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any
 
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
@@ -52,6 +52,7 @@ class Retry(Settings):
     """
 
     attempts: int = setting(3, count(most=1000))
+    _: KW_ONLY
     wait: Strategy = setting(factory=lambda: wait_random_exponential(multiplier=0.025, max=1.0), check=strategy)
     statuses: Collection[int] = setting(BAD_GATEWAYS, status_set)
     methods: Collection[str] = setting(IDEMPOTENT, method_set)

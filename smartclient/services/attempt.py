@@ -56,21 +56,21 @@ class Attempt:
     def __init__(
         self, service: AttemptOwner, node: Node, number: int, started: float, places: Sequence[Places]
     ) -> None:
-        self.service = service
-        self.node = node
-        self.number = number
-        self.started = started
-        self.places = places
-        self.waited = 0.0
-        self.reused = False  # sent on a connection that had been idle
+        self.service: AttemptOwner = service
+        self.node: Node = node
+        self.number: int = number
+        self.started: float = started
+        self.places: Sequence[Places] = places
+        self.waited: float = 0.0
+        self.reused: bool = False  # sent on a connection that had been idle
         self.outcome: Outcome | None = None
         self.status: int | None = None
         self.error: str | None = None
-        self.elapsed = 0.0
-        self.failures_before = 0  # transport errors in a row before its success, should its body fail
-        self.unreached = False  # it could not connect
-        self.overtaken = False  # another attempt of the call was faster
-        self.stalled = 0.0  # what the client had been stalled before
+        self.elapsed: float = 0.0
+        self.failures_before: int = 0  # transport errors in a row before its success, should its body fail
+        self.unreached: bool = False  # it could not connect
+        self.overtaken: bool = False  # another attempt of the call was faster
+        self.stalled: float = 0.0  # what the client had been stalled before
         self._finished = False
 
     def judge(

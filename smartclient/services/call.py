@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from types import EllipsisType
+from typing import Any
 
 from ..errors import annotate, say_where
 from ..node import Node
@@ -18,32 +19,25 @@ from .attempt import Attempt
 EXTENSION = "smartclient"
 
 
-class _Unset:
-    def __repr__(self) -> str:
-        return "the policy's"
-
-
-UNSET: Final = _Unset()
-
-
 @dataclass(frozen=True)
 class CallOptions:
-    """What one call asks for beside its service's policy. Made by `call`."""
+    """What one call asks for in place of its service's policy; `...`: as the policy says. Made by `call`."""
 
     hash_key: str | None = None
-    deadline: float | None = None
-    attempt_timeout: float | None = None
-    retry: Retry | _Unset | None = UNSET
-    prefer: Mapping[str, str] | None = None
-    require: Mapping[str, str] | None = None
-    hedge: Hedge | _Unset | None = UNSET
+    deadline: float | EllipsisType | None = ...
+    attempt_timeout: float | EllipsisType | None = ...
+    retry: Retry | EllipsisType | None = ...
+    prefer: Mapping[str, str] | EllipsisType | None = ...
+    require: Mapping[str, str] | EllipsisType | None = ...
+    hedge: Hedge | EllipsisType | None = ...
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
             value = getattr(self, name)
-            if value is not None and value is not UNSET:
+            if value is not ...:
                 check(f"call({name}=…)", value)
-        check_times("call(attempt_timeout=…)", self.attempt_timeout, self.deadline)
+        if self.attempt_timeout is not ... and self.deadline is not ...:
+            check_times("call(attempt_timeout=…)", self.attempt_timeout, self.deadline)
 
 
 CHECKS: dict[str, Check] = {
@@ -61,23 +55,25 @@ NO_OPTIONS = CallOptions()
 def call(
     *,
     hash_key: str | None = None,
-    deadline: float | None = None,
-    attempt_timeout: float | None = None,
-    retry: Retry | _Unset | None = UNSET,
-    prefer: Mapping[str, str] | None = None,
-    require: Mapping[str, str] | None = None,
-    hedge: Hedge | _Unset | None = UNSET,
+    deadline: float | EllipsisType | None = ...,
+    attempt_timeout: float | EllipsisType | None = ...,
+    retry: Retry | EllipsisType | None = ...,
+    prefer: Mapping[str, str] | EllipsisType | None = ...,
+    require: Mapping[str, str] | EllipsisType | None = ...,
+    hedge: Hedge | EllipsisType | None = ...,
 ) -> dict[str, Any]:
     """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
 
-    hash_key:         what balancers that hash go by
-    deadline:         seconds for the whole call, in place of the policy's
-    attempt_timeout:  seconds for one attempt up to its response headers, in place of the policy's
-    retry:            a `Retry` in place of the policy's; None: no retry
-    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any; in place of the
-                      policy's
-    hedge:            a `Hedge` in place of the policy's; None: no hedge
-    require:          metadata: no other instances are used; none has it: NoInstances. In place of the policy's
+    hash_key:         what balancers that hash go by; None: what `hash_on` reads in the request
+
+    The others take the place of the policy's. What is not given is as the policy says; None turns it off:
+
+    deadline:         seconds for the whole call
+    attempt_timeout:  seconds for one attempt up to its response headers
+    retry:            a `Retry`
+    hedge:            a `Hedge`
+    prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any
+    require:          metadata: no other instances are used; none has it: NoInstances
     """
     return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
 
@@ -114,20 +110,22 @@ class Call:
     )
 
     def __init__(self, request: Any, service: str, options: CallOptions, now: float) -> None:
-        self.request = request
-        self.service = service
-        self.options = options
-        self.started = self.now = self.finished = now
-        self.attempt = 1
+        self.request: Any = request
+        self.service: str = service
+        self.options: CallOptions = options
+        self.started: float = now
+        self.now: float = now
+        self.finished: float = now
+        self.attempt: int = 1
         self.attempts: list[Attempt] = []
         self.tried: tuple[Node, ...] = ()
-        self.repeatable = False
-        self.retried = False
+        self.repeatable: bool = False
+        self.retried: bool = False
         self.within: Callable[[Node], bool] | None = None
         self.rather: Callable[[Node], bool] | None = None
         self.prefers: Node | None = None
         self.served: Node | None = None
-        self.free = 0
+        self.free: int = 0
 
     @property
     def hash_key(self) -> str | None:

@@ -78,15 +78,16 @@ class Choices:
         rng: Random,
         by_id: bool = False,
     ) -> None:
-        self.lock = threading.Lock()
-        self.chooser = Chooser(service, policy, zone, rng)
-        self.health = ServiceHealth(service, policy.outlier, policy.slow_start, clock(), rng)
+        self.lock: threading.Lock = threading.Lock()
+        self.chooser: Chooser = Chooser(service, policy, zone, rng)
+        self.health: ServiceHealth = ServiceHealth(service, policy.outlier, policy.slow_start, clock(), rng)
         self.nodes: tuple[Node, ...] = ()
         self.choice: Choice | None = None
         self.due: tuple[Node, ...] = ()
-        self.next_change = self.empty_at = NEVER
-        self.closed = False
-        self.in_flight = 0
+        self.next_change: float = NEVER
+        self.empty_at: float = NEVER
+        self.closed: bool = False
+        self.in_flight: int = 0
         self._service = service
         self._policy = policy
         self._clock = clock

@@ -52,7 +52,7 @@ class Services:
     ) -> None:
         self._forgotten = forgotten
         self._first = Unknown(discovery.max_unknown)
-        self.stalls = Stalls()
+        self.stalls: Stalls = Stalls()
         self._by_id = by_id
         self._zone = zone
         self.discovery = discovery

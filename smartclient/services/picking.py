@@ -71,7 +71,7 @@ class Chooser:
 
     def __init__(self, service: str, policy: Policy, zone: str | None, rng: Rng) -> None:
         assert isinstance(policy.balancer, Balancer)
-        self.balancer = policy.balancer.for_service()
+        self.balancer: Balancer = policy.balancer.for_service()
         self._service = service
         self._policy = policy
         self._zone = policy.zone or zone
@@ -146,11 +146,13 @@ class Chooser:
 
     def required(self, call: Call) -> Metadata | None:
         """The metadata that a node must have for that call."""
-        return call.options.require or (self._policy.require and _asked(self._policy.require, call))
+        own = call.options.require
+        return own if own is not ... else self._policy.require and _asked(self._policy.require, call)
 
     def preferred(self, call: Call) -> Metadata | None:
         """The metadata that a node should rather have."""
-        return call.options.prefer or (self._policy.prefer and _asked(self._policy.prefer, call))
+        own = call.options.prefer
+        return own if own is not ... else self._policy.prefer and _asked(self._policy.prefer, call)
 
     def asked(self, call: Call) -> tuple[Metadata | None, Metadata | None]:
         """What that call requires and prefers."""

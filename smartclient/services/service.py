@@ -89,18 +89,19 @@ class Service:
         self.source = source
         self.clock = clock
         self.observers = observers
-        self.observed = bool(observers)
-        self.stalls = stalls or Stalls()
-        self.ready = Signal()
-        self.publishing = threading.Lock()  # one list at a time
+        self.observed: bool = bool(observers)
+        self.stalls: Stalls = stalls or Stalls()
+        self.ready: Signal = Signal()
+        self.publishing: threading.Lock = threading.Lock()  # one list at a time
         self.problem: str | None = None
-        self.used_at = self._listed_at = clock()
+        self.used_at: float = clock()
+        self._listed_at = clock()
         budget = policy.retry.budget if policy.retry is not None else None
         self.budget = None if budget is None else BudgetAccount(budget)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
-        self.members = Members(name, policy, zone, clock, rng, by_id)
-        self.load_header = self.members.chooser.balancer.load_header
+        self.members: Members = Members(name, policy, zone, clock, rng, by_id)
+        self.load_header: str | None = self.members.chooser.balancer.load_header
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
         self.admission = Admission(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
         if self.admission is not None and policy.limits is not None and policy.limits.per_node is not None:
@@ -109,9 +110,10 @@ class Service:
         self._rng = rng
         self._refresh = refresh
         self._given_up = given_up
-        self.forgotten = self._listed = False
+        self.forgotten: bool = False
+        self._listed = False
         self.link_local = link_local
-        self.drop = 0.0
+        self.drop: float = 0.0
         self._look_at = 0.0  # when it is next looked whether most nodes fail
         self._up: Node | None = None  # the last one that answered
 

@@ -194,7 +194,7 @@ def matching(expected: str, pattern: str) -> Check:
     return check
 
 
-header_name = matching("the name of a header", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+header_name: Check = matching("the name of a header", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
 def frozen(expected: str, item: Check) -> Check:
@@ -228,7 +228,7 @@ def mapping(expected: str, key: Check, item: Check) -> Check:
     return check
 
 
-metadata = mapping("a mapping of strings like {'version': 'v2'}", text, string)
+metadata: Check = mapping("a mapping of strings like {'version': 'v2'}", text, string)
 
 
 def callable_(expected: str) -> Check:
@@ -240,5 +240,5 @@ def callable_(expected: str) -> Check:
     return check
 
 
-statuses = frozen("a set of statuses like {503}", count(100, 599))
-methods = frozen("a set of names like {'GET'}", lambda name, value: header_name(name, value).upper())
+statuses: Check = frozen("a set of statuses like {503}", count(100, 599))
+methods: Check = frozen("a set of names like {'GET'}", lambda name, value: header_name(name, value).upper())

@@ -19,8 +19,8 @@ class Waiter:
     __slots__ = ("granted", "wake")
 
     def __init__(self, wake: Callable[[], bool]) -> None:
-        self.wake = wake
-        self.granted = False
+        self.wake: Callable[[], bool] = wake
+        self.granted: bool = False
 
 
 class Signal:
@@ -31,7 +31,7 @@ class Signal:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._waiters: set[Waiter] = set()
-        self.fired = False
+        self.fired: bool = False
 
     def join(self, waiter: Waiter) -> bool:
         """Be woken when it happens; false if it has happened already."""
@@ -64,7 +64,7 @@ class Places:
     __slots__ = ("_free", "_lock", "_queue", "limit")
 
     def __init__(self, limit: int) -> None:
-        self.limit = limit
+        self.limit: int = limit
         self._free = limit
         self._lock = threading.Lock()
         self._queue: deque[Waiter] = deque()

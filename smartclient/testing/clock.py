@@ -10,7 +10,7 @@ class VirtualClock:
     """
 
     def __init__(self, now: float = 1000.0) -> None:
-        self.now = now
+        self.now: float = now
         self.slept: list[float] = []
 
     def __call__(self) -> float:

@@ -34,7 +34,7 @@ class DemoServer:
         if not line:
             self.stop()
             raise RuntimeError(f"no server could be started on port {port}")
-        self.port = int(line)
+        self.port: int = int(line)
 
     @property
     def address(self) -> str:

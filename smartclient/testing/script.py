@@ -17,7 +17,7 @@ class ScriptedDiscovery(Discovery):
 
     def __init__(self, services: Mapping[str, Addresses] | None = None, *, grace: float = 10.0) -> None:
         self.grace = grace
-        self.watches = 0
+        self.watches: int = 0
         self._changed = threading.Condition()
         self._said: dict[str, tuple[int, Addresses | Exception]] = {}
         self._serial = itertools.count(1)

@@ -73,11 +73,11 @@ class Queue:
     __slots__ = ("busy", "events", "mean", "number", "settings", "waiting")
 
     def __init__(self, number: int, settings: SimServer, events: tuple[SimEvent, ...]) -> None:
-        self.number = number
-        self.settings = settings
-        self.mean = settings.mean
-        self.events = tuple(event for event in events if number in event.servers)
-        self.busy = 0
+        self.number: int = number
+        self.settings: SimServer = settings
+        self.mean: float = settings.mean
+        self.events: tuple[SimEvent, ...] = tuple(event for event in events if number in event.servers)
+        self.busy: int = 0
         self.waiting: deque[Ticket] = deque()
 
     def slowness(self, now: float) -> float:
@@ -104,14 +104,15 @@ class Job:
     __slots__ = ("attempt", "began", "call", "came", "client", "done", "measured", "retrying", "work")
 
     def __init__(self, client: int, came: float, work: float, measured: bool) -> None:
-        self.client = client
-        self.came = self.began = came
-        self.work = work
-        self.measured = measured
+        self.client: int = client
+        self.came: float = came
+        self.began: float = came
+        self.work: float = work
+        self.measured: bool = measured
         self.call: Any = None
         self.attempt: Attempt | None = None
         self.retrying: Decisions | None = None
-        self.done = False
+        self.done: bool = False
 
 
 class Ticket:
@@ -120,9 +121,9 @@ class Ticket:
     __slots__ = ("attempt", "job", "work")
 
     def __init__(self, job: Job, work: float) -> None:
-        self.job = job
-        self.attempt = job.attempt
-        self.work = work
+        self.job: Job = job
+        self.attempt: Attempt | None = job.attempt
+        self.work: float = work
 
 
 class World:
@@ -130,11 +131,15 @@ class World:
 
     def __init__(self, scenario: Scenario, policy: Policy | None) -> None:
         self.scenario = scenario
-        self.clock = VirtualClock(0.0)
-        self.queues = [Queue(number, server, scenario.events) for number, server in enumerate(scenario.servers)]
-        self.stalls = [event for event in scenario.events if event.stall]
+        self.clock: VirtualClock = VirtualClock(0.0)
+        self.queues: list[Queue] = [
+            Queue(number, server, scenario.events) for number, server in enumerate(scenario.servers)
+        ]
+        self.stalls: list[SimEvent] = [event for event in scenario.events if event.stall]
         self.latencies: list[float] = []
-        self.within = self.failed = self.attempts = 0
+        self.within: int = 0
+        self.failed: int = 0
+        self.attempts: int = 0
         self.share: Counter[int] = Counter()
         self.ejections: list[dict[str, Any]] = []
         self._agenda: list[tuple[float, int, Callable[[Any], None], Any]] = []

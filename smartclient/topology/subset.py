@@ -19,28 +19,38 @@ import os
 import re
 import socket
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 
 from ..instance import Instance
-from ..support.checks import Settings, count, either, optional, setting, text
+from ..support.checks import Check, Settings, count, either, optional, setting, text, wrong
 from ..support.hashing import hash_of
 
 Metadata = frozenset[tuple[str, str]]
 ROUND = 64  # clients that see the ring in the same order
+
+client_name: Check = optional(either("a whole number from 0 up, a name", count(0), text))
 
 
 @dataclass(frozen=True)
 class Subset(Settings):
     """Use only some instances of a service.
 
-    size:  how many, of each priority, and of those with each metadata that calls require or prefer
-    seed:  who this client is: its number (0, 1, …), or a name that ends in one ("web-7"), and the load is spread evenly
-           over the instances; any other name, and it is spread as by chance. None: the environment's SMARTCLIENT_ID,
-           else this host's name
+    size:    how many, of each priority, and of those with each metadata that calls require or prefer
+    client:  who this client is: its number (0, 1, …), or a name that ends in one ("web-7"), and the load is spread
+             evenly over the instances; any other name, and it is spread as by chance. None: the environment's
+             SMARTCLIENT_ID, else this host's name
+    seed:    the former name of `client`
     """
 
     size: int = setting(20, count())
-    seed: int | str | None = setting(None, optional(either("a whole number from 0 up, a name", count(0), text)))
+    _: KW_ONLY
+    client: int | str | None = setting(None, client_name)
+    seed: int | str | None = setting(None, client_name)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.seed is not None and self.client is not None:
+            raise wrong("Subset.seed", "nothing beside client, whose former name it is", self.seed)
 
     def of_all(self, instances: Sequence[Instance], wanted: Iterable[Metadata]) -> list[Instance]:
         """This client's part: of each priority, and of the instances that have each of the metadata that calls ask for,
@@ -63,7 +73,7 @@ class Subset(Settings):
         count = len(instances)
         if count <= self.size:
             return list(instances)
-        group, number = _client(self.seed)
+        group, number = _client(self.seed if self.client is None else self.client)
         turn, place = divmod(number, ROUND)
         order = sorted(instances, key=lambda instance: (hash_of(f"{group}/{turn}/{instance}"), str(instance)))
         # Each round starts elsewhere, or all would leave the same instances out where the sizes do not divide. Nobody
@@ -73,11 +83,11 @@ class Subset(Settings):
         return order[start : start + self.size]
 
 
-def _client(seed: int | str | None) -> tuple[str, int]:
+def _client(identity: int | str | None) -> tuple[str, int]:
     """The group that numbers its clients, and the client's number in it."""
-    if isinstance(seed, int):
-        return "", abs(seed)
-    name = seed or os.environ.get("SMARTCLIENT_ID") or socket.gethostname()
+    if isinstance(identity, int):
+        return "", abs(identity)
+    name = identity or os.environ.get("SMARTCLIENT_ID") or socket.gethostname()
     match = re.fullmatch(r"(?:(.*)[-_.])?(\d{1,9})", name)
     return (match[1] or "", int(match[2])) if match else ("", hash_of(name))
 

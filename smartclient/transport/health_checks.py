@@ -34,8 +34,8 @@ class Patient:
     __slots__ = ("due", "row", "task")
 
     def __init__(self, due: float) -> None:
-        self.due = due
-        self.row = 0
+        self.due: float = due
+        self.row: int = 0
         self.task: Any = None
 
 

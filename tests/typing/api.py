@@ -66,6 +66,8 @@ response: httpx.Response = client.get("http://orders/", extensions=call(deadline
 story = report(response)
 if story is not None:
     print(story.attempts[0].instance.host)
+Policy(balancer="adaptve")  # type: ignore[arg-type]
+Policy("p2c", Retry())  # type: ignore[call-arg]
 Client(nonsense=1)  # type: ignore[call-arg]
 Client(timeout="soon")  # type: ignore[arg-type]
 

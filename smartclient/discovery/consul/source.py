@@ -130,8 +130,8 @@ class Consul(Discovery):
     ) -> None:
         check_options("Consul", OPTIONS, locals())
         address = _address_of_environment() if address is None else address
-        self.socket = address.removeprefix("unix://") if address.startswith("unix://") else None
-        self.url = _agent_url("http://localhost:8500" if self.socket else address)
+        self.socket: str | None = address.removeprefix("unix://") if address.startswith("unix://") else None
+        self.url: httpx.URL = _agent_url("http://localhost:8500" if self.socket else address)
         self.grace = grace
         self._take_token(token, token_file)
         verify, cert = _tls_of_environment(verify, cert)

@@ -73,7 +73,7 @@ class Kubernetes(Discovery):
         check_options("Kubernetes", OPTIONS, locals())
         access = access_to(server, token_file, ca_file)
         self.url: str = access["server"]
-        self.namespace = namespace or access.get("namespace") or "default"
+        self.namespace: str = namespace or access.get("namespace") or "default"
         self.grace = grace
         self._namespaces = frozenset({self.namespace, *namespaces})
         self._port = port

@@ -16,7 +16,7 @@ class Stream:
     """One aggregated stream, and the watches that share it. It ends for good at its first break."""
 
     def __init__(self, messages: Messages, channel: Any, token: str | None, source: str) -> None:
-        self.pid = os.getpid()
+        self.pid: int = os.getpid()
         self._messages = messages
         self._source = source
         self._lock = threading.Lock()
@@ -27,7 +27,7 @@ class Stream:
         self._problem: str | None = None
         self._over = False
         self._channel = channel()
-        self.began = time.monotonic()
+        self.began: float = time.monotonic()
         self._thread = threading.Thread(target=self._run, name=f"smartclient-{source}", daemon=True)
         metadata = () if token is None else (("authorization", f"Bearer {token}"),)
         self._call = messages.stub(self._channel).StreamAggregatedResources(self._requests(), metadata=metadata)

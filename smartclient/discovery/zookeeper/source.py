@@ -71,7 +71,7 @@ class ZooKeeper(Discovery):
             raise ValueError(f"ZooKeeper.hosts: expected 'host:port,host:port', got {shown(hosts)}")
         self._kazoo = _Kazoo()
         self.hosts = hosts
-        self.base = "/" + base.strip("/") if base.strip("/") else ""
+        self.base: str = "/" + base.strip("/") if base.strip("/") else ""
         self.grace = grace
         self._auth = None if user is None else (user, password or os.environ.get("ZOOKEEPER_PASSWORD") or "")
         self._timeout = timeout
