@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parent / "live")]
+sys.path[:0] = [str(Path(__file__).parent / "kit"), str(Path(__file__).parent / "live")]
 
 from agent import Agent, consul_program  # noqa: E402
 from driving import Driver, all_drivers, driver_of, needs  # noqa: E402

@@ -19,6 +19,7 @@ import pytest
 import respx
 import trustme
 from driving import in_child
+from inside import balanced_of, places_of, service_of
 
 import smartclient
 import smartclient.client
@@ -166,8 +167,8 @@ def test_mock_transport_carries_balanced_calls() -> None:
         assert str(response.url) == "http://orders/x?y=1"
         assert {str(request.url) for request in seen} <= {"http://10.0.0.1/x?y=1", "http://10.0.0.2:8080/x?y=1"}
         assert {request.headers["host"] for request in seen} == {"orders"}
-        transport: Any = next(iter(client._mounts.values()))
-        assert all(node.in_flight == 0 for node in transport._services.get("orders").nodes)
+        transport: Any = balanced_of(client)
+        assert all(node.in_flight == 0 for node in service_of(transport).nodes)
 
 
 def test_connect_makes_a_transport_per_instance() -> None:
@@ -408,9 +409,9 @@ def test_many_threads_on_one_client() -> None:
         for thread in threads:
             thread.join()
         assert not failures
-        transport: Any = next(iter(client._mounts.values()))
-        assert all(node.in_flight == 0 for node in transport._services.get("orders").nodes)
-        assert transport._places.taken == 0
+        transport: Any = balanced_of(client)
+        assert all(node.in_flight == 0 for node in service_of(transport).nodes)
+        assert places_of(transport).taken == 0
 
 
 def test_one_client_over_three_loops() -> None:
@@ -427,8 +428,8 @@ def test_one_client_over_three_loops() -> None:
 
         async def last() -> None:
             await some()
-            transport: Any = next(iter(client._mounts.values()))
-            for node in transport._services.get("orders").nodes:
+            transport: Any = balanced_of(client)
+            for node in service_of(transport).nodes:
                 assert len(node.connections._shared) <= 1
             await client.aclose()
 

@@ -217,3 +217,9 @@ def test_importing_the_package_imports_what_is_used() -> None:
     code = "import sys, smartclient; print(sorted({'httpx', 'anyio', 'tenacity', 'consul'} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_tests_mirror_the_package() -> None:
+    folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
+    ours = {path.name for path in (PACKAGE.parent / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"}
+    assert ours - folders == {"behaviour", "bench", "chaos", "kit", "live", "typing"}

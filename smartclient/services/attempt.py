@@ -36,6 +36,7 @@ class Attempt:
 
     __slots__ = (
         "_finished",
+        "connecting",
         "elapsed",
         "error",
         "failures_before",
@@ -63,6 +64,7 @@ class Attempt:
         self.places: Sequence[Places] = places
         self.waited: float = 0.0
         self.reused: bool = False  # sent on a connection that had been idle
+        self.connecting: float = 0.0  # seconds that its new connection took
         self.outcome: Outcome | None = None
         self.status: int | None = None
         self.error: str | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -28,7 +29,13 @@ DISTRIBUTIONS: dict[str, Callable[[Random], float]] = {
 
 @dataclass(frozen=True)
 class SimServer:
-    """A server: `slots` calls at once, the others queue; `mean` seconds a call."""
+    """A server: `slots` calls at once in each of its `workers`, the others queue; `mean` seconds a call.
+
+    queue:          calls that wait at most in each worker; a further one is answered 503
+    rtt:            seconds to the server and back
+    joins, leaves:  when it is listed, and no longer
+    cold:           seconds after it joined in which it is `cold_slow` times as slow
+    """
 
     slots: int
     mean: float
@@ -36,6 +43,32 @@ class SimServer:
     weight: float
     zone: str | None
     priority: int
+    workers: int
+    queue: float
+    rtt: float
+    joins: float
+    leaves: float
+    cold: float
+    cold_slow: float
+
+
+@dataclass(frozen=True)
+class Route:
+    """A kind of calls.
+
+    share:     of the calls
+    cost:      times a server's mean
+    streamed:  the headers come at once, the body when it is done: a time in the queue is not seen in them
+    """
+
+    name: str
+    share: float
+    cost: float
+    method: str
+    streamed: bool
+
+
+ONE_ROUTE = Route("all", 1.0, 1.0, "GET", False)
 
 
 @dataclass(frozen=True)
@@ -43,7 +76,7 @@ class SimEvent:
     """What is the matter with some servers, or clients, from when until when (seconds).
 
     slow:        times as slow
-    fail:        share of the calls that are answered 503, after `fail_after` seconds
+    fail:        share of the calls that are answered `status`, after `fail_after` seconds
     down:        connections are refused
     every, for_: within the time, only the first `for_` of every `every` seconds
     stall:       the clients do nothing in that time (a blocked event loop)
@@ -55,6 +88,7 @@ class SimEvent:
     slow: float
     fail: float
     fail_after: float
+    status: int
     down: bool
     every: float | None
     for_: float
@@ -79,12 +113,32 @@ class Scenario:
     seed: int
     events: tuple[SimEvent, ...]
     rate: float | None = None
+    routes: tuple[Route, ...] = (ONE_ROUTE,)
+    at_once: int | None = None
+    connect: float = 0.0
+    window: float | None = None
 
     @property
     def calls_per_second(self) -> float:
         if self.rate is not None:
             return self.rate
-        return self.load * sum(server.slots / server.mean for server in self.servers)
+        there = [server for server in self.servers if server.joins <= 0.0]
+        cost = sum(route.share * route.cost for route in self.routes)
+        return self.load / cost * sum(server.slots * server.workers / server.mean for server in there)
+
+    @cached_property
+    def only_distribution(self) -> str | None:
+        """That of all servers, so that a call's work is the same wherever it goes; None: there are several."""
+        found = {server.distribution for server in self.servers}
+        return found.pop() if len(found) == 1 else None
+
+    def route(self, draw: float) -> Route:
+        """The route of a call, by a number from 0 to 1."""
+        for route in self.routes:
+            draw -= route.share
+            if draw < 0.0:
+                return route
+        return self.routes[-1]
 
     @classmethod
     def read(cls, source: str | Path | Mapping[str, Any]) -> Scenario:
@@ -159,6 +213,7 @@ def _scenario(fields: _Fields) -> Scenario:
         if len(servers) + count > MOST_SERVERS:
             raise BadScenario(f"{group.name('count')}: more than {MOST_SERVERS} servers")
         servers += [_server(group)] * count
+    servers = _deployed(fields, servers)
     rate = fields.number("calls_per_second", None, 0.001, 1e7) if fields.has("calls_per_second") else None
     timeout = fields.number("timeout_ms", None, 0.001) / 1000 if fields.has("timeout_ms") else None
     scenario = Scenario(
@@ -174,7 +229,13 @@ def _scenario(fields: _Fields) -> Scenario:
             for number, said in enumerate(fields.listed("events", required=False))
         ),
         rate=rate,
+        routes=_routes(fields),
+        at_once=fields.whole("at_once", None, 1, MOST_CLIENTS) if fields.has("at_once") else None,
+        connect=fields.number("connect_ms", 0.0, 0) / 1000,
+        window=fields.number("window_s", None, 0.001) if fields.has("window_s") else None,
     )
+    if not any(server.joins <= 0.0 for server in servers):
+        raise BadScenario("servers: expected one at least that is there from the start (joins_s)")
     fields.take("about")
     fields.end()
     return scenario
@@ -196,9 +257,61 @@ def _server(fields: _Fields) -> SimServer:
         weight=fields.number("weight", 1.0, 0, 1e6),
         zone=zone,
         priority=fields.whole("priority", 0, 0, 1000),
+        workers=fields.whole("workers", 1, 1, MOST_SLOTS),
+        queue=fields.whole("queue", None, 0, MOST_CALLS) if fields.has("queue") else math.inf,
+        rtt=fields.number("rtt_ms", 0.0, 0) / 1000,
+        joins=fields.number("joins_s", 0.0, 0),
+        leaves=fields.number("leaves_s", math.inf, 0, math.inf),
+        cold=fields.number("cold_s", 0.0, 0),
+        cold_slow=fields.number("cold_slow", 1.0, 0.001, 1e6),
     )
     fields.end()
     return server
+
+
+def _deployed(fields: _Fields, servers: list[SimServer]) -> list[SimServer]:
+    """The servers, and those that take their places one after the other, if there is a deploy."""
+    if not fields.has("deploy"):
+        return servers
+    deploy = _Fields("deploy", fields.take("deploy"))
+    begins, step = deploy.number("from_s", 0.0, 0), deploy.number("step_s", 1.0, 0.001)
+    cold, slow = deploy.number("cold_s", 0.0, 0), deploy.number("cold_slow", 1.0, 0.001, 1e6)
+    deploy.end()
+    if 2 * len(servers) > MOST_SERVERS:
+        raise BadScenario(f"deploy: more than {MOST_SERVERS} servers")
+    before, after = [], []
+    for number, server in enumerate(servers):
+        at = begins + number * step
+        before.append(replace(server, leaves=at))
+        after.append(replace(server, joins=max(at, 1e-9), cold=cold, cold_slow=slow))
+    return before + after
+
+
+def _routes(fields: _Fields) -> tuple[Route, ...]:
+    listed = fields.listed("routes", required=False)
+    routes = tuple(_route(_Fields(f"routes[{number}]", said), number) for number, said in enumerate(listed))
+    if not routes:
+        return (ONE_ROUTE,)
+    if len({route.name for route in routes}) < len(routes):
+        raise BadScenario("routes: two have the same name")
+    total = sum(route.share for route in routes)
+    return tuple(replace(route, share=route.share / total) for route in routes)
+
+
+def _route(fields: _Fields, number: int) -> Route:
+    name, method = fields.take("name", f"route {number}"), fields.take("method", "GET")
+    for field, value in (("name", name), ("method", method)):
+        if not isinstance(value, str) or not value or len(value) > 100:
+            raise BadScenario(f"{fields.name(field)}: expected a name, got {_shown(value)}")
+    route = Route(
+        name=name,
+        share=fields.number("share", 1.0, 1e-6),
+        cost=fields.number("cost", 1.0, 1e-6, 1e6),
+        method=method,
+        streamed=fields.flag("streamed"),
+    )
+    fields.end()
+    return route
 
 
 def _event(fields: _Fields, servers: int) -> SimEvent:
@@ -215,6 +328,7 @@ def _event(fields: _Fields, servers: int) -> SimEvent:
         slow=fields.number("slow", 1.0, 0.001, 1e6),
         fail=fields.number("fail", 0.0, 0, 1),
         fail_after=fields.number("fail_after_ms", 1.0, 0) / 1000,
+        status=fields.whole("status", 503, 200, 599),
         down=fields.flag("down"),
         every=fields.number("every_s", None, 0.001) if fields.has("every_s") else None,
         for_=fields.number("for_s", 0.0, 0),

@@ -31,8 +31,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-sys.path[:0] = [str(Path(__file__).parents[1]), str(Path(__file__).parents[1] / "live")]
+sys.path[:0] = [str(Path(__file__).parents[1] / name) for name in ("kit", "live")]
 
+from inside import balanced_of, service_of, services_of  # noqa: E402
 from registries import REGISTRIES, Lists, answering  # noqa: E402
 
 Put = Callable[[Lists], None]
@@ -127,7 +128,7 @@ def watched(url: str, names: Sequence[str], instances: int, idle: float) -> dict
     gc.collect()
     before, began = resident(), time.monotonic()
     client = Client(discovery=url)
-    services: Any = client._balanced._services  # type: ignore[attr-defined]
+    services: Any = services_of(balanced_of(client))  # type: ignore[attr-defined]
     for name in names:
         services.get(name)
     for service in [services.get(name) for name in names]:
@@ -170,7 +171,7 @@ def weathered(url: str, large: int, ready: Path) -> tuple[float, float]:
     from smartclient import Client
 
     with Client(discovery=url) as client:
-        service: Any = client._balanced._services.get("large")  # type: ignore[attr-defined]
+        service: Any = service_of(client, "large")  # type: ignore[attr-defined]
         until(lambda: len(service.nodes) >= large, 120, service.name)
         used = time.process_time()
         ready.touch()

@@ -77,13 +77,15 @@ class Watched(World):
         super().__init__(scenario, policy)
         self.refused_at: list[float] = []
 
-    def _send(self, job: Any, queue: Any) -> None:
-        self.seen += queue.number == 0 and not self.ejections
-        super()._send(job, queue)
+    def transmit(self, job: Any, server: Any, again: bool, answer: Any) -> None:
+        self.seen += server.number == 0 and not self.tally.ejections
 
-    def _refused(self, what: Any) -> None:
-        self.refused_at.append(self.clock.now)
-        super()._refused(what)
+        def noted(status: int) -> None:
+            if status == -1:
+                self.refused_at.append(self.clock.now)
+            answer(status)
+
+        super().transmit(job, server, again, noted)
 
 
 def watched(name: str, balancer: str, quick: bool, seed: int) -> Watched:

@@ -26,6 +26,7 @@ from typing import Any
 
 import httpx
 from fleet import FAULTS, Fleet, inject
+from inside import service_of
 
 import smartclient
 from smartclient import Circuit, Hedge, Limits, Policy
@@ -111,9 +112,7 @@ class Load:
         self.running.clear()
         time.sleep(2.5)
         gc.collect()
-        services = [
-            next(iter(client._mounts.values()))._services.get("orders") for client in (self.client, self.aclient)
-        ]
+        services = [service_of(client) for client in (self.client, self.aclient)]
         return Look(
             threads=threading.active_count(),
             sockets=len(os.listdir("/proc/self/fd")),

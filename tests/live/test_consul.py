@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from inside import balanced_of, service_of
 
 import smartclient
 from smartclient import Client, Consul, Instance, NoInstances, Policy
@@ -317,8 +318,8 @@ class Traffic:
 
 
 def _nodes(client: Any) -> Any:
-    transport = next(iter(client._mounts.values()))
-    return transport._services.get("orders").nodes
+    transport = balanced_of(client)
+    return service_of(transport).nodes
 
 
 def _until(condition: Any, seconds: float = ANSWER) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import in_child, until
+from inside import balanced_of, service_of, watcher_of
 
 from smartclient import Client, Consul
 from smartclient.discovery.consul import register
@@ -23,8 +24,8 @@ URL = "http://orders/"
 
 
 def nodes(client: Client) -> Any:
-    balanced: Any = next(iter(client._mounts.values()))
-    return balanced._services.get("orders").nodes
+    balanced: Any = balanced_of(client)
+    return service_of(balanced).nodes
 
 
 def weights(client: Client) -> dict[str | None, float]:
@@ -83,7 +84,7 @@ def test_a_unix_socket(agents: Any, tmp_path: Path) -> None:
                 assert client.get(URL).status_code == 200
                 agent.register("orders", 1, ID="other")
                 until(lambda: len(nodes(client)) == 2)
-                watcher = client._balanced._services._watchers["orders"]
+                watcher = watcher_of(balanced_of(client))
                 time.sleep(0.2)
                 client.refresh()
                 until(lambda: not watcher.alive, 1)  # its wait can be ended
@@ -206,7 +207,7 @@ def test_more_services_than_connections(agents: Any, monkeypatch: pytest.MonkeyP
         agent.register(name, 80)
     source = Consul(agent.address, connections=20 if accepted == 200 else 128)
     with Client(source) as client:
-        services = {name: client._balanced._services.get(name) for name in names}
+        services = {name: service_of(client, name) for name in names}
         until(lambda: all(len(service.nodes) == 1 for service in services.values()), 20)
         assert connections_to(agent.port) <= min(20, accepted)
         for name in names:
@@ -216,7 +217,7 @@ def test_more_services_than_connections(agents: Any, monkeypatch: pytest.MonkeyP
         if accepted == 200:
             assert not any(service.problem for service in services.values())
         for name in names[5:]:
-            client._balanced._services._watchers[name].stop()
+            watcher_of(balanced_of(client), name).stop()
         until(lambda: connections_to(agent.port) <= 5)
         agent.stop()
         agent.start()  # with nothing registered

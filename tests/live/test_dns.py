@@ -13,6 +13,7 @@ from typing import Any
 import dns.resolver
 import pytest
 from driving import needs, until
+from inside import balanced_of, service_of
 from servers import KnotServer
 
 from smartclient import Client, Dns
@@ -32,8 +33,8 @@ def knot(tmp_path: Path) -> Iterator[KnotServer]:
 
 
 def listed(client: Client) -> set[str]:
-    balanced: Any = next(iter(client._mounts.values()))
-    return {str(node.instance) for node in balanced._services.get("orders").nodes}
+    balanced: Any = balanced_of(client)
+    return {str(node.instance) for node in service_of(balanced).nodes}
 
 
 def test_addresses_come_and_go_with_their_time_to_live(knot: KnotServer) -> None:
@@ -54,8 +55,8 @@ def test_addresses_come_and_go_with_their_time_to_live(knot: KnotServer) -> None
             knot.change(("unset", "orders"))
             time.sleep(1.5)
             assert len(listed(client)) == 2
-            balanced: Any = next(iter(client._mounts.values()))
-            assert balanced._services.get("orders").problem is None
+            balanced: Any = balanced_of(client)
+            assert service_of(balanced).problem is None
 
 
 def test_srv(knot: KnotServer) -> None:
@@ -67,10 +68,10 @@ def test_srv(knot: KnotServer) -> None:
         )
         with Client(f"dns+srv://127.0.0.1:{knot.port}?domain=test") as client:
             assert client.get(URL).status_code == 200
-            balanced: Any = next(iter(client._mounts.values()))
+            balanced: Any = balanced_of(client)
             found = {
                 (node.instance.port, node.instance.priority, node.instance.weight, node.instance.metadata["target"])
-                for node in balanced._services.get("orders").nodes
+                for node in service_of(balanced).nodes
             }
             assert found == {(fleet[0].port, 0, 5.0, "one.test"), (fleet[1].port, 3, 7.0, "one.test")}
             assert len(fleet[0].received) == 1
@@ -88,8 +89,8 @@ def test_a_server_that_is_gone_or_silent_is_trouble_and_the_last_list_stays(knot
         source = Dns("127.0.0.1", server_port=knot.port, domain="test", port=fleet[0].port, timeout=0.5)
         with Client(source) as client:
             assert client.get(URL).status_code == 200
-            balanced: Any = next(iter(client._mounts.values()))
-            service = balanced._services.get("orders")
+            balanced: Any = balanced_of(client)
+            service = service_of(balanced)
             knot.signal(signal.SIGSTOP)
             until(lambda: "no answer within 0.5 s" in (service.problem or ""))
             assert client.get(URL).status_code == 200

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 from driving import needs, until
+from inside import balanced_of, service_of
 from servers import EtcdServer, etcd_program
 
 from smartclient import Client, Etcd, Instance, InstancesChanged
@@ -43,8 +44,8 @@ def delete(server: EtcdServer, prefix: str) -> None:
 
 
 def listed(client: Client) -> set[Instance]:
-    balanced: Any = next(iter(client._mounts.values()))
-    return {node.instance for node in balanced._services.get("orders").nodes}
+    balanced: Any = balanced_of(client)
+    return {node.instance for node in service_of(balanced).nodes}
 
 
 def test_instances_come_and_go(etcd: EtcdServer) -> None:
@@ -106,8 +107,8 @@ def test_a_quiet_watch_reads_anew(etcd: EtcdServer, monkeypatch: pytest.MonkeyPa
             time.sleep(0.7)
             put(etcd, "/services/orders/b", fleet.addresses[1])
             until(lambda: len(listed(client)) == 2)
-            balanced: Any = next(iter(client._mounts.values()))
-            service = balanced._services.get("orders")
+            balanced: Any = balanced_of(client)
+            service = service_of(balanced)
             etcd.signal(signal.SIGSTOP)
             until(lambda: service.problem is not None, 15)
             assert client.get(URL).status_code == 200
@@ -156,8 +157,8 @@ def test_wrong_credentials_are_said_and_the_last_list_stays(etcd: EtcdServer) ->
                 _post(admin, "/v3/auth/enable", {})
             etcd.kill()
             etcd.start()
-            balanced: Any = next(iter(client._mounts.values()))
-            service = balanced._services.get("orders")
+            balanced: Any = balanced_of(client)
+            service = service_of(balanced)
             until(lambda: "user name is empty (user and password?)" in (service.problem or ""), 15)
             assert client.get(URL).status_code == 200
         with Client(Etcd(etcd.address, user="root", password="right")) as client:
@@ -204,5 +205,5 @@ def test_names_have_no_case(etcd: EtcdServer) -> None:
         with Client(source) as client:
             assert client.get("http://stock/").status_code == 200
             put(etcd, "/services/Stock/b", fleet.addresses[0])
-            balanced: Any = next(iter(client._mounts.values()))
-            until(lambda: len(balanced._services.get("stock").nodes) == 2)
+            balanced: Any = balanced_of(client)
+            until(lambda: len(service_of(balanced, "stock").nodes) == 2)

@@ -16,6 +16,7 @@ import anyio
 import anyio.to_thread
 import pytest
 from driving import needs, until
+from inside import service_of
 from registries import REGISTRIES, Registry, answering
 
 from smartclient import Client
@@ -37,7 +38,7 @@ class Traffic:
         self._thread.start()
 
     def listed(self) -> set[str]:
-        service: Any = self._client._balanced._services.get("orders")
+        service: Any = service_of(self._client)
         return {str(node.instance) for node in service.nodes}
 
     def end(self) -> None:
@@ -119,7 +120,7 @@ def test_five_thousand_instances(kind: str, tmp_path: Path) -> None:
         expected = {f"10.{n >> 8}.{n & 255}.1:80" for n in range(5000)}
         registry.put({"orders": sorted(expected)})
         with Client(registry.url.format(port=80)) as client:
-            service: Any = client._balanced._services.get("orders")
+            service: Any = service_of(client)
             until(lambda: len(service.nodes) >= 5000, 20)
             listed = {str(node.instance).replace("[::ffff:", "").replace("]", "") for node in service.nodes}
         assert listed == expected
@@ -137,7 +138,7 @@ def test_registration_has_one_shape(registries: dict[str, Registry], backend: st
             async with source.register("orders", "10.0.0.1:80", id="me", meta={"version": "v2"}, weight=3, ttl=4) as me:
                 assert me == "me"
                 with Client(source) as client:
-                    service = client._balanced._services.get("orders")  # type: ignore[union-attr]
+                    service = service_of(client)  # type: ignore[union-attr]
                     assert service is not None
                     await anyio.to_thread.run_sync(until, lambda: len(service.nodes) == 1, 10)
                     [node] = service.nodes
@@ -146,7 +147,7 @@ def test_registration_has_one_shape(registries: dict[str, Registry], backend: st
                 scope.cancel()
                 await anyio.sleep_forever()
         with Client(source) as client:
-            service = client._balanced._services.get("orders")  # type: ignore[union-attr]
+            service = service_of(client)  # type: ignore[union-attr]
             assert service is not None
             await anyio.to_thread.run_sync(until, lambda: service.ready.fired and not service.nodes, 10)
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from driving import needs, until
+from inside import balanced_of, service_of
 from registries import REGISTRIES, Registry
 from stand_ins import EurekaStandIn, KubernetesStandIn, NacosStandIn, endpoint, piece
 from tls import Terminator
@@ -119,8 +120,8 @@ NO_SERVER = {"Static", "Function", "File", "Environment", "Dns"}  # Dns: over UD
 
 
 def listed(client: Client) -> set[str]:
-    balanced: Any = next(iter(client._mounts.values()))
-    return {str(node.instance) for node in balanced._services.get("orders").nodes}
+    balanced: Any = balanced_of(client)
+    return {str(node.instance) for node in service_of(balanced).nodes}
 
 
 def test_no_source_is_forgotten() -> None:
@@ -149,7 +150,7 @@ def test_lists_and_changes_over_tls(name: str, tmp_path: Path) -> None:
                     put(added)
                     until(lambda one=added: one in listed(client), 10)
                     assert time.monotonic() - began < 2
-                service: Any = next(iter(client._mounts.values()))._services.get("orders")  # type: ignore[union-attr]
+                service: Any = service_of(client)  # type: ignore[union-attr]
                 assert service.problem is None
                 began = time.monotonic()
             assert time.monotonic() - began < 1
@@ -163,8 +164,8 @@ def test_whom_it_does_not_trust_it_does_not_hear(name: str, tmp_path: Path) -> N
     with server(tmp_path) as (addresses, put):
         put(FIRST)
         with Terminator(tmp_path, addresses.split()[0]) as front, Client(make(front, False, tmp_path)) as client:
-            balanced: Any = next(iter(client._mounts.values()))
-            service = balanced._services.get("orders")
+            balanced: Any = balanced_of(client)
+            service = service_of(balanced)
             until(lambda: service.problem, 10)
             assert not service.nodes
     gc.collect()

@@ -14,6 +14,7 @@ import httpx
 import pytest
 from control_plane import ControlPlane, endpoint, group
 from driving import needs, until
+from inside import service_of
 from servers import Envoy, envoy_program
 
 from smartclient import Client, Instance, Overloaded, Policy, Xds
@@ -42,11 +43,6 @@ def envoy(plane: ControlPlane, tmp_path: Path) -> Iterator[Envoy]:
 
 def nodes(client: Client) -> Any:
     return service_of(client).nodes
-
-
-def service_of(client: Client) -> Any:
-    balanced: Any = client._balanced
-    return balanced._services.get("orders")
 
 
 def instances(client: Client) -> dict[str, Instance]:
@@ -140,7 +136,7 @@ def test_a_control_plane_that_comes_back_mute_takes_nothing_away(plane: ControlP
             assert client.get(URL).status_code == 200
             plane.stop()
             plane.forget()
-            service = client._mounts and next(iter(client._mounts.values()))._services.get("orders")  # type: ignore[union-attr]
+            service = client._mounts and service_of(client)  # type: ignore[union-attr]
             until(lambda: service.problem)
             plane.start()
             until(lambda: len([one for one in plane.asked if "orders" in one.resource_names]) >= 2)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from driving import needs, until
+from inside import balanced_of, service_of
 from servers import ZooKeeperServer
 
 from smartclient import Client, ZooKeeper
@@ -52,11 +53,6 @@ def entry(address: str, **more: Any) -> bytes:
 
 def listed(client: Client) -> set[str]:
     return {str(node.instance) for node in service_of(client).nodes}
-
-
-def service_of(client: Client) -> Any:
-    balanced: Any = next(iter(client._mounts.values()))
-    return balanced._services.get("orders")
 
 
 def test_instances_come_change_and_go(zookeeper: ZooKeeperServer) -> None:
@@ -196,9 +192,9 @@ def test_names_have_no_case(zookeeper: ZooKeeperServer) -> None:
         writer.create("/services/Stock/a", entry(fleet.addresses[1]), ephemeral=True, makepath=True)
         with Client(source) as client:
             assert client.get("http://stock/").status_code == 200
-            balanced: Any = next(iter(client._mounts.values()))
+            balanced: Any = balanced_of(client)
             writer.create("/services/Stock/b", entry(fleet.addresses[0]), ephemeral=True)
-            until(lambda: len(balanced._services.get("stock").nodes) == 2)
+            until(lambda: len(service_of(balanced, "stock").nodes) == 2)
 
 
 def test_one_that_is_out_of_service_is_not_called(zookeeper: ZooKeeperServer) -> None:
