@@ -1,8 +1,8 @@
 """Client and AsyncClient: httpx's clients, with balanced calls to services.
 
-The hook is httpx's own table of mounts: our transport stands first in it, under a pattern that asks whether the host is
-a service. So a balanced host never goes through a proxy, every other host goes the way it would have gone, and nothing
-of httpx is overridden but `send` (a call's deadline covers its redirects and auth).
+The hook is httpx's own mount table: our transport is the first mount, with a pattern that matches hosts that are
+services. So a balanced host never uses a proxy, all other hosts are routed as before, and only `send` of httpx is
+overridden (a call's deadline covers its redirects and auth).
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ if TYPE_CHECKING:
 class BalancedTransport(SyncTransport, httpx.BaseTransport):
     """For `httpx.Client(transport=…)` and SDKs that take a transport.
 
-    fallback:  the transport for hosts that are no services; without one they raise NoInstances. It is closed with this
-               one
+    fallback:  the transport for hosts that are not services; without it they raise NoInstances. It is closed with
+               this transport
     The other arguments are those of `Client`.
 
-    A transport knows one hop of a call, and nothing tells it whether its caller streams: so a deadline ends at the
-    response headers and begins anew with each redirect, and a body that breaks off is not asked for elsewhere. Where
+    A transport sees one hop of a call and does not know whether its caller streams. So a deadline ends at the response
+    headers and restarts at each redirect, and a response body that breaks off is not retried on another instance. If
     that matters, use `Client`.
     """
 
@@ -110,9 +110,9 @@ class ClientMixin:
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
 
     def refresh(self, service: str | None = None) -> None:
-        """Have discovery asked anew, at once, for a service in use; None: for all. Nothing waits: what comes, comes.
+        """Query discovery again now for a service in use; None: for all. Does not wait for the result.
 
-        Done by itself when most instances of a service fail (with outlier detection, every 10 s at most).
+        Happens automatically when most instances of a service fail (with outlier detection, at most every 10 s).
         """
         if self._balanced is not None:
             self._balanced.refresh(service)

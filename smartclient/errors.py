@@ -1,6 +1,6 @@
-"""What a balanced call may raise beside what httpx raises itself. Every one is an httpx exception.
+"""The exceptions that a balanced call may raise, besides httpx's own. Each is an httpx exception.
 
-The mixins hold the data and the words; the classes that users catch are built once per flavour (here over
+The mixins hold the fields and messages; the classes that users catch are built once per flavour (here over
 httpx, in `smartclient.httpx2` over httpx2), at module level, so that they pickle.
 """
 
@@ -19,7 +19,7 @@ SAID = "_smartclient_message"  # attribute of an exception: its message before o
 
 
 class _Picklable(Exception):
-    """Exceptions with keyword arguments need to say how they are made again."""
+    """Exceptions with extra fields must define how they are unpickled."""
 
     def __reduce__(self) -> Any:
         return _rebuild, (type(self), self.args, self.__dict__.copy())
@@ -50,7 +50,7 @@ class NoInstancesFields(_Picklable):
 
 
 class DeadlineExceededFields(_Picklable):
-    """The call's time was up. Raised `from` the last real error, if there was one.
+    """The call's deadline has passed. Raised `from` the last real error, if there was one.
 
     service:    the service called
     deadline:   what it was given, in seconds
@@ -67,7 +67,7 @@ class DeadlineExceededFields(_Picklable):
 
 
 class OverloadedFields(_Picklable):
-    """Refused here, before it reached any instance, since a limit of this client is reached."""
+    """Refused by this client, before any instance was called: one of its limits is reached."""
 
     service: str
 
@@ -91,20 +91,20 @@ class Overloaded(OverloadedFields, httpx.PoolTimeout):
 
 
 class OwnTrouble(Exception):
-    """Something is wrong on our side of a connection: no instance would do better. For `Flavour.fault` to know."""
+    """A problem on our side of a connection: no other instance would do better. Used by `Flavour.fault`."""
 
 
 class NotTaken(Exception):
-    """The server says that it did not take a request which was sent (HTTP/2). For `Flavour.fault` to know.
+    """The server says that it did not process a request that was sent (HTTP/2). Used by `Flavour.fault`.
 
-    ended: since it ends the connection: another one will do
+    ended: because it is closing the connection: another one will do
     """
 
     ended = False
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An exception, what it came of, and the members of groups among them."""
+    """An exception, its causes and contexts, and the members of groups among them."""
     seen: set[int] = set()
     left: list[BaseException | None] = [error]
     while left:
@@ -122,8 +122,8 @@ def describe(error: BaseException) -> str:
 
 
 def say_where(error: BaseException, service: str, instance: str | None) -> None:
-    """Begin an exception's message with the service and the instance it was about: it is what `logger.error("%s", e)`
-    and SDKs show. One that a transport of the user's raises again and again is told anew each time.
+    """Put the service and the instance at the start of an exception's message, which `logger.error("%s", e)` and SDKs
+    show. An exception object that a user's transport raises repeatedly gets a new prefix each time.
     """
     message = getattr(error, SAID, error.args[0] if error.args else "")
     if not isinstance(message, str) or (instance is None and message.startswith(f"{service}: ")):

@@ -1,7 +1,7 @@
 """What an observer is told. Any callable that takes one event is an observer: `Client(…, observers=[print])`.
 
-Observers are called in the thread of what happened (a call's own thread or event loop, or a discovery thread), with no
-lock held. One that raises is logged once and never breaks a call. Nothing is built when nobody observes.
+Observers are called in the thread where it happened (a call's own thread or event loop, or a discovery thread), with no
+lock held. One that raises is logged once and never breaks a call. Without observers no events are created.
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ class NodeReturned(Event):
 class InstancesChanged(Event):
     """Discovery published a list that differs from the one before.
 
-    source:  who says so
-    age:     seconds since it last said something
+    source:  the discovery source of the list
+    age:     seconds since its last report
     """
 
     instances: tuple[Instance, ...]

@@ -1,7 +1,7 @@
 """What differs between httpx and httpx2 (and httpcore and httpcore2): names, exceptions, connection classes.
 
-httpx is what our users have, httpx2 its maintained continuation: the same API, unrelated classes. Everything else in
-this package knows neither; it is handed a `Flavour`.
+httpx2 is the maintained continuation of httpx, which our users have: the same API, unrelated classes. All other code in
+this package depends on neither; it gets a `Flavour`.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ from .retry.request_body import WatchedStream
 class Fault(NamedTuple):
     """What an exception of an attempt means.
 
-    what:        in a word
+    what:        a short name
     repeatable:  another node may do better
-    blamed:      it is the node's fault, not trouble of our own
-    sent:        something of the request may have reached the node
+    blamed:      it is the node's fault, not a problem on our side
+    sent:        part of the request may have reached the node
     """
 
     what: str
@@ -40,11 +40,11 @@ LOCAL = Fault("local", repeatable=False, blamed=False, sent=True)
 NEVER_CONNECTED = Fault("never connected", repeatable=True, blamed=True, sent=False)
 CERTIFICATE = Fault("certificate", repeatable=True, blamed=False, sent=False)
 EXHAUSTED = Fault("exhausted", repeatable=True, blamed=False, sent=False)
-"""Nothing is left of ours to connect with: only a connection that is there already helps."""
+"""We cannot open connections any more: only an existing connection helps."""
 REFUSED = Fault("refused", repeatable=True, blamed=False, sent=False)
 """HTTP/2: the server says that it did not take the request (RFC 9113 §8.7)."""
 ENDED = Fault("ended", repeatable=True, blamed=False, sent=False)
-"""The same, since it was about to end the connection: another connection will do (RFC 9113 §6.8)."""
+"""The same, because it was closing the connection: another one will do (RFC 9113 §6.8)."""
 BROKEN = Fault("broken", repeatable=True, blamed=True, sent=True)
 
 OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.EADDRNOTAVAIL, errno.ENOBUFS, errno.ENOMEM})
@@ -92,12 +92,11 @@ class Flavour:
         return None
 
     def translated(self, error: BaseException, connected: bool = True) -> BaseException:
-        """httpx's exception for httpcore's, and for those of the socket's layer that httpcore lets through; any other
-        as it is.
+        """Translate an exception of httpcore, or of the socket layer below it, to httpx's; return any other unchanged.
 
         connected: false: nothing can have been sent yet
 
-        It is returned and not raised here: an exception that a frame of its own traceback holds is a reference cycle.
+        Returned, not raised: an exception held by a frame of its own traceback is a reference cycle.
         """
         mapped = self.mapped(type(error))
         if mapped is None and not connected and _is_of_connecting(error):
@@ -111,7 +110,7 @@ class Flavour:
         return made
 
     def fault(self, error: BaseException) -> Fault:
-        """By phase (was anything sent?) and by whose fault it was."""
+        """Classify an exception: was anything sent, and whose fault was it?"""
         httpx = self.httpx
         if not isinstance(error, httpx.TransportError):
             return LOCAL
@@ -138,8 +137,8 @@ def _subclasses(module: Any) -> Iterator[type[BaseException]]:
 
 
 def _is_of_connecting(error: BaseException) -> bool:
-    """An address that nobody can resolve, no descriptor, no thread for the resolver, …: whatever it is, it is said as a
-    ConnectError, which other instances may not have.
+    """A name that cannot be resolved, no file descriptor, no thread for the resolver, …: each becomes a ConnectError,
+    since other instances may not have the problem.
     """
     return isinstance(error, (OSError, UnicodeError, OverflowError, OwnTrouble)) or _is_no_thread(error)
 

@@ -1,8 +1,8 @@
-"""What the work at hand brings along for the calls it makes: when it must be done, and whether it is itself a retry.
+"""What calls inherit from the request that is being handled: its deadline, and whether it is itself a retry.
 
-Both live in context variables, so they are there in the tasks that the work starts, and in its threads by
-`contextvars.copy_context`. Between processes they travel as headers: `Policy.deadline_header` and
-`Policy.attempt_header` send them, `smartclient.middleware` takes them up.
+Both are context variables: tasks started by the handler see them, and threads do with `contextvars.copy_context`.
+Between processes they travel as headers: `Policy.deadline_header` and `Policy.attempt_header` send them,
+`smartclient.middleware` reads them.
 """
 
 from __future__ import annotations
@@ -35,14 +35,14 @@ _deadline: ContextVar[_Entered | None] = ContextVar("smartclient_deadline", defa
 
 
 class deadline:
-    """Everything inside must be done by then: no balanced call lasts longer, whatever its own deadline.
+    """A time limit for everything inside: no balanced call lasts longer, whatever its own deadline.
 
         with smartclient.deadline(0.8):
             client.get("http://orders/…")
-            client.get("http://stock/…")  # has what the first one left
+            client.get("http://stock/…")  # gets the time that is left
 
-    Of nested ones the nearest end wins. seconds: from now; None: changes nothing. What goes on when the work at hand is
-    done (a background task) begins with `with smartclient.deadline.detached():`.
+    When nested, the earliest end applies. seconds: from now; None: changes nothing. Work that continues after the
+    request (a background task) begins with `with smartclient.deadline.detached():`.
     """
 
     __slots__ = ("_seconds",)
@@ -55,7 +55,7 @@ class deadline:
                 raise ValueError(f"deadline: expected seconds from 0 up or None, got {seconds!r}")
         self._seconds = seconds
 
-    # What to go back to is kept in the variable and not here: one object may be entered by several tasks.
+    # The outer deadline is kept in the variable, not here: several tasks may enter one object.
 
     def __enter__(self) -> deadline:
         if self._seconds is not None:
@@ -73,7 +73,7 @@ class deadline:
     @staticmethod
     @contextmanager
     def detached() -> Iterator[None]:
-        """Without any deadline from outside: for what goes on after the work at hand."""
+        """No deadline from outside: for work that continues after the request."""
         outer = _deadline.get()
         _deadline.set(None)
         try:
@@ -95,9 +95,9 @@ class deadline:
 
     @classmethod
     def from_headers(cls, headers: Any, name: str | None = None) -> deadline:
-        """The deadline that a request came with; none, or none to be understood, changes nothing.
+        """The deadline in a request's headers; if it is missing or invalid, nothing changes.
 
-        headers:  of the request at hand: a mapping, or pairs (as in ASGI)
+        headers:  of the incoming request: a mapping, or pairs (as in ASGI)
         name:     of the header; None: X-Request-Deadline-Ms, grpc-timeout, X-Envoy-Expected-Rq-Timeout-Ms
         """
         for wanted in DEADLINE_HEADERS if name is None else (name,):
@@ -138,8 +138,8 @@ def _text(value: Any) -> str:
 class Work:
     """A request that this process is answering.
 
-    retried:  its caller tries for the second time at least
-    in_vain:  a call made for it failed, retries and all
+    retried:  its caller sent it as a retry
+    in_vain:  a call made for it failed, retries included
     """
 
     __slots__ = ("in_vain", "retried")

@@ -43,8 +43,8 @@ class Instance:
     priority:  0 is used first
     metadata:  anything the registry says of it ({"version": "v2"}); copied and read-only
     id:        the registry's own name for it
-    healthy:   false: the registry lists it as down. It gets no calls but in panic, and counts among the instances of
-               its priority (Envoy: EDS health status)
+    healthy:   false: the registry lists it as down. It gets calls only in panic, but counts as an instance of its
+               priority (Envoy: EDS health status)
 
     Raises ValueError or TypeError for what cannot be an address.
     """
@@ -174,7 +174,7 @@ def is_ip(host: str) -> bool:
 
 
 def compressed(host: str) -> str:
-    """The one spelling of an IPv6 literal that all its spellings have in common."""
+    """The canonical spelling of an IPv6 literal."""
     try:
         return ipaddress.ip_address(host).compressed
     except ValueError:
@@ -182,7 +182,7 @@ def compressed(host: str) -> str:
 
 
 def parse_all(addresses: Iterable[Instance | str], what: str) -> tuple[Instance, ...]:
-    """Parse a list of addresses; `what` names it in errors. A bare string is refused: it is a list forgotten."""
+    """Parse a list of addresses; `what` names it in errors. A bare string is refused: it must be a list."""
     if isinstance(addresses, (str, bytes, Instance)) or not isinstance(addresses, Iterable):
         raise TypeError(f"{what}: expected a list of addresses, got {shown(addresses)}")
     return tuple(Instance.parse(address) for address in addresses)

@@ -1,12 +1,11 @@
-"""Middleware for services that call others: their calls inherit the deadline of the request they answer, and know
-whether that is a retry. Tiny, for ASGI and WSGI; it imports no framework and no HTTP library.
+"""Middleware for services that call others: outgoing calls inherit the deadline of the incoming request, and know
+whether it is a retry. Small, for ASGI and WSGI; it imports no framework and no HTTP library.
 
-Without it three layers that each try three times make 27 calls of one when the leaf fails. With it:
+Without it, three layers with three attempts each turn one call into 27 when the last service fails. With it:
 
-1. the work done for a retry is not retried in turn (unless nothing was sent), nor does it earn its service's budget
-   anything;
-2. an answer 502, 503 or 504 to work whose own calls failed, retries and all, says `grpc-retry-pushback-ms: -1` (gRPC
-   A6: do not retry): whoever is nearest to the failing leaf has tried already.
+1. calls made for a retry are not retried (unless nothing was sent), and add nothing to their service's retry budget;
+2. a 502, 503 or 504 for a request whose own calls failed, retries included, carries `grpc-retry-pushback-ms: -1`
+   (gRPC A6: do not retry): the layer next to the failing service has retried already.
 
     app = ASGIMiddleware(app)                                    # Starlette, FastAPI, Litestar, Django, …
     app.wsgi_app = WSGIMiddleware(app.wsgi_app)                  # Flask
@@ -88,7 +87,7 @@ class WSGIMiddleware(_Middleware):
 
 
 class _InContext:
-    """The body of a WSGI response: what makes it runs in the request's context."""
+    """The body of a WSGI response, produced in the request's context."""
 
     def __init__(self, context: Context, body: Iterable[bytes]) -> None:
         self._context = context

@@ -1,9 +1,9 @@
 """Node: a server, as this client knows it: an instance plus what was learned of it.
 
 A node lives as long as discovery lists its address; it outlives pickers, eligible lists and changes of weight,
-metadata or id. What is counted and decided (in-flight calls, health, membership) is written under the service's lock,
-`memory` by the balancer's own code, `connections` by the transport; balancers read without a lock: each field is a
-single attribute, so a reader sees an old or a new value, never a mixture.
+metadata or id. In-flight counts, health and membership are written under the service's lock, `memory` by the
+balancer's own code, `connections` by the transport. Balancers read without a lock: each field is a single attribute, so
+a reader sees the old or the new value, never a mix.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .instance import Instance, compressed
 
 
 class Outcome(str, Enum):
-    """How an attempt ended. ABANDONED (cancelled, or trouble of our own) counts for nothing."""
+    """How an attempt ended. ABANDONED (cancelled, or a problem on our side) is not counted."""
 
     SUCCESS = "success"
     FAILURE = "failure"
@@ -26,7 +26,12 @@ class Outcome(str, Enum):
 
 
 class Memory(Protocol):
-    """What a balancer remembers of one node, fed with every judged attempt (service's lock held: be quick)."""
+    """What a balancer remembers of one node (service's lock held: be quick).
+
+    It is told of each failure when that is judged, and of each success when the attempt is over: only then is it known
+    how long the server took. If it has `observe_wrong(latency, now)`, that is called for an answer 4xx: such an answer
+    may be quick where a good one would not be.
+    """
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None: ...
 
@@ -40,9 +45,9 @@ class Node:
     excluded:   not to be picked: out (unless in panic), or of a priority or zone that is not in use
     removed:    discovery no longer names it: no new call, running ones finish
     answered_at: when it last answered; None: its latest attempt ended without an answer, or there was none
-    unreached_at: when it could last not be connected to; None: it has answered since, or was never asked
-    ejected_until: by the outlier detector; past, and it is due for its probing call
-    paused_until:  it asked to be left alone (Retry-After)
+    unreached_at: when connecting to it last failed; None: it has answered since, or was never tried
+    ejected_until: by the outlier detector; after that time its probing call is due
+    paused_until:  it asked for a pause (Retry-After)
     unhealthy:  active checks say so
     warm_since: when its slow start began
     probe:      the attempt that probes it
@@ -92,7 +97,7 @@ class Node:
         self.health: Any = health
         self.connections: Any = None
 
-    # "May it be called?" is asked in these two ways and in no other.
+    # Only these two properties decide whether a node may be called.
 
     @property
     def out(self) -> bool:
@@ -101,8 +106,8 @@ class Node:
 
     @property
     def barred(self) -> bool:
-        """Out for a reason that a probing call must not try: checks or its registry say that it is down, or it asked to
-        be left alone.
+        """Out for a reason that forbids a probing call: checks or its registry say that it is down, or it asked for a
+        pause.
         """
         return self.unhealthy or self.paused_until is not None or not self.instance.healthy
 
@@ -114,8 +119,8 @@ class Node:
 
 
 def identity_of(instance: Instance, by_id: bool = False) -> str:
-    """Which server an instance is: its address. Several registrations of one address are one server, and one that is
-    registered anew, or with other weights or metadata, is still the same.
+    """Which server an instance is: its address. Several registrations of one address are one server; a new
+    registration, other weights or other metadata do not change that.
 
     by_id: the registry's id counts, too, since addresses may be placeholders (with `connect=`)
     """

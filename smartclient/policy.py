@@ -72,23 +72,23 @@ class Policy(Settings):
     outlier:          when a node is left out for a while; None: never
     deadline:         seconds for the whole call: auth, redirects, retries, waits and a body that is not streamed; None:
                       none. With a blocking client over a transport of `connect=`, phase by phase
-    deadline_header:  each attempt says in this header how much time is left: "X-Request-Deadline-Ms" (milliseconds) or
-                      "grpc-timeout" (in gRPC's form); None: it does not
+    deadline_header:  each attempt sends the time left in this header: "X-Request-Deadline-Ms" (milliseconds) or
+                      "grpc-timeout" (in gRPC's format); None: not sent
     attempt_timeout:  seconds for one attempt up to its response headers; None: httpx's timeouts alone
-    attempt_header:   each attempt says its number in this header, from 1: "X-Envoy-Attempt-Count"; None: it does not.
-                      With `smartclient.middleware` on the other side a chain of services does not retry retries
-    idempotency_key:  a POST or PATCH gets a key, the same in each attempt, and so may be retried: True: in the header
+    attempt_header:   each attempt sends its number, from 1, in this header: "X-Envoy-Attempt-Count"; None: not sent.
+                      With `smartclient.middleware` on the server, a chain of services does not retry retries
+    idempotency_key:  a POST or PATCH gets a key, the same in each attempt, so it may be retried. True: in the header
                       "Idempotency-Key" (draft-ietf-httpapi-idempotency-key-header), else the header's name. Only for
-                      servers that know such keys
+                      servers that support such keys
     limits:           how many attempts may be in progress, of the service and of each instance; None: any number
     throttle:         refuse calls here while the service refuses them; None: never
-    circuit:          fail at once while every instance fails; None: never. Read about its danger before
+    circuit:          fail at once while every instance fails; None: never. Read about its risks first
     panic_threshold:  with fewer than this share of the nodes in use, all are used, whatever their health (Envoy:
                       healthy_panic_threshold)
     host_header:      "service": the Host header names the service, as in the URL; "instance": the instance's address
     require:          metadata ({"version": "v2"}) that an instance must have to be used, or a function of the request
-                      that says it (a header of a canary, say); none has it: NoInstances
-    prefer:           the same for instances that are used while there are any
+                      that returns it (from a canary header, say); if none has it: NoInstances
+    prefer:           like `require`, but if no instance has it, others are used
     zone:             where this client runs: calls stay in that zone as far as its capacity goes (Envoy: zone aware
                       routing); None: the environment's SMARTCLIENT_ZONE
     client_zones:     how many clients each zone has, in any unit; None: equally many
@@ -136,7 +136,7 @@ class Policy(Settings):
 
 
 def check_times(name: str, attempt_timeout: float | None, deadline: float | None) -> None:
-    """Raise where one attempt may take longer than the whole call: one of the two was meant otherwise."""
+    """Raise if one attempt may take longer than the whole call: one of the two must be a mistake."""
     if attempt_timeout is not None and deadline is not None and attempt_timeout > deadline:
         raise wrong(name, f"at most the deadline ({deadline:g})", attempt_timeout)
 
@@ -156,7 +156,7 @@ class Policies:
             self._policies[wire_name(service)] = own
 
     def unknown(self, known: Collection[str]) -> Iterator[str]:
-        """What is wrong with policies for services that there are not, where the only ones there are are known."""
+        """Errors for policies of services that do not exist. known: all services that exist"""
         for service in self._policies:
             if service not in known:
                 yield f"policies[{service!r}]: there is no such service{nearest(service, known)}"

@@ -1,4 +1,4 @@
-"""The story of one call: which instances were tried, how each attempt ended, how long it took and waited."""
+"""The report of one call: which instances were tried, how each attempt ended, how long it took and waited."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ ATTRIBUTE = "_smartclient_report"  # on an exception
 class AttemptReport:
     """One attempt.
 
-    outcome:  "success", "failure" or "abandoned" (cancelled, or trouble of our own)
+    outcome:  "success", "failure" or "abandoned" (cancelled, or a problem on our side)
     status:   of the response, if there was one
     error:    the exception in one line, if there was one
     elapsed:  seconds from sending to the response headers or the error
@@ -48,7 +48,7 @@ class CallReport:
 
 
 def report(source: Any) -> CallReport | None:
-    """What happened to a call, from its response or its exception; None for what was not balanced."""
+    """The report of a call, from its response or its exception; None if it was not balanced."""
     if isinstance(source, BaseException):
         attached = getattr(source, ATTRIBUTE, None)
         return attached if isinstance(attached, CallReport) else None

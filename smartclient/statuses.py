@@ -7,9 +7,14 @@ MISDIRECTED = 421  # RFC 9110 §15.5.20: another server, or another connection, 
 NOT_DONE = frozenset({MISDIRECTED, 425})  # the server says that it did nothing: any method may be sent again
 NOT_THE_SERVERS = frozenset({408, 425})  # said of our connection, not of the server's health
 TRY_AGAIN = NOT_DONE | {408}
-BAD_GATEWAYS = frozenset({502, 503, 504})  # what is in between could not reach a server, or was told to stay away
+BAD_GATEWAYS = frozenset({502, 503, 504})  # a proxy could not reach a server, or was told not to try
 
 
 def is_failure(status: int) -> bool:
-    """Whether an answer speaks against the server that gave it."""
+    """Whether an answer counts as a failure of its server."""
     return status >= 500 or status in (TOO_MANY, MISDIRECTED)
+
+
+def is_wrong(status: int | None) -> bool:
+    """Whether the status blames the client (4xx). Such an answer may be faster than a good one."""
+    return status is not None and 400 <= status < 500

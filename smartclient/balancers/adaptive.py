@@ -1,14 +1,35 @@
 """Adaptive: speed-weighted power of five choices, our own.
 
-The power of two choices and peak EWMA draw uniformly, so in a fleet of mixed speeds two slow nodes meet in a quarter of
-the picks, and one of them must be taken. Here a node is *drawn* with a probability proportional to a power of its
+The power of two choices and peak EWMA draw uniformly. In a fleet of mixed speeds two slow nodes then meet in a quarter
+of the picks, and one of them must be taken. Here a node is *drawn* with a probability proportional to a power of its
 speed; then the drawn ones are compared by what a call would find there. A node's mean latency was seen at some load of
 its own, so the expected one is scaled from that load to the present (Prequal, NSDI '24, compares latencies at like
 loads):
 
     mean latency x (in flight + 1) / sqrt(usual in flight + 1)
 
-Figures, and what was tried and lost: examples/scenarios/README.md.
+The rules, each with what it is for. Figures are p99 as a ratio to an oracle's, unless said otherwise; all of them, and
+what lost: examples/scenarios/README.md.
+
+1. The mean is geometric: one slow report among quick reads moves it little (the reads' p99: 1.1; with an arithmetic
+   mean 14).
+2. A latency is the time spent waiting for the server: for the headers and for each piece of the body, without the
+   set-up of the connection (`Attempt.latency`; mean time of streams: 1.05; with the headers' time alone 43).
+3. A quick wrong answer (4xx) earns no credit: it counts as the node's mean, or as the median's (where one of ten nodes
+   answers 404, 11 % of the calls are lost, not 95 %).
+4. Unmeasured nodes are explored while most are unmeasured. One that joins others is taken for a usual one (its share
+   after 2 s: 1.0 of an even one, not 0.17).
+5. What is slow and not called is forgotten, in the comparison and in the draw. So it is tried again, and then the
+   newest latency counts more (share 15 s after it recovered: 0.7 of an even one or more, not 0.0).
+6. A node that has calls in flight and has ended none for several means gets dearer.
+7. Weights that differ are intent: being quick earns nobody much more than its weight's share (a quick canary of weight
+   1 in 91: 2.2 % of the calls, not 20 %).
+8. With little traffic the node that looks quickest would get every call, the means of the others would stand still, and
+   one unlucky call would keep a node out. So nodes that are as quick as the others, as far as can be told, are owed
+   their share (least share of three equals: 0.8 of an even one, not 0.005). The means of a few calls differ by chance,
+   so what counts is the distance in standard errors. In a fleet of mixed speeds nobody is owed anything.
+9. A mean of few calls may be better than it looks, so its cost is a little less (UCB1, Auer 2002; a rolling deploy with
+   200 clients: 1.3, not 1.9).
 """
 
 from __future__ import annotations
@@ -17,9 +38,9 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp, sqrt
+from math import exp, log, sqrt
 from random import Random as Rng
-from statistics import median_low
+from statistics import fmean, median_low
 
 from ..node import Node, Outcome
 from ..support.checks import count, seconds, setting, share
@@ -29,57 +50,165 @@ from .penalty import Penalty
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
 EXPONENT = 1.5  # of the speed, in the draw
+WINDOW = 50.0  # calls per node over which picks are counted
+PATIENCE = 40  # calls per node before anybody is owed a call: the first few say little
+OWED_COST = 5.0  # times the best node's cost that an owed one may have
+AGE_PER_CALL = 0.15  # seconds that a call adds to the age of knowledge at most: who calls seldom forgets slowly,
+FEW = 30  # and so does who has more nodes than that
+REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are computed less often,
+REFRESH_CALLS = 20  # calls per node: in small ones after so many calls, too
+LARGE, DRAWS_WHEN_LARGE = 1000, 3  # nodes: each is out of the processor's cache, and a fourth draw gains little
+AT_ONCE = 512  # nodes that are looked at in one go
+SD = 1.25  # standard deviations in a mean deviation
 USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
-MOST_AT_ONCE = 10.0  # times its mean that a failure may count as latency
-REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are reckoned anew less often,
-LARGE, DRAWS_WHEN_LARGE = 1000, 3  # nodes: each is out of the processor's cache, and a fourth gains little
-AT_ONCE = 512  # and for so many nodes in one go
+FAILED = 0.28  # share of a slow failure in the mean
+FAILED_MOST = log(10.0)  # a slow failure counts as ten times the mean at most
+OPTIMISM, LEAST_NOISE = 0.15, 0.25  # times the noise, which is at least that
+LEAST_ERROR = 0.08  # of a mean's logarithm
+SILENT, SILENT_MOST = 3.0, 4.0  # means without an end; times the cost
+SHORTEST = 1e-6  # seconds
+ALIKE, FAR = 1.0, 3.0  # standard errors: the mean distance in a fleet of equals; a greater one than that is no chance
+NEAR = log(1.25)  # nodes of equals that differ by less are as quick, however sure the difference is
+OUT_OF_SIGHT = 50.0  # calls per node after which what is known of a node is worth half as much
+MOST_OWED = 8  # calls at once
+INTENT = 1.5  # times its weight's share
 
 
 class AdaptiveMemory(Penalty):
-    """The mean latency of one node in seconds, by count: it moves with calls and not with time, so many clients that
-    each call seldom do not forget.
+    """The latency of one node, by count: it moves with calls and not with time, so many clients that each call seldom
+    do not forget.
 
-    cost:  the expected latency of a call with no other in flight, 0: unmeasured
+    mean:      the logarithm of the geometric mean latency
+    believed:  the same, as far as it is not forgotten
+    spread:    the mean distance of a latency's logarithm from it
+    count:     how many latencies it is made of; less once it is forgotten; 0: unmeasured
+    estimate:  seconds: what a call is expected to take, as far as speed goes
+    cost:      the same with no other call in flight; 0: unmeasured
+    load:      usual calls in flight with a new one
+    picks:     of late
+    missed:    calls per node that the client has made since this node had its last
     """
 
-    __slots__ = ("_load", "_newest", "cost", "count", "mean", "seen_at")
+    __slots__ = (
+        "_handicap",
+        "_heard_at",
+        "_idle",
+        "_newest",
+        "_news",
+        "_noise",
+        "_usual",
+        "believed",
+        "cost",
+        "count",
+        "estimate",
+        "load",
+        "mean",
+        "missed",
+        "picks",
+        "spread",
+    )
 
-    def __init__(self, settings: Adaptive) -> None:
-        super().__init__(settings.failure_penalty, settings.penalty_decay, 4 * settings.penalty_decay)
-        self._newest = settings.newest
-        self._load = 1.0  # usual calls in flight with a new one
+    def __init__(self, newest: float, failure_penalty: float, penalty_decay: float) -> None:
+        super().__init__(failure_penalty, penalty_decay, 4 * penalty_decay)
+        self._newest = newest
+        self._heard_at = 0.0  # when an attempt last ended, or the first of those in flight began
+        self._idle = 0.0  # seconds without news
+        self._news = False  # since the last look
+        self._noise = self._usual = 0.0
+        self._handicap = 1.0
         self.mean: float = 0.0
+        self.believed: float = 0.0
+        self.spread: float = 0.0
+        self.count: float = 0.0
+        self.estimate: float = 0.0
         self.cost: float = 0.0
-        self.count: int = 0
-        self.seen_at: float = 0.0
+        self.load: float = 1.0
+        self.picks: float = 0.0
+        self.missed: float = 0.0
 
-    def picked(self, in_flight: int) -> None:
+    def picked(self, in_flight: int, now: float) -> None:
         """A call is added to those in flight."""
-        self._load += USUAL_LOAD * (in_flight + 1.0 - self._load)
-        self.cost = self.mean / sqrt(self._load)
+        self.picks += 1.0
+        self.load += USUAL_LOAD * (in_flight + 1.0 - self.load)
+        if self._idle:  # once it is tried again its mean counts in full, until it answers
+            self._believe(self.mean)
+        else:
+            self.cost = self.estimate / sqrt(self.load)
+        if not in_flight:
+            self._heard_at = now
 
     def observe(self, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
+        self._heard_at = now
         if outcome is Outcome.FAILURE:
             self.punish(retry_after, now)
-            if (
-                latency > self.mean and self.count
-            ):  # a timeout says that it is at least so slow; a quick failure nothing
-                self._move(self._newest, min(latency, MOST_AT_ONCE * self.mean), now)
+            # A timeout says that it is at least so slow; a quick failure says nothing.
+            if self.count and latency > 0.0 and (slower := log(latency) - self.mean) > 0.0:
+                self._move(FAILED, min(slower, FAILED_MOST))
             return
         self.penalty = 0.0
-        self.count += 1
+        self._learn(log(max(latency, SHORTEST)))
+
+    def observe_wrong(self, latency: float, now: float) -> None:
+        """It gave an answer 4xx."""
+        self._heard_at = now
+        self.penalty = 0.0
+        value = log(max(latency, SHORTEST))
+        if self.count:
+            value = max(value, self.mean)
+        self._learn(max(value, self._usual) if self._usual else value)
+
+    def passed(self, age: float, calls: float, faded: float) -> None:
+        """Time and calls have passed since the last look. faded: what is left of older picks"""
+        self.picks *= faded
+        if self._news:
+            self._news, self._idle, self.missed = False, 0.0, 0.0
+        else:
+            self._idle += age
+            self.missed += calls
+
+    def update_cost(self, usual: float, noise: float, forget_over: float, handicap: float) -> None:
+        """Compute its cost anew.
+
+        usual:     the median's mean
+        noise:     of one latency's logarithm
+        handicap:  the mean weight of nodes as a multiple of its own: who is meant to have few calls has few
+        """
+        self._usual, self._noise, self._handicap = usual, max(noise, LEAST_NOISE), handicap
+        mean = self.mean
+        if self._idle and mean > usual:
+            kept = exp(-self._idle / forget_over)
+            mean = usual + (mean - usual) * kept
+            self.count = min(self.count, max(kept / self._newest, 0.01))
+        self._believe(mean)
+
+    def silence(self, now: float) -> None:
+        """It has calls in flight: how long it has ended none makes it dearer."""
+        silent = (now - self._heard_at) / (SILENT * self.estimate)
+        if silent > 1.0:
+            self.cost *= min(silent, SILENT_MOST)
+
+    def error(self, noise: float) -> float:
+        """The standard error of `mean`."""
+        return max(noise * sqrt(max(1.0 / max(self.count, 1.0), self._newest / 2)), LEAST_ERROR)
+
+    def _learn(self, value: float) -> None:
         # The mean of all so far, until there are enough for the newest to count by its share.
-        self._move(max(1.0 / self.count, self._newest), latency, now)
+        self.count = min(self.count + 1.0, 1.0 / self._newest)
+        if not self.estimate:
+            self.mean = value
+        away = value - self.mean
+        self.spread += (abs(away) - self.spread) / self.count
+        self._move(1.0 / self.count, away)
 
-    def forget(self, usual: float, seconds: float, now: float) -> None:
-        """What is slow and not called seems less and less so, until it is tried again: then its mean counts in full."""
-        self.cost = (usual + (self.mean - usual) * exp((self.seen_at - now) / seconds)) / sqrt(self._load)
+    def _move(self, share: float, away: float) -> None:
+        self.mean += share * away
+        self._news = True
+        self._believe(self.mean)
 
-    def _move(self, share: float, latency: float, now: float) -> None:
-        self.mean += share * (latency - self.mean)
-        self.cost = self.mean / sqrt(self._load)
-        self.seen_at = now
+    def _believe(self, mean: float) -> None:
+        self.believed = mean
+        self.estimate = exp(mean - OPTIMISM * self._noise / sqrt(self.picks * self._handicap + 1.0))
+        self.cost = self.estimate / sqrt(self.load)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +222,14 @@ class Adaptive(Balancer):
                       tried again
     failure_penalty:  seconds a failure adds to a node's cost, at least; Retry-After may say more, up to 300
     penalty_decay:    seconds over which that penalty is forgotten; doubled for a second failure in a row, and a third
+
+    Where the weights of instances differ, they are intent: a node gets at most 1.5 times its weight's share.
     """
 
     draws: int = setting(5, count(most=1000))
-    newest: float = setting(0.1, share(zero=False))
+    newest: float = setting(0.07, share(zero=False))
     refresh: float = setting(0.1, seconds())
-    forget: float = setting(10.0, seconds())
+    forget: float = setting(8.0, seconds())
     failure_penalty: float = setting(5.0, seconds())
     penalty_decay: float = setting(1.0, seconds())
 
@@ -106,7 +237,7 @@ class Adaptive(Balancer):
     live_weights = True
 
     def memory(self) -> AdaptiveMemory:
-        return AdaptiveMemory(self)
+        return AdaptiveMemory(self.newest, self.failure_penalty, self.penalty_decay)
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:
@@ -115,37 +246,39 @@ class Adaptive(Balancer):
 
 
 class SpeedWeighted:
-    """The picker: cumulative draw weights, reckoned anew now and then by whichever call comes first."""
+    """The picker: cumulative draw weights, computed anew now and then by whichever call comes first."""
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
         self._draws = range(settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
         self._forget_over = settings.forget
         self._nodes = nodes
+        self._rng = rng
         self._random = rng.random
         self._last = len(nodes) - 1
         # A large fleet is looked at in parts, every so-many-th node at a time: no call waits for all.
         self._stride = -(-len(nodes) // AT_ONCE)
         self._part = 0
         self._refresh = max(settings.refresh, REFRESH_PER_NODE * len(nodes)) / self._stride
+        self._refresh_calls = REFRESH_CALLS * len(nodes)
+        self._age_per_call = AGE_PER_CALL * min(1.0, FEW / len(nodes))
+        self._calls = self._all_calls = 0  # since the last look, and before it
+        self._looked_at = 0.0
+        self._due: float | None = None
+        self._mean_weight = self._usual = 1.0
+        self._measured = 0.0  # share of the nodes that are
+        self._owed: list[Node] = []
+        self._weights = [1.0] * len(nodes)
         breaks = GilBreaks()
-        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
-        breaks()
-        self._usual = _median(nodes)
-        breaks()
-        self._weights: list[float] = []
-        for at in range(0, len(nodes), AT_ONCE):
-            part = nodes[at : at + AT_ONCE]
-            self._weights += [(node.weight or 1.0) * _factor(node.memory, self._usual) for node in part]
+        for part in range(self._stride):
+            self._update(part, 0.0, 0)
             breaks()
         self._cumulative = list(accumulate(self._weights))
-        self._due: float | None = None
 
     def __call__(self, call: PickCall) -> Node:
         now = call.now
-        if self._due is None or now >= self._due:
-            if self._due is not None:
-                self._reckon(now)
-            self._due = now + self._refresh
+        self._calls += 1
+        if self._due is None or now >= self._due or self._calls >= self._refresh_calls:
+            self._refresh_at(now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
         best, least = None, 0.0
@@ -155,40 +288,110 @@ class SpeedWeighted:
             if node is best:
                 continue
             memory, weight = node.memory, node.weight
-            # A node of twice the weight is expected to bear twice the calls. An unmeasured one is tried by the next
-            # call, and then like the others until it answers.
+            # A node of twice the weight is expected to bear twice the calls.
             waiting = node.in_flight * mean_weight / weight if weight else node.in_flight
-            cost = memory.cost * (waiting + 1.0) or (usual or 1.0) * waiting
+            # Unmeasured ones are explored while most are unmeasured; one that joins others is taken for a usual one.
+            cost = memory.cost * (waiting + 1.0) or usual * (waiting + self._measured)
             if memory.penalty:
                 cost += memory.penalty_left(now) * (waiting + 1.0)
             if best is None or cost < least:
                 best, least = node, cost
         assert best is not None
-        best.memory.picked(best.in_flight)
+        if self._owed:
+            best = self._owed_or(best, least, call)
+        best.memory.picked(best.in_flight, now)
         return best
 
-    def _reckon(self, now: float) -> None:
-        """Look at the speeds anew, in the call that comes first when that is due."""
-        self._part = part = (self._part + 1) % self._stride
+    def _owed_or(self, best: Node, least: float, call: PickCall) -> Node:
+        """A node that is owed a call, unless a call would wait there; else the best one."""
+        try:
+            owed = self._owed.pop()
+        except IndexError:  # another thread took it
+            return best
+        fits = owed.in_flight <= best.in_flight and owed.memory.cost * (owed.in_flight + 1) <= OWED_COST * least
+        return owed if fits and call.usable(owed) else best
+
+    def _refresh_at(self, now: float) -> None:
+        """Look at the nodes anew, in the call that comes first when that is due."""
+        if self._due is not None and now > self._looked_at:
+            self._part = part = (self._part + 1) % self._stride
+            age = min(now - self._looked_at, self._calls * self._age_per_call)
+            calls, self._calls = self._calls, 0
+            self._all_calls += calls
+            self._update(part, age * self._stride, calls * self._stride, now)
+            self._cumulative = list(accumulate(self._weights))
+        self._looked_at = now
+        self._due = now + self._refresh
+
+    def _update(self, part: int, age: float, calls: int, now: float = 0.0) -> None:
+        """Give each node of a part its cost, and its weight in the draw. age, calls: seconds and calls since the last
+        look.
+        """
         nodes = self._nodes[part :: self._stride]
-        self._mean_weight = sum(node.weight for node in nodes) / len(nodes) or 1.0
-        self._usual = usual = _median(nodes)
+        measured = [node for node in nodes if node.memory.count]
+        spreads = [node.memory.spread for node in measured if node.memory.count > 1.0]
+        noise = SD * fmean(spreads) if spreads else 0.0
+        usual = median_low([node.memory.mean for node in measured]) if measured else 0.0
+        faded = exp(-calls / (WINDOW * len(self._nodes)))
         for node in nodes:
-            if node.memory.mean > usual:
-                node.memory.forget(usual, self._forget_over, now)
-        self._weights[part :: self._stride] = [(node.weight or 1.0) * _factor(node.memory, usual) for node in nodes]
-        self._cumulative = list(accumulate(self._weights))
+            node.memory.passed(age, calls / len(self._nodes), faded)
+        self._mean_weight = mean_weight = fmean(node.weight for node in nodes) or 1.0
+        for node in measured:
+            node.memory.update_cost(usual, noise, self._forget_over, mean_weight / (node.weight or mean_weight))
+            if node.in_flight:
+                node.memory.silence(now)
+        self._measured = len(measured) / len(nodes)
+        self._usual = exp(usual) if measured else 1.0
+        factors = [_factor(node.memory.estimate, self._usual) for node in nodes]
+        if len({node.weight for node in nodes}) > 1:
+            factors = intended(nodes, factors)
+        weights = [(node.weight or 1.0) * factor for node, factor in zip(nodes, factors, strict=True)]
+        self._weights[part :: self._stride] = weights
+        if self._all_calls >= PATIENCE * len(self._nodes):
+            self._owed = owed_nodes(nodes, noise)
+            self._rng.shuffle(self._owed)
 
 
-def _median(nodes: Sequence[Node]) -> float:
-    """Of the mean latencies of those that are measured; 0.0: none is."""
-    means = [node.memory.mean for node in nodes if node.memory.count]
-    return median_low(means) if means else 0.0
-
-
-def _factor(memory: AdaptiveMemory, usual: float) -> float:
+def _factor(estimate: float, usual: float) -> float:
     """A power of its speed as a multiple of the median's, within bounds; an unmeasured node's speed is the median."""
-    if not memory.count or usual <= 0.0:
-        return 1.0
-    speed = min(max(usual / memory.mean, SLOWEST), FASTEST) if memory.mean > 0.0 else FASTEST
-    return float(speed**EXPONENT)
+    return float(min(max(usual / estimate, SLOWEST), FASTEST) ** EXPONENT) if estimate else 1.0
+
+
+def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
+    """The nodes that are owed a call, each as often as it is. noise: the standard deviation of a latency's logarithm"""
+    picks = sum(node.memory.picks for node in nodes)
+    weights = sum(node.weight for node in nodes)
+    measured = [node for node in nodes if node.memory.count]
+    if not picks or not weights or not measured:
+        return []
+    # Latencies where the calls go, without what their load adds.
+    usual = sum(node.memory.picks * _unloaded(node) for node in measured) / picks
+    distances = [(_unloaded(node) - usual) / node.memory.error(noise) for node in measured]
+    if sum(min(abs(distance), FAR) for distance in distances) >= ALIKE * len(measured):
+        return []
+    owed: list[Node] = []
+    for node, distance in zip(measured, distances, strict=True):
+        memory = node.memory
+        missing = picks * node.weight / weights - memory.picks
+        if missing < 1.0 or memory.penalty:
+            continue
+        if distance <= FAR or memory.believed - usual < NEAR:
+            # No more than it has shown already: what is known of it grows by doubling.
+            owed += [node] * min(int(missing), MOST_OWED, max(int(memory.count), 1))
+        elif distance <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
+            owed.append(node)
+    return owed
+
+
+def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
+    """Where weights differ: the factors of the draw, none above its weight's, and 0 for who has had enough."""
+    picks = sum(node.memory.picks for node in nodes)
+    weights = sum(node.weight for node in nodes) or 1.0
+    left = [node.memory.picks <= INTENT * picks * node.weight / weights + 1.0 for node in nodes]
+    if not any(left):
+        return factors
+    return [min(factor, 1.0) if has_left else 0.0 for factor, has_left in zip(factors, left, strict=True)]
+
+
+def _unloaded(node: Node) -> float:
+    return float(node.memory.believed) - log(node.memory.load) / 2

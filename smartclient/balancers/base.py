@@ -2,7 +2,7 @@
 
 An algorithm is a frozen dataclass of settings with one method, `picker`. The picker is called once per first attempt,
 without a lock, from whichever thread or task makes the call; it must not block and should not allocate much. It is made
-anew whenever the eligible nodes change, so lasting knowledge belongs into `memory`.
+again whenever the eligible nodes change, so lasting knowledge belongs in `memory`.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ class Balancer(Settings, ABC):
     """How `Policy(balancer="…")` names it."""
 
     over_members: ClassVar[bool] = False
-    """The picker is made from all members, whatever their health, and asks `call.usable(node)`: for tables whose keys
-    should stay where they are. It is made where updates come in, never by a call, and retries use it, too."""
+    """The picker is made from all members, whatever their health, and checks `call.usable(node)`: for tables whose
+    keys should not move. It is made when updates arrive, never by a call, and retries use it, too."""
 
     live_weights: ClassVar[bool] = False
     """The picker reads `node.weight` at each pick: a node that warms up needs no new one."""
@@ -60,8 +60,8 @@ class Balancer(Settings, ABC):
     service sees to it: `call.usable`."""
 
     def key(self, call: PickCall) -> str | None:
-        """What a balancer with a table goes by: calls with the same key stay together, also where priorities or zones
-        share the calls out.
+        """The key in a balancer's table: calls with the same key stay together, also when they are split among
+        priorities or zones.
         """
         return None
 

@@ -46,7 +46,7 @@ def hash_key(name: str, value: Any) -> Any:
 
 
 def end_user(call: PickCall) -> str:
-    """The address of who is behind the call: RFC 7239's Forwarded, else X-Forwarded-For, else this host."""
+    """The end user's address: RFC 7239's Forwarded, else X-Forwarded-For, else this host."""
     headers = call.request.headers
     for part in headers.get("forwarded", "").split(",")[0].split(";"):
         name, _, value = part.strip().partition("=")
@@ -62,7 +62,7 @@ def _this_host() -> str:
 
 
 def _bare(address: str) -> str:
-    """An address without its port: that is another for each of the user's connections."""
+    """An address without its port, which differs for each of the user's connections."""
     if address.startswith("["):
         return address[1:].partition("]")[0]
     return address.partition(":")[0] if address.count(":") == 1 else address

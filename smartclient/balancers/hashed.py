@@ -16,7 +16,7 @@ from .base import Balancer, PickCall, Picker
 from .hash_on import HashOn, Missing, hash_key, key_of
 from .power_of_two import PowerOfTwoChoices
 
-MOST_STEPS = 1024  # of a walk: past so many that cannot be used, the call is better off at random
+MOST_STEPS = 1024  # of a walk: after so many unusable nodes a random one is better
 
 
 @dataclass(frozen=True)
@@ -82,5 +82,5 @@ class Table:
 
 
 def address(node: Node) -> str:
-    """What stands for a node in a hash: the same for every client, whatever its registry calls the instance."""
+    """What is hashed for a node: the same for every client, whatever id its registry gives the instance."""
     return f"{node.instance.host}:{node.instance.port}"

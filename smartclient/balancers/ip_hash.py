@@ -16,7 +16,7 @@ from .maglev import Slots
 class IpHash(Hashed):
     """Calls for the same end user (the first address of Forwarded or X-Forwarded-For) go to the same node.
 
-    By a Maglev table, where nginx's ip_hash takes the address modulo the servers and moves nearly all when one goes.
+    Uses a Maglev table. nginx's ip_hash (address modulo servers) moves nearly all users when a server leaves.
     """
 
     hash_on: HashOn = setting("ip", hash_key)

@@ -29,7 +29,7 @@ class LeastRequest(Balancer):
             if not drawn.in_flight:
                 return drawn
             least = drawn.in_flight / (drawn.weight or LIGHTEST)
-            # All that are equally little busy, not the first: else it would inherit the share of every busy one.
+            # All least busy nodes, not the first: else that one would get the share of every busy node.
             best: list[Node] = []
             for node in nodes:
                 busy = (node.in_flight + 1) / (node.weight or LIGHTEST)
@@ -44,4 +44,4 @@ class LeastRequest(Balancer):
         return pick
 
 
-LIGHTEST = 1e-9  # weight: nodes of none are called if there are no others
+LIGHTEST = 1e-9  # instead of weight 0: such nodes are called if there are no others

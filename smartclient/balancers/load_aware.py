@@ -26,15 +26,15 @@ from ..support.checks import number, seconds, setting
 from .base import Balancer, PickCall, Picker
 
 HEADER = "endpoint-load-metrics"
-LEAST, GREATEST = 1e-9, 1e15  # weights that a report may come to; others are nonsense
+LEAST, GREATEST = 1e-9, 1e15  # valid weights from a report; others are ignored
 LIGHTEST, HEAVIEST = 0.1, 10.0  # times the mean weight
-ROUNDS = 100  # the first one is drawn among so many: clients do not walk in step
+ROUNDS = 100  # the first is drawn among these: clients are not in step
 
 
 class LoadMemory:
     """The latest report of one node.
 
-    weight:  what it comes to; since, at: of the first report in an unbroken row, and of the latest
+    weight:  from the report; since, at: times of the first report without a gap, and of the latest
     """
 
     __slots__ = ("_settings", "at", "since", "weight")
@@ -49,7 +49,7 @@ class LoadMemory:
         pass
 
     def reported(self, value: str, now: float) -> None:
-        """A report as it stands in the header. One that is not understood, or says nothing, is passed over."""
+        """Take a report from the header. An invalid or empty one is ignored."""
         metrics = parse_report(value)
         qps = metrics.get("rps_fractional") or metrics.get("qps") or metrics.get("rps") or 0.0
         used = metrics.get("application_utilization") or metrics.get("cpu_utilization") or 0.0
@@ -67,7 +67,7 @@ class LoadMemory:
 
 
 def parse_report(value: str) -> dict[str, float]:
-    """The numbers of an ORCA report; empty if it is not understood (its binary form among them)."""
+    """The numbers of an ORCA report; empty if it cannot be parsed (its binary form included)."""
     kind, _, rest = value.strip().partition(" ")
     found: dict[str, float] = {}
     try:
@@ -116,8 +116,8 @@ class LoadAware(Balancer):
 
 
 class ByReports:
-    """Static stride: the nodes in turn, round after round; one of half the greatest weight is left out of every second
-    round, odd and even numbers in different ones.
+    """Static stride: the nodes in turn, round after round. A node of half the greatest weight is skipped in every
+    second round, odd and even node numbers in different rounds.
     """
 
     def __init__(self, nodes: Sequence[Node], rng: Rng, refresh: float) -> None:

@@ -1,4 +1,4 @@
-"""Maglev: consistent hashing by a lookup table, more even than a ring and quicker to ask."""
+"""Maglev: consistent hashing with a lookup table, more even and faster than a ring."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ MULTIPLIER, INCREMENT, MASK = 6364136223846793005, 1442695040888963407, (1 << 64
 
 @dataclass(frozen=True)
 class Maglev(Hashed):
-    """Calls with the same key go to the same node, from every client; a node that goes moves its own keys and few more.
+    """Calls with the same key go to the same node, from every client; if a node leaves, its keys move and few more.
 
     The settings are those of `RingHash`. Eisenbud et al., "Maglev: A Fast and Reliable Software Network Load Balancer"
     (2016), §3.4; weights as in Envoy's. Up to 655 nodes the table has one size; where it must grow, at 656, 2,622
@@ -40,12 +40,12 @@ class Maglev(Hashed):
 
 
 class Slots(Table):
-    """Each node fills slots in an order of its own, in turns as often as its weight says.
+    """The nodes fill slots in turns, each in its own order and as often as its weight says.
 
-    In the paper until the table is full. But the fuller it is, the more of a node's choices are taken, and the more
-    does one node more or less change for all others: the last 5 % make half of all moves. So the last slots go to the
-    next node on a ring that has no more than its share yet: with 200 nodes one more moves 1.7 ÷ n of the keys, not
-    2.1 ÷ n (and in a table of half the size, 2.4).
+    In the paper they do so until the table is full. But the fuller it is, the more of a node's choices are taken, and
+    the more slots of others move when a node comes or leaves: the last 5 % cause half of all moves. So the last slots
+    go to the next node on a ring that is still within its share: with 200 nodes one more moves 1.7 ÷ n of the keys,
+    not 2.1 ÷ n (2.4 ÷ n in a table of half the size).
     """
 
     def __init__(self, nodes: Sequence[Node]) -> None:
@@ -81,8 +81,8 @@ class Slots(Table):
         return self._nodes[self._slots[value % self._size] - 1]
 
     def walk(self, value: int) -> Iterator[Node]:
-        # At random, by the key, so that the keys of one node are spread over all others. (Not by a stride: the slots of
-        # a node are a stride apart, too, and one in a hundred keys would not meet it in a thousand steps.)
+        # In random order, seeded by the key: the keys of a node are spread over all others. (Not by a stride: the slots
+        # of a node are a stride apart, too, and one in a hundred keys would not reach it in a thousand steps.)
         while True:
             value = (value * MULTIPLIER + INCREMENT) & MASK
             yield self._nodes[self._slots[(value >> 32) % self._size] - 1]
@@ -105,8 +105,8 @@ class Slots(Table):
 
 
 def draw_order(weights: Sequence[float]) -> Iterator[int]:
-    """Whose turn it is, without end: each number as often as its weight says (earliest deadline first). Weight 0 has
-    none while others have some.
+    """The turns, without end: each node number as often as its weight says (earliest deadline first). Weight 0 gets
+    none while others have a weight.
     """
     taking = [number for number, weight in enumerate(weights) if weight > 0] or list(range(len(weights)))
     if len({weights[number] for number in taking}) == 1:
@@ -125,7 +125,7 @@ def _by_deadline(due: list[tuple[float, int, float]]) -> Iterator[int]:
 def table_size(count: int) -> int:
     """The smallest prime ≥ 131,072, or 4, 16, … times as much, that is ≥ 200 × nodes.
 
-    One size for as many nodes as most services have: another size is another table, and nearly every key moves (a table
+    One size is enough for most services: with another size nearly every key moves (a table
     that grew with each power of two moved 94 % of the keys from 16 to 17 nodes).
     """
     least = LEAST_SLOTS

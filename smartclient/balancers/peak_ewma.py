@@ -20,7 +20,7 @@ from ..support.checks import seconds, setting
 from .base import Balancer, PickCall, Picker, drawer, pair_drawer
 from .penalty import Penalty
 
-# Finagle's constant for "unmeasured and already tried": dearer than any latency, cheaper with fewer in flight.
+# Finagle's constant for "unmeasured and already tried": costs more than any latency, and less with fewer in flight.
 UNMEASURED = 1e9
 FRESH = 8  # unmeasured nodes that a pick looks at
 
@@ -47,6 +47,10 @@ class PeakEwmaMemory(Penalty):
             kept = exp((self.seen_at - now) / self._estimate_decay)
             self.estimate = self.estimate * kept + latency * (1.0 - kept)
         self.seen_at = now
+
+    def observe_wrong(self, latency: float, now: float) -> None:
+        """A quick wrong answer (4xx) earns no credit: it never makes the estimate less."""
+        self.observe(Outcome.SUCCESS, max(latency, self.estimate), None, now)
 
     def cost(self, in_flight: float, now: float) -> float:
         """Expected seconds of waiting for one more call."""

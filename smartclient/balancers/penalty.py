@@ -1,8 +1,8 @@
 """The penalty for failing: what keeps a node that fails fast from looking fast.
 
-It stands *beside* the latency estimate (linkerd's load biaser has the idea), decays within seconds and is cleared by
-the next success. In the estimate itself one failure would keep a node of 1 ms out for 79 s, with no `max_ejected` to
-guard it.
+It is separate from the latency estimate (an idea of linkerd's load biaser), decays within seconds and is cleared by the
+next success. In the estimate itself one failure would keep a node of 1 ms out for 79 s, without the limit of
+`max_ejected`.
 """
 
 from __future__ import annotations

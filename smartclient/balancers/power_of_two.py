@@ -12,7 +12,7 @@ from .base import Balancer, Picker, pair_drawer
 
 @dataclass(frozen=True)
 class PowerOfTwoChoices(Balancer):
-    """Draw two different nodes by weight, take the second if even with the call it is no busier, per weight.
+    """Draw two different nodes by weight, take the second if it would be no busier with the call, per weight.
 
     Exponentially better than one random choice, at the same cost (Mitzenmacher 2001; Envoy: least_request).
     """
@@ -26,8 +26,9 @@ class PowerOfTwoChoices(Balancer):
 
         def pick(call: object) -> Node:
             first, second = draw()
-            # With equal weights: the one with fewer in flight. Else light nodes would take the calls of heavy ones that
-            # have just one in flight, 2 to 4 times their share. The first was drawn by weight: idle shares are right.
+            # With equal weights: the one with fewer in flight. Without the + 1 light nodes would take the calls of
+            # heavy ones that have just one in flight, 2 to 4 times their share. The first was drawn by weight: if
+            # both are idle, shares are right.
             return second if (second.in_flight + 1) * first.weight <= first.in_flight * second.weight else first
 
         return pick

@@ -23,15 +23,15 @@ LAST = (1 << NUMBER) - 1
 
 @dataclass(frozen=True)
 class RingHash(Hashed):
-    """Calls with the same key go to the same node, from every client; a node that goes moves only its own keys.
+    """Calls with the same key go to the same node, from every client; if a node leaves, only its own keys move.
 
     hash_on:  what is hashed: "key" (`call(hash_key=…)`), "header:NAME", "cookie:NAME", "query:NAME", "path", "ip", or a
-              function of the request. Calls without it go by the power of two choices
-    bound:    a node takes at most this times the average of calls in flight, its share by weight; the others walk on
+              function of the request. Calls without it use the power of two choices
+    bound:    a node takes at most this times the average of calls in flight (by weight); others go to the next nodes
               (Mirrokni, Thorup, Zadimoghaddam 2016; Vimeo, HAProxy: 1.25). None: no bound
     points:   virtual nodes of a node of average weight (ketama: 160)
 
-    A node that cannot be used is walked over: its keys are spread over the others, and come back with it.
+    An unusable node is skipped: its keys are spread over the others, and return when it does.
     """
 
     points: int = setting(160, count(most=100_000))

@@ -22,13 +22,13 @@ MOST_SESSIONS = 100_000
 
 @dataclass(frozen=True)
 class Sticky(Balancer):
-    """A session stays on the node it was first given to while that can be used; then it moves once, and stays there.
+    """A session stays on its first node while that is usable; then it moves once, and stays there.
 
-    inner:    the algorithm that gives new sessions, and calls without one, their node
+    inner:    the algorithm that picks a node for new sessions, and for calls without one
     hash_on:  what names the session: see `RingHash`
     ttl:      seconds after which a session that was not seen is forgotten
 
-    Unlike hashing, this remembers: nobody moves when instances come, but each client knows its own sessions only.
+    Unlike hashing, this has memory: new instances move no session, but each client knows only its own sessions.
     """
 
     inner: Balancer = setting(factory=PeakEwma, check=kind(Balancer))
@@ -77,7 +77,7 @@ class WithSessions(Balancer):
 
         def pick(call: PickCall) -> Node:
             read = self._read(call)
-            if read is None or call.attempt > 1:  # a single failure moves nobody
+            if read is None or call.attempt > 1:  # one failure moves no session
                 return inner(call)
             key = session_of(read)
             with self._lock:
@@ -93,7 +93,7 @@ class WithSessions(Balancer):
 
 
 def session_of(key: str) -> bytes:
-    """What is kept of a session's name, which may be of any length: 100,000 of 10 MB would be a terabyte."""
+    """A digest of a session's name, which may have any length: 100,000 of 10 MB would be a terabyte."""
     return blake2b(key.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
 

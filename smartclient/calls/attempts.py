@@ -24,7 +24,7 @@ ROOM_INTERVAL = 0.01  # seconds between two looks for an instance with room
 
 
 def wait_for_nodes(state: CallState) -> Generator[Effect, Any, None]:
-    """Only a call that comes before the first list waits for discovery: as long as it would for a connection."""
+    """Calls wait for discovery only before its first list: at most the timeout for connecting."""
     timeout = state.at_most(state.timeouts.get("connect"))
     service, came = state.service, False
     try:
@@ -43,7 +43,7 @@ def wait_for_nodes(state: CallState) -> Generator[Effect, Any, None]:
 
 
 def start(state: CallState, last: Exception | None) -> Generator[Effect, Any, Attempt]:
-    """Take a place, then pick: waiting for a place is nobody's latency. last: the error of the attempt before"""
+    """Take a place, then pick: waiting for a place is not a node's latency. last: the previous attempt's error"""
     call, service = state.call, state.service
     call.now = state.clock()
     if state.context.ends_at is not None and call.now >= state.context.ends_at:
@@ -66,7 +66,7 @@ def start(state: CallState, last: Exception | None) -> Generator[Effect, Any, At
 
 
 def _admit(state: CallState) -> None:
-    """Raises what the flavour says to a call that may not begin."""
+    """Raises the flavour's error if the call may not start."""
     service = state.service
     if service.admission is not None:
         try:
@@ -80,8 +80,8 @@ def _admit(state: CallState) -> None:
 
 
 def _room(state: CallState, full: Full, last: Exception | None) -> Generator[Effect, Any, Attempt]:
-    """An attempt, once a node has room for it. The places see to that, but where only some of the nodes fit
-    (`require`): then it is looked for now and then.
+    """An attempt, once a node has room for it. Places ensure that, except if only some of the nodes match
+    (`require`): then this polls.
     """
     admission = state.service.admission
     assert admission is not None
@@ -117,8 +117,8 @@ def announce(state: CallState, attempt: Attempt) -> None:
 
 
 def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
-    """Send, and once more if an idle connection turned out to be dead: the keep-alive race is nobody's failure. So is a
-    connection whose end left the request out: that may be sent again whatever its method.
+    """Send, and once more if an idle connection turned out to be dead: the keep-alive race is not a node's failure. The
+    same if the server closed the connection without processing the request: any method may then be sent again.
     """
     context, body = state.context, state.body
     limit = state.call.options.attempt_timeout
@@ -154,7 +154,7 @@ def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
 
 
 def judge(state: CallState, attempt: Attempt, response: Any, error: Exception | None) -> float:
-    """Tell the attempt how it ended; the time it is now."""
+    """Record how the attempt ended; return when."""
     if response is not None:
         _judge_response(state, attempt, response)
     else:

@@ -15,8 +15,8 @@ SHORTEST = 0.001  # seconds: a timeout of 0 would mean "non-blocking" to a socke
 
 
 class TimeLeft(Mapping[str, "float | None"]):
-    """httpx's timeouts, cut to what is left. httpcore asks `get` at each phase, so each is told the truth of its
-    moment.
+    """httpx's timeouts, limited to the time left. httpcore calls `get` in each phase, so each gets the current
+    value.
     """
 
     __slots__ = ("_clock", "_timeouts", "ends_at")
@@ -33,15 +33,15 @@ class TimeLeft(Mapping[str, "float | None"]):
         return self[phase]
 
     def cut(self, timeout: float | None) -> float | None:
-        """A timeout as far as there is time left."""
+        """A timeout, limited to the time left."""
         if self.ends_at is None:
             return timeout
         left = min(max(self.ends_at - self._clock(), SHORTEST), LONGEST)
         return left if timeout is None else min(timeout, left)
 
     def left(self, timeout: float | None, late: type[Exception], among: int = 1) -> float | None:
-        """The same, shared out among several tries. Raises `late` when the time is over: a peer that always has
-        something to say would never meet a timeout.
+        """The same, divided among several tries. Raises `late` when no time is left: a peer that keeps sending would
+        never cause a timeout.
         """
         if self.ends_at is None:
             return timeout
@@ -62,9 +62,9 @@ class TimeLeft(Mapping[str, "float | None"]):
 class SendContext:
     """What one `client.send` shares among its hops (auth, redirects): its options, its deadline, its body.
 
-    streamed:  the caller reads the body at leisure, so the deadline ends at the headers
+    streamed:  the caller streams the body, so the deadline ends at the headers
     ends_at:   fixed by the first hop that has a deadline
-    transport: whose context it is: a call that another client's transport makes meanwhile has nothing to do with it
+    transport: the owner of this context: a call that another client's transport makes meanwhile does not use it
     call:      of the latest hop
     key:       its body, and its idempotency key
     """

@@ -17,8 +17,8 @@ class Send(NamedTuple):
     fresh:     not on a connection that has been idle
     timeouts:  in place of the request's own
     stream:    in place of the request's own
-    headers:   beside the request's own
-    context:   when the body must have been read, and how much time that call was given
+    headers:   in addition to the request's own
+    context:   the time by which the body must be read, and how much time the call had
     """
 
     attempt: Attempt
@@ -34,11 +34,11 @@ class Race(NamedTuple):
     counts, its response and its error (one of them is None).
 
     run:        the flow's part of one attempt; it sends, and nothing else
-    after:      seconds until another attempt is made. If all that are out have failed, it is made at once
+    after:      seconds until another attempt starts; at once if all running attempts have failed
     more:       the flow's: another attempt, picked and paid for; None: no more
     good:       whether a response ends the race
-    settled:    the flow's: told of each other attempt that has ended
-    overtaken:  the flow's: told of each attempt that is still out when the race is over
+    settled:    the flow's: called for each other attempt that has ended
+    overtaken:  the flow's: called for each attempt still running when the race is over
     """
 
     first: Attempt
@@ -55,13 +55,13 @@ Ended = tuple[Attempt, Any, "BaseException | None"]
 
 
 class Read(NamedTuple):
-    """Read the body into memory, while another node may still be asked should it break off."""
+    """Read the body into memory, while the call can still be retried if it breaks off."""
 
     response: Any
 
 
 class Discard(NamedTuple):
-    """Close a response that is not wanted, before the next attempt: else the limit on connections starves."""
+    """Close a response that is not wanted, before the next attempt: else it holds a connection of the limit."""
 
     response: Any
 
@@ -71,7 +71,7 @@ class Sleep(NamedTuple):
 
 
 class WaitForTurn(NamedTuple):
-    """Queue for a place among `max_connections`; resume with whether it was had in time."""
+    """Queue for a place among `max_connections`; resume with whether it came in time."""
 
     places: Places
     timeout: float | None

@@ -2,8 +2,8 @@
 does no I/O.
 
 It yields effects and is resumed with their results, or has exceptions thrown into it; two small drivers perform the
-effects, one with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). The course of a call is
-decided here, with what `attempts`, `hedging`, `places` and `retrying` know of their parts; drivers decide nothing.
+effects, one with blocking calls, one with `await` (`httpx.Auth.auth_flow` is the same pattern). All decisions
+are made here, with the help of `attempts`, `hedging`, `places` and `retrying`; drivers decide nothing.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from .state import CallState
 class CallFlow:
     """One call to one service. `run` is the generator.
 
-    Of the latest attempt: itself, its response and its error (one of them is None), when it ended, and whether it is
-    wanted that another follows.
+    Keeps the latest attempt, its response and its error (one of them is None), when it ended, and whether another one
+    is wanted.
     """
 
     __slots__ = ("_attempt", "_decisions", "_error", "_now", "_response", "_waited", "_wanted", "state")
@@ -167,7 +167,7 @@ class CallFlow:
         return response
 
     def _conclude(self, error: BaseException | None) -> None:
-        """The one exit: the story of the call, to who waits for it and to who observes."""
+        """The only exit: attach the report to an error, and inform the observers."""
         state, call, service = self.state, self.state.call, self.state.service
         status = None if self._response is None else self._response.status_code
         said = None if error is None else describe(error)

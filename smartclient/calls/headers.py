@@ -16,9 +16,9 @@ KEYED = frozenset({"POST", "PATCH"})
 
 
 class AttemptHeaders:
-    """What the attempts of one call say of themselves.
+    """The headers that we add to one call's attempts.
 
-    key: the header of the idempotency key, and its value; "": the request has one of its user's
+    key: the header of the idempotency key, and its value; "": the user has set one
     """
 
     __slots__ = ("_policy", "_retried", "key")
@@ -52,7 +52,7 @@ def headers_of(request: Any, call: Call, policy: Policy, context: SendContext) -
 
 def _key_of(request: Any, policy: Policy, context: SendContext) -> tuple[str, str]:
     """The same for all attempts and hops of a `client.send`; the user's own, if there is one. A hop has the same body:
-    a request that an auth flow makes for itself is another one.
+    an auth flow's own extra request is not a hop and gets another key.
     """
     name = policy.idempotency_key if isinstance(policy.idempotency_key, str) else IDEMPOTENCY_KEY
     if context.key is None or context.key[0] is not request.stream:

@@ -1,4 +1,4 @@
-"""Hedging: the flow's part of a race between attempts. When it begins, who may run, what becomes of the losers."""
+"""Hedging: the flow's part of a race between attempts. When it starts, who may run, what happens to the losers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Result = tuple[Attempt, Any, "Exception | None"]
 
 
 def hedged(state: CallState, first: Attempt, hedge: Hedge) -> Generator[Effect, Any, Result]:
-    """Send the first attempt, others beside it if it is slow; the one whose outcome counts, its response and error."""
+    """Send the first attempt, and others if it is slow; return the one that counts, its response and error."""
     race = Hedging(state, hedge, first)
     after = race.after(first)
     if after is None:
@@ -68,7 +68,7 @@ class Hedging:
         return None if usual is None else max(usual, SOONEST)
 
     def more(self) -> Attempt | None:
-        """Another attempt, on a node that has none of this call's; None: not to be had, or not to be paid."""
+        """Another attempt, on a node that has none of this call's; None: not possible, or over budget."""
         state, call = self._state, self._state.call
         now = state.clock()
         if len(self._nodes) > self._hedge.max:
@@ -108,7 +108,7 @@ class Hedging:
             attempt.finish()
 
     def over(self, counting: Attempt) -> None:
-        """A retry goes where none of them went. counting: the attempt whose outcome counts; the flow adds its node."""
+        """A retry goes to a node that none of them used. counting: the attempt that counts; the flow adds its node."""
         self._state.call.tried = tuple(node for node in self._nodes if node is not counting.node)
 
     def overtaken(self, attempt: Attempt) -> None:

@@ -27,7 +27,7 @@ def leave_places(all_places: Sequence[Places]) -> None:
 
 
 def queue(state: CallState, last: Exception | None) -> Generator[Effect, Any, None]:
-    """Wait for a place of the service, then for one of the client: a call that waits for a service holds no place.
+    """Wait for a place of the service, then for one of the client: so a waiting call holds no place of the client.
 
     last: the error of the attempt before
     """

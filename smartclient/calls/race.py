@@ -1,5 +1,5 @@
-"""The rules of a race between attempts: who wins, when another one starts, what those that lose are told. How two
-answers are waited for is the business of the drivers.
+"""The rules of a race between attempts: which one wins, when another one starts, what losers are told. Waiting
+for two answers is the drivers' task.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Rules:
         return ended[2] is None and self._race.good(ended[1])
 
     def another(self, ended: Ended | None, now: float) -> Attempt | None:
-        """One to be started, since its time has come or all that were under way have failed."""
+        """The next attempt, if its time has come or all running ones have failed."""
         if not self._may_start or (ended is not None and self.out):
             return None
         attempt = self._race.more()

@@ -1,5 +1,5 @@
-"""What happens after an attempt: whether there is another one, and when. It asks, and changes nothing but what pays for
-a retry.
+"""What happens after an attempt: whether there is another one, and when. It changes nothing but the
+retry budget.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from ..support.untrusted import whole_number
 from .state import CallState
 
 PUSHBACK = "grpc-retry-pushback-ms"
-MAX_PAUSE = 30.0  # seconds that a call waits for a Retry-After, without outlier detection to say so
+MAX_PAUSE = 30.0  # seconds that a call waits for a Retry-After, if there is no outlier detection
 MOST_FREE = 5  # attempts of a call that never reached a server and are not counted
 
 
 def is_repeated_by_default(state: CallState, retry: Retry, response: Any, error: Exception | None) -> bool:
-    """Whether such an end asks for another attempt, unless the user's strategy says otherwise."""
+    """Whether this outcome is retried, unless the user's strategy says otherwise."""
     if response is not None:
         return response.status_code in retry.statuses or response.status_code in TRY_AGAIN
     return error is not None and state.flavour.fault(error).repeatable
@@ -46,12 +46,12 @@ def pause_before_next(
         state.call.free += 1
         return pause
     budget = state.service.budget
-    # The budget last: asking is paying.
+    # The budget last: `take` spends it.
     return None if budget is not None and not budget.take(now) else pause
 
 
 def _may_be_sent(state: CallState, response: Any, fault: Fault | None) -> bool:
-    """Whether the request may be sent again: what may have been done must be repeatable, and its body there."""
+    """Whether the request may be sent again: repeatable if it may have been processed, and its body available."""
     call = state.call
     call.rather = None
     done = response.status_code not in NOT_DONE if fault is None else fault.sent
@@ -61,13 +61,13 @@ def _may_be_sent(state: CallState, response: Any, fault: Fault | None) -> bool:
         return False
     if fault is EXHAUSTED:
         return _leave_to_connected(state)
-    # Where two say so it is the trust of ours that is wrong.
+    # If it happens twice, our own trust settings are wrong.
     return not (fault is CERTIFICATE and len(call.attempts) > 1)
 
 
 def _prefer_who_is_up(state: CallState, retry: Retry, now: float) -> bool:
-    """The attempt reached no server: one that is up is soon found among many that are not. Whether the attempt costs
-    nothing: while some node is known to be up, the call is entitled to reach it, however many others refuse.
+    """The attempt reached no server: prefer nodes that are up, to find one quickly among many that are down. Returns
+    whether the attempt is free: while some node is known to be up, the call may go on until it reaches it.
     """
     call, service = state.call, state.service
     call.rather = partial(is_not_down, now=now)
@@ -80,7 +80,7 @@ def _prefer_who_is_up(state: CallState, retry: Retry, now: float) -> bool:
 
 
 def _leave_to_connected(state: CallState) -> bool:
-    """Nothing of ours is left to connect with: the call goes on where a connection is; whether there is one."""
+    """We cannot open connections: continue on a node with an idle connection. Returns whether there is one."""
     call = state.call
     call.rather = _is_connected
     tried = {attempt.node for attempt in call.attempts}
@@ -104,7 +104,7 @@ def _as_the_server_says(state: CallState, response: Any, pause: float, now: floa
 
 
 def _as_asked(state: CallState, asked: float, now: float) -> float | None:
-    """All instances asked to be left alone (Retry-After): until the first one's time, if the call can wait."""
+    """All instances sent Retry-After: seconds until the first one's time, or None if that is too long."""
     state.soonest = min(state.soonest, now + asked)
     pause = max(0.0, state.soonest - now)
     return pause if pause < _patience(state, now) else None
@@ -118,9 +118,7 @@ def _as_pushed_back(state: CallState, value: str, now: float) -> float | None:
 
 
 def _patience(state: CallState, now: float) -> float:
-    """Seconds that the call waits because it was told to: without a deadline a caller's patience is what it would have
-    waited for an answer.
-    """
+    """The longest pause that the call accepts from a server; without a deadline it is at most the read timeout."""
     ends_at, outlier = state.context.ends_at, state.service.policy.outlier
     longest = MAX_PAUSE if outlier is None else outlier.max_pause
     left = ends_at - now if ends_at is not None else state.timeouts.get("read")

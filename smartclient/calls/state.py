@@ -24,7 +24,7 @@ class CallState:
 
     places:   of the client, and of the service, that each attempt takes
     retry, hedge: the call's own, else the policy's
-    soonest:  when the first of the nodes that it tried will take it again
+    soonest:  when the first of the tried nodes will accept it again
     """
 
     __slots__ = (
@@ -71,7 +71,7 @@ class CallState:
         self.call: Call = call
         before, context.call = context.call, call
         if before is not None and before.service == call.service and before.served is not None:
-            call.prefers = before.served  # one auth flow: a challenge is answered where it was made
+            call.prefers = before.served  # one auth flow: answer a challenge on the node that sent it
         deadline = policy.deadline if options.deadline is ... else options.deadline
         if deadline is not None and context.ends_at is None:
             context.deadline = deadline
@@ -108,7 +108,7 @@ class CallState:
         return self.context.ends_at is not None and self.clock() >= self.context.ends_at
 
     def too_late_for_another(self, at: float) -> bool:
-        """Whether an attempt that starts then would probably not be done in time."""
+        """Whether an attempt that starts then would probably end too late."""
         ends_at = self.context.ends_at
         return ends_at is not None and at + (self.service.measure().percentile(0.5, at) or 0.0) >= ends_at
 

@@ -1,4 +1,4 @@
-"""`smartclient call`: calls, and what became of each attempt."""
+"""`smartclient call`: makes calls, and shows the result of each attempt."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ async def traffic(
     seconds: float, discovery: DiscoveryLike, addresses: list[str], ours: Tally, theirs: Tally, show: Callable[[], None]
 ) -> None:
     """The same calls at the same times through both clients. Open loop: a slow answer does not delay the next call."""
-    async with httpx.AsyncClient(trust_env=False) as first:  # loads what httpx loads late, for neither's account
+    async with httpx.AsyncClient(trust_env=False) as first:  # loads what httpx imports late: not measured
         await first.get(f"http://{addresses[0]}/")
     rotation = itertools.cycle(addresses)
     limits = httpx.Limits(max_connections=500)
@@ -168,7 +168,7 @@ def _deregister(agent: HttpClient, name: str) -> None:
 
 @contextmanager
 def screen(kinds: dict[str, str], ours: Tally, theirs: Tally, quiet: bool) -> Iterator[Callable[[], None]]:
-    """A function that shows how things stand: a live table on a terminal that has rich, else a line a second."""
+    """A function that shows the current state: a live table on a terminal that has rich, else a line a second."""
     if quiet:
         yield lambda: None
         return

@@ -1,8 +1,8 @@
 """A node's connections for the async client, under asyncio and trio. The rules are in `base`.
 
 Idle connections are kept per running loop (a connection works only in the loop that made it); those of loops that have
-ended are closed. A cancelled close leaves a socket open and the connection lost, on asyncio and trio alike, so what is
-closed because of an error is closed in a shielded scope. The good path pays nothing for that.
+ended are closed. A cancelled close leaks the socket, on asyncio and trio alike, so what is closed because of an error
+is closed in a shielded scope. The success path has no extra cost.
 """
 
 from __future__ import annotations
@@ -49,15 +49,20 @@ class AsyncBody(ResponseBody):
         chunks = self._raw.__aiter__()
         if self.asking is not None or (limited and self._link is None):
             chunks = TimedBody(chunks, self)
+        attempt, clock = self.attempt, self._connections.dialing.clock
+        since = clock()
         try:
             async for chunk in chunks:
+                attempt.in_body += clock() - since
                 yield chunk
                 if limited and self._too_late():
                     await self._cut_short(chunks)
                     raise self.late()
+                since = clock()
+            attempt.in_body += clock() - since
             self._whole = True
         except BaseException as error:
-            # An async generator left in the middle is finished by the garbage collector, too late and in no task.
+            # An unfinished async generator is closed by the garbage collector, too late and outside of any task.
             if hasattr(chunks, "aclose"):
                 with anyio.CancelScope(shield=True):
                     await chunks.aclose()
@@ -66,7 +71,7 @@ class AsyncBody(ResponseBody):
             raise
 
     async def _cut_short(self, chunks: AsyncIterator[bytes]) -> None:
-        """Close the connection and let httpcore's nested generators find that out: it does not close the inner ones."""
+        """Close the connection, then let httpcore's nested generators fail: it does not close the inner ones."""
         if self._link is None or self.asking is not None:
             return
         await self._connections.drop_now(self._link)
@@ -78,12 +83,15 @@ class AsyncBody(ResponseBody):
     async def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
         chunks: deque[bytes] = deque()
-        # Without a deadline straight from httpcore: a generator less for each chunk.
-        source = self._raw if self._ends_at is None and self.asking is None else self
+        # Without a deadline directly from httpcore: one generator less per chunk.
+        alone, clock = self._ends_at is None and self.asking is None, self._connections.dialing.clock
+        began = clock() if alone else 0.0
         self._in_flow = True
         try:
-            async for chunk in source:
+            async for chunk in self._raw if alone else self:
                 chunks.append(chunk)
+            if alone:
+                self.attempt.in_body = clock() - began
             self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
@@ -109,7 +117,7 @@ class AsyncBody(ResponseBody):
 
 
 class TimedBody:
-    """A body that httpcore does not time: of a transport of the user's, or of one stream of many (HTTP/2)."""
+    """A body without httpcore's timeouts: from a user's transport, or from one of many HTTP/2 streams."""
 
     def __init__(self, chunks: AsyncIterator[bytes], body: AsyncBody) -> None:
         self._chunks = chunks
@@ -131,8 +139,8 @@ class TimedBody:
 
 
 class InMemory:
-    """A request body in memory. httpx's own is an async generator, which httpcore leaves in the middle when it cannot
-    send all of it: trio has a warning for that.
+    """A request body in memory. httpx's own is an async generator, which httpcore leaves unfinished when it cannot
+    send all of it: trio warns about that.
     """
 
     __slots__ = ("_chunks",)
@@ -176,8 +184,8 @@ class AsyncConnections(NodeConnections):
         times = effect.timeouts
         if times is None or times.ends_at is None:
             return await self._send(request, effect, [])
-        # For what httpcore does not time: transports of the user's, HTTP/2's streams that wait for each other, a body
-        # that takes its time. The phases' own timeouts come first, since they say more.
+        # For what has no httpcore timeout: users' transports, HTTP/2 streams that wait for each other, slow bodies. The
+        # timeouts of the phases come first, since their errors say more.
         made: list[Link] = []
         with anyio.move_on_after(times.cut(None) + AFTERWARDS):  # type: ignore[operator]
             return await self._send(request, effect, made)
@@ -230,6 +238,8 @@ class AsyncConnections(NodeConnections):
             if isinstance(effect.stream, WatchedStream):
                 with anyio.CancelScope(shield=True):
                     await effect.stream.aclose()
+        if not attempt.reused and link is not None:
+            self.set_up(attempt, link)
         body = self._body_class(raw.stream, self, attempt, effect.context, link, shared)
         body.asking = asking
         return self.response(raw, body)
@@ -288,7 +298,7 @@ class AsyncConnections(NodeConnections):
                     await _close(link)
 
     async def aclose(self) -> None:
-        """Close what is idle: here what is this loop's, in their loops what is others'."""
+        """Close idle connections: this loop's here, other loops' in those loops."""
         here = self._shared.pop(current_loop(), {})
         self._loop = None
         self.close()
@@ -346,7 +356,7 @@ class AsyncConnections(NodeConnections):
         return shared
 
     async def _rest(self, shared: Shared, link: Link) -> None:
-        """Nobody uses it any more: idle, or closed."""
+        """Its last request is over: keep it, or close it."""
         if self.node.removed or not link.rests(self.dialing.clock()):
             await self.drop_now(link)
         elif surplus := shared.idle.put(link):
@@ -354,7 +364,7 @@ class AsyncConnections(NodeConnections):
 
 
 async def _close(link: Link) -> None:
-    # httpcore has nothing to close while TLS is being agreed; closing a socket twice does no harm.
+    # During the TLS handshake httpcore has nothing to close; closing a socket twice is harmless.
     for one in (link.http, link.backend.beneath):
         try:
             if one is not None:
@@ -364,7 +374,7 @@ async def _close(link: Link) -> None:
 
 
 async def quietly(close: Callable[[], Awaitable[object]]) -> None:
-    """Close something of another's: on trio an error in a task of its own would end the whole run."""
+    """Close something not ours: on trio an error in a separate task would end the whole run."""
     try:
         await close()
     except Exception:

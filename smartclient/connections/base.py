@@ -2,8 +2,8 @@
 
 1. A node's idle connections are stacks (`idle`), one for each origin its requests go to, and for each event loop.
 2. A connection is given back when the response body is closed, if it may be used again (`link`).
-3. Over HTTP/2 an async client shares a connection among its requests (`multiplexed`). A blocking one takes it for each
-   request alone: threads that share one wait for each other's reads, whatever their deadlines.
+3. Over HTTP/2 an async client shares a connection among its requests (`multiplexed`). A blocking one uses it for one
+   request at a time: threads that share one wait for each other's reads, whatever their deadlines.
 4. A request goes straight to httpcore, with the node's origin and the URL's own path (`engine_request`).
 """
 
@@ -19,7 +19,7 @@ from .dialing import Dialing
 from .link import Link
 from .request import Address, EngineRequest, EngineURL, address_of, extensions_for, headers_for
 
-# In a forked child: what would say something on the parent's sockets, or to loops that are not here, were it closed.
+# In a forked child: kept unclosed, since closing would write to the parent's sockets or use loops that are not here.
 inherited: list[Any] = []
 
 
@@ -63,20 +63,24 @@ class NodeConnections:
 
     def new_link(self, connection_class: Any, backend_class: Any, address: Address, attempt: Attempt) -> Link:
         dialing, https = self.dialing, address.sni is not None
-        backend = backend_class(https, dialing.http2 and not dialing.http1, self._service.link_local)
+        backend = backend_class(https, dialing.http2 and not dialing.http1, self._service.link_local, dialing.clock)
         http = connection_class(address.origin, network_backend=backend, **dialing.options(https))
         return Link(http, attempt, backend)
 
+    def set_up(self, attempt: Attempt, link: Link) -> None:
+        """A new connection has its first response: its set-up time is not server latency."""
+        attempt.connecting = max(0.0, link.backend.ready_at - attempt.started)
+
     def is_of_http2(self, link: Link, error: BaseException) -> bool:
-        """Whether an error may say no more than that this connection takes no further request (`multiplexed`)."""
+        """Whether an error may only mean that this connection accepts no more requests (`multiplexed`)."""
         httpcore = self.dialing.flavour.httpcore
         refusals = (httpcore.LocalProtocolError, httpcore.ConnectionNotAvailable)
         return isinstance(error, refusals) and (link.backend.frames is not None or self.dialing.http2)
 
     def not_taken(self, error: BaseException, stream: Any) -> BaseException | None:
-        """What to raise where the server said that it did not take a request.
+        """The error to raise if the server said that it did not process a request.
 
-        stream: knows that: has `left_out` and `refused`
+        stream: has `left_out` and `refused`
         """
         if not isinstance(error, Exception) or not (stream.left_out or stream.refused):
             return None
@@ -86,7 +90,7 @@ class NodeConnections:
         return made
 
     def cut(self, attempt: Attempt) -> None:
-        """Make the thread that waits for that attempt's answer find its connection ended."""
+        """Shut down that attempt's connection, so that its waiting thread wakes up."""
         link = self.dialing.active.get(attempt)
         if link is not None:
             link.backend.cut()

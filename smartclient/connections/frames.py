@@ -1,9 +1,9 @@
-"""Frames: what the frames of an HTTP/2 connection say of its requests, as they pass: which were taken, which were not.
+"""Frames: reads the frames of an HTTP/2 connection as they pass, to learn which requests the server processes.
 
-h2 takes GOAWAY for the end of everything, though the server still answers what came before it (RFC 9113 §6.8), and
-httpcore then says `LocalProtocolError` to all: our request was bad. So GOAWAY is kept from h2. From then on no request
-goes out on that connection, what the server has taken is answered as ever, and what it has not taken (streams above the
-last one it names) is told so in h2's own words: RST_STREAM with REFUSED_STREAM, "may be sent again" (§8.7).
+h2 treats GOAWAY as the end of everything, though the server still answers earlier requests (RFC 9113 §6.8), and
+httpcore then raises `LocalProtocolError` for all, as if our requests were bad. So GOAWAY is hidden from h2. After it no
+request is sent on that connection, those that the server has accepted are answered as usual, and the others (streams
+above GOAWAY's last stream) are ended with RST_STREAM, REFUSED_STREAM: "may be sent again" (§8.7).
 
 Only frame headers are read, and the few frames that matter (RFC 9113 §4.1: length, type, flags, stream).
 """
@@ -24,9 +24,9 @@ FIRST_STREAMS = 100  # at once, until the server says
 class Frames:
     """The frames of one connection.
 
-    open:     it takes further requests
-    streams:  how many at once, says the server
-    highest:  stream that a request went out on
+    open:     it accepts more requests
+    streams:  how many the server allows at once
+    highest:  highest stream with a sent request
     """
 
     __slots__ = ("_kept", "_last", "_left", "_refused", "highest", "open", "streams")
@@ -35,9 +35,9 @@ class Frames:
         self.open: bool = True
         self.streams: int = FIRST_STREAMS
         self.highest: int = 0
-        self._last: int | None = None  # stream that the server takes, once it said GOAWAY
+        self._last: int | None = None  # GOAWAY's last stream, once that was received
         self._refused: set[int] = set()
-        self._kept = b""  # of a frame that has not come whole
+        self._kept = b""  # the start of an incomplete frame
         self._left = 0  # bytes of a frame that is passing
 
     def sent(self, stream: int) -> bool:
@@ -45,11 +45,11 @@ class Frames:
         return stream <= self.highest
 
     def left_out(self, stream: int) -> bool:
-        """Whether the server ended the connection without taking that stream's request."""
+        """Whether GOAWAY came without that stream's request being processed."""
         return self._last is not None and stream > self._last
 
     def refused(self, stream: int) -> bool:
-        """Whether the server said of that stream that it did not take its request."""
+        """Whether the server refused that stream: it did not process its request."""
         return stream in self._refused
 
     def outbound(self, data: bytes) -> None:
@@ -61,7 +61,7 @@ class Frames:
             at += HEADER + _length(data, at)
 
     def inbound(self, data: bytes) -> bytes:
-        """What to hand to h2 in its place; nothing yet, if it is empty."""
+        """The data to pass to h2 instead; if empty: nothing yet."""
         if len(data) <= self._left:  # the middle of a long frame: mostly DATA
             self._left -= len(data)
             return data

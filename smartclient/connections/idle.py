@@ -1,13 +1,13 @@
-"""Idle: the connections of a node that nobody uses, a stack: the newest is taken first, so surplus ones grow old.
+"""Idle: a stack of a node's unused connections. The newest is taken first, so surplus ones expire.
 
-The rules, one for sync and async; nothing here closes anything, what is to be closed is returned (httpcore's pool does
-it alike, outside of its lock):
+The rules, the same for sync and async. Nothing is closed here: connections to be closed are returned (httpcore's pool
+does the same, and closes them outside of its lock):
 
-1. One is taken only if it is younger than `keepalive_expiry` and has nothing to say (`link`).
+1. One is taken only if it is younger than `keepalive_expiry` and not readable (`link`).
 2. At most `max_keepalive_connections` stay, the newest.
-3. A stack never looks at its bottom, and a node that gets no calls at nothing. So now and then a call, of whichever
-   node, looks through the stacks of its client (`Sweep`): what is too old, or was closed by its server, goes. It looks
-   at a few at a time, so that no call waits for all of a large fleet. (Without any call nothing is looked at, as in
+3. The bottom of a stack is not checked when one is taken, and a node without calls not at all. So from time to time a
+   call, to any node, checks the stacks of its client (`Sweep`) and removes what is too old or was closed by its server.
+   It checks a few at a time, so that no call waits for all of a large fleet. (Without calls nothing is checked, as in
    httpx.)
 """
 
@@ -56,7 +56,7 @@ class Idle:
             ended.append(link)
 
     def put(self, link: Link) -> Sequence[Link]:
-        """Keep it; what there is too much of."""
+        """Keep it; returns the surplus ones."""
         links, most = self._links, self._most
         links.append(link)
         self._sweep.add(self)
@@ -95,9 +95,9 @@ class Idle:
 
 
 class Sweep:
-    """All stacks of one client, looked through now and then.
+    """All stacks of one client, checked from time to time.
 
-    due: when that is to be gone on with
+    due: when to continue
     """
 
     __slots__ = ("_left", "_stacks", "due")
@@ -117,7 +117,7 @@ class Sweep:
         return tuple(self._stacks)
 
     def inspect(self, now: float) -> list[tuple[Idle, Sequence[Link]]]:
-        """Go on with the round, or begin one; what is to be closed, with the stack it was in."""
+        """Continue the round, or begin one; returns what to close, with its stack."""
         left = self._left
         if not left:
             self._left = left = list(self._stacks)

@@ -1,9 +1,9 @@
 """Link: one connection of a node, and whether it may be used again.
 
-An idle connection has nothing to say. Over HTTP/1.1 whatever comes before its question is nobody's answer: bytes in the
-socket, in TLS, in the event loop or in the parser end the connection, else the next call would be given what belongs to
-another (response desynchronisation; httpx has it). Over HTTP/2 every frame says whose it is, so only the peer's end
-ends it.
+An idle connection must have nothing to read. Over HTTP/1.1 data that comes before the next request answers no request:
+bytes in the socket, in TLS, in the event loop or in the parser end the connection, else the next call would get another
+call's response (response desynchronisation; httpx has it). Over HTTP/2 every frame names its stream, so the connection
+ends only when the peer closes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class Link:
     http:        httpcore's connection
     backend:     its network backend: knows the socket, what is left of a request's time, and HTTP/2's frames
     idle_since:  when it was given back
-    attempt:     who has it now, or had it last
+    attempt:     the one that uses it, or used it last
     streams:     requests in progress on it; more than one only over HTTP/2
     """
 
@@ -52,12 +52,12 @@ class Link:
         return True
 
     def ended(self) -> bool:
-        """Whether an idle connection has something to say: its server has closed it, or breaks the rules."""
+        """Whether an idle connection is readable: its server has closed it, or violates the protocol."""
         return self._speaks is None or self._speaks()
 
 
 def _unread(backend: Any) -> bool:
-    """Whether something was received and not yet asked for: by TLS, or by asyncio. The socket does not show it."""
+    """Whether TLS or asyncio has received data that is not read yet. The socket does not show it."""
     if backend.secure is not None and (
         backend.secure.pending() or (backend.arrived is not None and backend.arrived.pending)
     ):

@@ -1,15 +1,15 @@
-"""HTTP/2 connections that an async client's requests share, and what becomes of a request when one of them ends.
+"""HTTP/2 connections that an async client's requests share, and what happens to a request when one of them ends.
 
-h2 and httpcore know one word, `LocalProtocolError`, for "our request was bad", "this connection has been closed" and
-"no more streams". Here it is told apart by what went out on the wire:
+h2 and httpcore have one error, `LocalProtocolError`, for "our request was bad", "this connection has been closed" and
+"no more streams". Here they are told apart by what was sent:
 
-    nothing of the request was sent    another connection; nobody's fault (a new connection says so, too: our request)
+    nothing of the request was sent    another connection; no node is blamed (if a new one says so, too: our request)
     it was sent                        the server broke the rules, or its connection broke: RemoteProtocolError
     REFUSED_STREAM, above GOAWAY's     the server did not take it: `Flavour.fault` says that it may be sent again
     last stream (`frames`)
 
-Each request keeps its own time, since a reader whose time is over while it reads for all would end the connection for
-all. One that is given up is told to the server, since httpcore forgets it without a word.
+Each request has its own timeout: if the one that reads for all timed out in the read, the connection would end for all.
+When a request is given up, the server is told, since httpcore does not do that.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from .link import Link
 from .request import Address
 
 CANCEL = 0x8
-TRIES = 4  # connections for one request, should they turn out to take no more
+TRIES = 4  # connections for one request, if they accept no more requests
 
 
 class Shared:
@@ -46,8 +46,8 @@ class Shared:
         return iter(tuple(self._links))
 
     def join(self, now: float) -> tuple[Link | None, Sequence[Link]]:
-        """A connection that takes one more request, and what is to be closed. While one is being made others wait for
-        it, as in httpcore's pool: it may well turn out to be HTTP/2.
+        """A connection for one more request, and those to be closed. While one is being opened, other requests wait for
+        it, as in httpcore's pool: it may turn out to be HTTP/2.
         """
         for link in self._links:
             if self._has_room(link):
@@ -131,8 +131,8 @@ class SharedRequest:
         raise late("no response on this stream")
 
     def give_up(self) -> None:
-        """Nobody waits for it any more: the server is told with what is written next. (httpcore forgets the stream, and
-        h2 would count it among those in progress for ever.)
+        """It is no longer wanted: the server is told with the next write. (httpcore forgets the stream, and h2 would
+        count it as open for ever.)
         """
         if self.sent:
             state = self._link.http._connection._h2_state  # httpcore has no other way; a test pins these names
@@ -141,7 +141,7 @@ class SharedRequest:
             except Exception:
                 pass  # it had ended already
             if self.answered:
-                # What has come of its body unread httpcore never gives back to flow control.
+                # httpcore never returns its unread body data to the flow-control window.
                 self._link.backend.frames.open = False
 
     async def _traced(self, name: str, info: Any) -> None:
@@ -156,7 +156,7 @@ class SharedRequest:
 async def send_shared(
     connections: Any, engine_request: Any, effect: Send, address: Address, stack: Shared, made: list[Link]
 ) -> Any:
-    """Send on a connection that others may use, too. made: connections that were made for it"""
+    """Send on a shared connection. made: receives the connections opened for it"""
     attempt, dialing, extensions = effect.attempt, connections.dialing, engine_request.extensions
     httpx = dialing.flavour.httpx
     for left in range(TRIES, 0, -1):

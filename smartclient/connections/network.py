@@ -1,13 +1,15 @@
 """Network streams that keep a deadline, and the backends that make them.
 
-httpcore asks for a phase's timeout once and then reads with it as often as that takes, so a server that sends a byte
-now and then is never timed out. Here the clock is asked at every read and write. A backend belongs to one link: it also
-remembers the socket of a connection that is still in the making, and what HTTP/2's frames say (`frames`).
+httpcore gets a phase's timeout once and uses it for each read, so a server that sends a byte from time to time never
+times out. Here the clock is checked at every read and write. A backend belongs to one link: it also keeps the socket of
+a connection that is still being set up, and the state of HTTP/2's frames (`frames`).
 """
 
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -57,7 +59,7 @@ class SyncTimed(Timed):
         self._stream.close()
 
     def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> Any:
-        """httpcore's, in two steps: the socket can be shut down from another thread while TLS is agreed."""
+        """httpcore's, in two steps: another thread can shut down the socket during the handshake."""
         backend, errors = self._backend, self._backend.errors
         sock = self.get_extra_info("socket")
         try:
@@ -119,8 +121,8 @@ class SyncFramed(SyncTimed):
 
 
 class AsyncFramed(AsyncTimed):
-    """Over HTTP/2, for several requests at once: each keeps its own time, since one that runs out of it while it reads
-    for all would end the connection for all.
+    """Over HTTP/2, for several requests at once: each has its own timeout: if the one that reads for all
+    timed out in the read, the connection would end for all.
     """
 
     def __init__(self, stream: Any, backend: Backend) -> None:
@@ -136,8 +138,8 @@ class AsyncFramed(AsyncTimed):
                 return passed
 
     async def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        """What h2 has handed out must go out, in its order, or the connection means nothing any more: so it is not cut
-        short by whoever's request is given up, and what did not come to its turn goes with the next.
+        """All that h2 produces must be sent, in order, or the connection is broken. So a cancelled request does not
+        interrupt a write, and data that was not written goes out with the next write.
         """
         self._backend.frames.outbound(buffer)
         self._unsent += buffer
@@ -158,16 +160,16 @@ class Backend:
     """What the backends of both kinds remember of their link.
 
     times:    of the present request; None: httpx's alone
-    stream:   the connection, as far as it has come; beneath: without TLS
-    secure:   TLS, once it is agreed; arrived: what it has not yet read; queue: what the event loop has read for it
-    ready:    it is connected, and TLS is agreed
+    stream:   the connection so far; beneath: without TLS
+    secure:   TLS, after its handshake; arrived: what it has not yet read; queue: what the event loop has read for it
+    ready:    it is connected, TLS included; ready_at: since when, by `clock`
     frames:   over HTTP/2: what they say
-    handle:   on the socket, while TLS is agreed
+    handle:   the socket, during the handshake
     loop:     async only: the loop it belongs to
-    was_cut:  nobody waits for it any more
-    failed:   async only: why it could not be connected, for those who wait for it, too
+    was_cut:  shut down: its answer is not wanted
+    failed:   async only: why connecting failed, also for others that wait for it
     errors:   httpcore's module
-    tls, http2: whether TLS comes next, and HTTP/2 without having been agreed
+    tls, http2: whether TLS comes next, and whether HTTP/2 is used without ALPN
     link_local: it may lead to link-local addresses
     """
 
@@ -175,8 +177,12 @@ class Backend:
     _plain: type[Timed] = Timed
     _framed: type[Timed] = Timed
 
-    def __init__(self, tls: bool, http2: bool, link_local: bool = True) -> None:
+    def __init__(
+        self, tls: bool, http2: bool, link_local: bool = True, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         super().__init__()
+        self.clock: Callable[[], float] = clock
+        self.ready_at: float = 0.0
         self.link_local = link_local
         self.tls = tls
         self.http2 = http2
@@ -194,9 +200,11 @@ class Backend:
         self.failed: Exception | None = None
 
     def connected(self, stream: Any) -> Any:
-        """It has come so far: to a socket, or to TLS over it."""
+        """A stage is reached: the socket, or TLS over it."""
         agreed = stream.get_extra_info("ssl_object")
         self.ready = agreed is not None or not self.tls
+        if self.ready:
+            self.ready_at = self.clock()
         if self.ready and (self.http2 if agreed is None else agreed.selected_alpn_protocol() == "h2"):
             self.frames = Frames()
         self.secure = agreed
@@ -210,8 +218,8 @@ class Backend:
         return made
 
     def refusal(self, stream: Any) -> Exception | None:
-        """Why nothing may be sent there: a registry's name may lead to where a cloud tells a machine's secrets. Asked
-        of the connection itself: a name may be another address the next time it is looked up.
+        """Why nothing may be sent there: a registry's name may resolve to a cloud's metadata service, with its secrets.
+        Checked on the connection itself: a name may resolve to another address the next time.
         """
         if self.link_local:
             return None
@@ -226,12 +234,12 @@ class Backend:
         return timeout if self.times is None else self.times.left(timeout, self.errors.ConnectTimeout)
 
     def abandon(self) -> None:
-        """Its event loop has ended: nobody else will ever close it. The server is told, the descriptor given back."""
+        """Its event loop has ended and cannot close it: shut it down and free the descriptor."""
         self.cut()
         if self.beneath is None:
             return
-        # asyncio closes a socket in a callback of its loop, which is gone: so it is called here. (Else the socket would
-        # stay open until a collection, and then be warned of.) trio's own is a plain socket.
+        # asyncio closes a socket in a callback of its loop, which is gone: so it is called here. (Else the socket stays
+        # open until garbage collection, which warns about it.) trio's own is a plain socket.
         close = getattr(self.beneath.transport, "_call_connection_lost", None)
         try:
             if close is not None:
@@ -242,10 +250,10 @@ class Backend:
             pass
 
     def cut(self) -> None:
-        """Make whoever waits for that connection find it ended, from any thread."""
+        """Shut it down, from any thread, so that its waiting call wakes up."""
         self.was_cut = True
         try:
-            # Not SSLSocket's own: that goes on in clear text from then on, should another thread be about to send.
+            # Not SSLSocket's own: after it, data that another thread sends would go out in clear text.
             socket.socket.shutdown(self.handle or self.stream.get_extra_info("socket"), socket.SHUT_RDWR)
         except (OSError, AttributeError, TypeError):
             pass
@@ -257,8 +265,8 @@ class SyncBackend(Backend):
     _plain, _framed = SyncTimed, SyncFramed
 
     def connect_tcp(self, host: str, port: int, timeout: float | None = None, **keywords: Any) -> Any:
-        """httpcore's, which tries a name's addresses one after the other; what is left of a deadline is shared out
-        among them, else a silent one would have all of it.
+        """httpcore's, which tries a name's addresses one after the other; a deadline's remaining time is divided
+        among them, else a silent one would use all of it.
         """
         if self.times is None:
             return self._to(host, port, timeout, keywords)
@@ -286,7 +294,7 @@ def _addresses(host: str, port: int) -> list[str]:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError):
-        return [host]  # who connects will say what is wrong with it
+        return [host]  # connecting will raise the proper error
     return list(dict.fromkeys(_with_zone(*address) for *_, address in found))
 
 

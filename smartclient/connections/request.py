@@ -20,8 +20,8 @@ SECURE = frozenset({"https", "wss"})
 
 
 class EngineURL:
-    """What httpcore asks of a URL: `origin` says where the request goes. The rest is what mocks match (respx): the
-    service's.
+    """What httpcore reads of a URL: `origin` says where the request goes. The rest is the service's, for mocks that
+    match it (respx).
     """
 
     __slots__ = ("_url", "origin", "scheme", "target")

@@ -33,7 +33,7 @@ class ResponseBody:
         self._ends_at = context.body_ends_at
         self._closed = False
         self._whole = False  # it was read to its end
-        self._in_flow = False  # read by the flow, which tells the story of its errors itself
+        self._in_flow = False  # read by the flow, which attaches reports to errors itself
         connections.dialing.active[attempt] = link
         self._chunks: deque[bytes] | None = None
 
@@ -42,7 +42,7 @@ class ResponseBody:
         return self._ends_at is not None and self._connections.dialing.clock() >= self._ends_at
 
     def left(self) -> float:
-        """Seconds until it must have been read; without such a moment infinitely many."""
+        """Seconds left to read it; infinite without a deadline."""
         return math.inf if self._ends_at is None else max(0.0, self._ends_at - self._connections.dialing.clock())
 
     def _broken(self, error: Exception) -> BaseException:
@@ -79,7 +79,7 @@ class ResponseBody:
         self._connections.dialing.active.pop(self.attempt, None)
 
     def __del__(self) -> None:
-        # Never read and never closed. This may run anywhere, inside a lock of ours too: take none.
+        # Never read and never closed. This may run at any point, also while we hold a lock: take none.
         if not self._closed:
             self._closed = True
             self._let_go()

@@ -28,11 +28,16 @@ class SyncBody(ResponseBody):
                 yield self._chunks.popleft()
             return
         limited = self._ends_at is not None
+        attempt, clock = self.attempt, self._connections.dialing.clock
+        since = clock()
         try:
             for chunk in self._raw:
+                attempt.in_body += clock() - since
                 yield chunk
                 if limited and self._too_late():
                     raise self.late()
+                since = clock()
+            attempt.in_body += clock() - since
             self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
@@ -40,10 +45,13 @@ class SyncBody(ResponseBody):
     def read_ahead(self) -> None:
         """Read it all, and be done with the connection."""
         # Without a deadline straight from httpcore: a generator less for each chunk.
-        source = self._raw if self._ends_at is None else self
+        alone, clock = self._ends_at is None, self._connections.dialing.clock
+        began = clock() if alone else 0.0
         self._in_flow = True
         try:
-            chunks = deque(source)
+            chunks = deque(self._raw if alone else self)
+            if alone:
+                self.attempt.in_body = clock() - began
             self._whole = True
         except Exception as error:
             raise self._broken(error)  # noqa: B904  (it has its cause)
@@ -62,7 +70,7 @@ class SyncBody(ResponseBody):
             if link is not None:
                 self._connections.give_back(self._stack, link, self._whole)
             given_back = True
-        finally:  # each step whatever became of the one before: a Ctrl-C may come anywhere
+        finally:  # each step runs even if the one before failed: Ctrl-C may come anywhere
             try:
                 if not given_back and link is not None:
                     self._connections.drop(link)
@@ -133,6 +141,8 @@ class SyncConnections(NodeConnections):
                             continue
                 ready = link is not None and link.backend.ready
                 raise flavour.translated(error, ready)  # noqa: B904  (it has its cause)
+            if not attempt.reused:
+                self.set_up(attempt, link)
             return self.response(raw, self._body_class(raw.stream, self, attempt, effect.context, link, stack))
 
     def give_back(self, stack: Idle, link: Link, whole: bool) -> None:

@@ -22,10 +22,10 @@ Made = TypeVar("Made", bound="Listing")
 
 
 class Listing(tuple[Any, ...]):
-    """A list of addresses, and what else there is to say of it. Any list will do where that is nothing.
+    """A list of addresses with extra fields. Without extra fields, any list will do.
 
-    drop:    share of the calls (0 to 1) that are not to be made (Envoy: drop_overloads)
-    problem: what is wrong with a part of it, in words: one of several servers is silent, and the others' are here
+    drop:    share of the calls (0 to 1) to drop (Envoy: drop_overloads)
+    problem: why a part of it is missing, as text: one of several servers does not answer; the others did
     """
 
     drop: float
@@ -47,7 +47,7 @@ class Listing(tuple[Any, ...]):
 
 
 def drop_of(addresses: object) -> float:
-    """The share of calls that a list asks not to be made."""
+    """The share of calls that a list asks to drop."""
     return addresses.drop if isinstance(addresses, Listing) else 0.0
 
 
@@ -57,7 +57,7 @@ def problem_of(addresses: object) -> str | None:
 
 
 class Unreadable:
-    """An entry of a registry that cannot be an address. It is refused by itself, and the others count."""
+    """An entry of a registry that cannot be an address. Only this entry is refused; the others are used."""
 
     __slots__ = ("reason",)
 
@@ -72,7 +72,7 @@ class Unreadable:
 
 
 def read(reader: Callable[..., Any], *written: Any) -> Any:
-    """What a reader makes of an entry. Whatever is wrong with one is its own trouble alone."""
+    """The result of a reader for an entry. An error in one entry does not affect the others."""
     try:
         return reader(*written)
     except Exception as error:
@@ -90,20 +90,20 @@ class Discovery(ABC):
     grace:  seconds for which an empty list after a non-empty one is held back, since a registry that was just restarted
             is legitimately empty
 
-    link_local: whether instances may have link-local addresses (169.254.169.254 tells a cloud's secrets: an entry of a
-            registry that anybody may write to should not lead there)
+    link_local: whether instances may have link-local addresses (169.254.169.254 serves a cloud's secrets: an entry of a
+            registry that anybody can write to must not point there)
 
     services:  the only names it covers, where a URL said `?services=orders,users`
 
-    max_unknown: how many names are watched at once of which it has not said anything yet; others that are called queue
-            for their first list
+    max_unknown: how many names without a first list are watched at once; calls to further names wait in a queue for
+            their first list
     """
 
     grace: float = 10.0
     link_local: bool = False
     services: frozenset[str] | None = None
     max_unknown: int = 64
-    judged: bool = False  # its entries were judged by the sources that it is made of
+    judged: bool = False  # its entries were already checked by its inner sources
 
     def covers(self, host: str) -> bool:
         """Whether that host (lower case, no trailing dot) is a service of this source.
@@ -115,20 +115,20 @@ class Discovery(ABC):
         return "." not in host and ":" not in host and host != "localhost"
 
     def names(self) -> Collection[str] | None:
-        """All services it covers, where they are known once and for all; None: others may come."""
+        """All services it covers, if this set is fixed; None: others may be added later."""
         return self.services
 
     def of(self, service: str) -> Discovery:
-        """The source that speaks for a service: whose `grace` and `link_local` hold."""
+        """The source responsible for a service: its `grace` and `link_local` apply."""
         return self
 
     @abstractmethod
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         """Yield the full list each time it changes; block in between.
 
-        Called in a thread of its own, from the first call to that service on. End soon after `stop` is set. Raise on
-        trouble: the library logs it, waits with growing jittered pauses and calls again; the last good list stays in
-        use. A watch that returns has said its last.
+        Called in its own thread, starting with the first call to that service. End soon after `stop` is set. Raise on
+        errors: the library logs it, waits with growing jittered pauses and calls again; the last good list stays in
+        use. A watch that returns is not called again.
         """
 
     def known(self, service: str) -> Addresses | None:
@@ -136,8 +136,7 @@ class Discovery(ABC):
         return None
 
     def interrupt(self, stop: threading.Event) -> None:  # noqa: B027  (optional)
-        """Wake the watch that was given this `stop` from what it is blocked in, if that does not look at `stop` by
-        itself.
+        """Wake the blocked watch that was given this `stop`, if what it is blocked in does not check `stop` itself.
 
         Called at close, from any thread, after `stop` was set.
         """
@@ -148,7 +147,7 @@ class Discovery(ABC):
 
 
 class PollingDiscovery(Discovery):
-    """A source without push: it is asked every `interval` seconds, or when its own ttl is over."""
+    """A source without push: it is asked every `interval` seconds, or when its own ttl has expired."""
 
     interval: float = 5.0
 
@@ -165,5 +164,5 @@ class PollingDiscovery(Discovery):
             else:
                 addresses = answer
             yield addresses
-            # A ttl of NaN is none; one of years would overflow the wait.
+            # NaN is no ttl; a ttl of years would overflow the wait.
             stop.wait(min(max(float(ttl), SHORTEST_TTL), LONGEST_TTL) if ttl == ttl else self.interval)

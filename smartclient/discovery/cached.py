@@ -1,4 +1,4 @@
-"""Cached: the last good lists on disk, so that a process that starts while the registry is down works all the same."""
+"""Cached: the last good lists on disk, so that a process can start while the registry is down."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from .wrapper import OverOne
 
 MOST_BYTES = 64 << 20  # of a saved list
 TEMPORARY = ".new-"
-LEFT_BEHIND = 3600.0  # seconds after which a temporary file is that of a process that died
+LEFT_BEHIND = 3600.0  # seconds after which a temporary file must belong to a dead process
 
 
 class Cached(OverOne):
@@ -35,8 +35,8 @@ class Cached(OverOne):
     at_most:  seconds after which a saved list is too old
     now:      the wall clock
 
-    A list is written in one step (rename), with a checksum. Only a regular file of one's own is read; whatever is wrong
-    with one, it is as if there were none, and is said once.
+    A list is written atomically (rename), with a checksum. Only a regular file of the same user is read; a bad file is
+    logged once and treated as missing.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Cached(OverOne):
         return f"{self.source}, saved in {self.directory}"
 
     def save(self, service: str, instances: Sequence[Instance]) -> None:
-        """Write a list. Trouble is logged, and no more: the list in memory is what counts."""
+        """Write a list. Errors are only logged: the list in memory is what counts."""
         entries = [{**asdict(instance), "metadata": dict(instance.metadata)} for instance in instances]
         content = json.dumps(entries, sort_keys=True)
         text = json.dumps({"saved_at": self._now(), "checksum": _checksum(content), "instances": content})
@@ -115,7 +115,7 @@ class Cached(OverOne):
             logger.warning("%s: %s", service, trouble)
 
     def _clear(self) -> None:
-        """Remove what processes that died while they wrote have left behind."""
+        """Remove temporary files of processes that died while writing."""
         now = self._now()
         if now - self._cleared_at < LEFT_BEHIND:
             return
@@ -159,8 +159,8 @@ class _Saved(Discovery):
 
 
 def _content(path: Path) -> bytes:
-    """What is in a file. Raises OSError, or ValueError for anything but a regular file of our own: a pipe would be
-    waited for, a device has no end, and what others may write is not ours.
+    """What is in a file. Raises OSError, or ValueError for anything but a regular file of our own: a pipe would
+    block, a device has no end, and other users' files are not trusted.
     """
     flags = os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
     descriptor = os.open(path, flags)

@@ -1,6 +1,4 @@
-"""Sources made of others: `Merge` and `Fallback`. Each inner source has a thread, its pauses and its last good list, as
-if it stood alone.
-"""
+"""Sources made of others: `Merge` and `Fallback`. Each inner source has its own thread, pauses and last good list."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ Lists = dict[int, tuple[Instance, ...]]
 
 
 class Combined(Over):
-    """Several sources, and a rule that makes one list of theirs."""
+    """Several sources, and a rule that combines their lists into one."""
 
     judged = True
 
@@ -37,7 +35,7 @@ class Combined(Over):
         self._last: dict[str, Lists] = {}  # what each source last said of a service, for its next watch
 
     def of(self, service: str) -> Discovery:
-        """As strict as the strictest of those that cover it: nobody knows whose name it is that is connected to."""
+        """As strict as the strictest source that covers it: it is unknown which of them gave a name."""
         one = copy(self)
         known = [source.of(service) for source in self.sources if source.covers(service)]
         one.grace = max((source.grace for source in known), default=self.grace)
@@ -70,7 +68,7 @@ class Combined(Over):
                     told = [taken(queue, stop, 0.5 if latest is None else None) or (-1, ())]
                 except Empty:
                     continue
-                while not queue.empty():  # what came together is combined together
+                while not queue.empty():  # what arrived together is combined together
                     told.append(queue.get())
                 for number, said in told:
                     state.hear(number, said, first=latest is None)
@@ -127,7 +125,7 @@ class _State:
         return self._over.combined(self._lists, self._failed, waited)
 
     def hear(self, number: int, said: tuple[Instance, ...] | str, first: bool) -> None:
-        """A list, or trouble in words. Raises ConnectionError if trouble is all there is. first: nothing is known"""
+        """Take a list, or an error text. Raises ConnectionError if there are only errors. first: no list is known"""
         if isinstance(said, str):
             self._failed.add(number)
             all_heard = all(one in self._failed or one in self._lists for one in range(len(self._over.sources)))
@@ -145,7 +143,7 @@ def _say(queue: SimpleQueue[Any], number: int, said: tuple[Instance, ...] | str)
 
 
 class Merge(Combined):
-    """The instances of all sources: several registries, or several regions. What one asks to be dropped is not.
+    """The instances of all sources: several registries, or several regions. The `drop` of a source is ignored.
 
     priorities: added to the priority of each source's instances: `Merge(here, there, priorities=(0, 1))` goes there
                 only as far as here cannot bear it
@@ -159,9 +157,9 @@ class Merge(Combined):
 
     def combined(self, lists: Lists, failed: set[int], waited: float) -> Sequence[Instance] | None:
         missing = any(number not in lists and number not in failed for number in range(len(self.sources)))
-        if not lists or (missing and waited < PATIENCE):  # a part would take the others' instances away at a refresh
+        if not lists or (missing and waited < PATIENCE):  # a partial list would drop the others' instances at a refresh
             return None
-        if not any(lists.values()) and len(lists) < len(self.sources):  # nobody who has answered covers it
+        if not any(lists.values()) and len(lists) < len(self.sources):  # no source that has answered covers it
             return None
         return tuple(
             replace(instance, priority=instance.priority + self._priorities[number])

@@ -4,11 +4,11 @@
 RFC 2782 for SRV: priority is the instance's priority, weight its weight; its target's addresses are those that came
 along, else it is looked up by the same server. Answers may have 1232 bytes over UDP (EDNS; "DNS flag day 2020").
 NXDOMAIN is an empty list, and held back like any other; SERVFAIL, a refusal and silence are trouble: the last good list
-stays. Where one family, or one of SRV's targets, is in trouble, what the others say is used. A truncated answer is
-asked for again over TCP (dnspython does).
+stays. If one address family or one SRV target fails, the answers of the others are used. A truncated answer is
+repeated over TCP (by dnspython).
 
-Consul's DNS interface leaves instances out of an answer over UDP without saying so (its option enable_truncate is off),
-and has its SRV records at the service's own name: in its domain names are asked for so, and over TCP.
+Consul's DNS interface silently leaves instances out of a UDP answer (its option enable_truncate is off), and has its
+SRV records at the service's own name: in Consul's domain, names are queried this way, and over TCP.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ OPTIONS: dict[str, Option] = {
     "tcp": optional(flag),
     "timeout": seconds(most=60),
 }
-SHORTEST = 1.0  # seconds: a time to live of 0 (Consul's) does not mean to ask all the time
+SHORTEST = 1.0  # seconds: a time to live of 0 (Consul) must not cause constant queries
 PAYLOAD = 1232
 RESOLV_CONF = "/etc/resolv.conf"
 
@@ -73,7 +73,7 @@ class Dns(PollingDiscovery):
         self._server_port = server_port
         self._timeout = timeout
         self._read = self._settings()
-        self._resolver = self._new_resolver()  # what is wrong with the machine's settings is said here
+        self._resolver = self._new_resolver()  # raises here if the machine's settings are wrong
         self._port = port
         self._srv = srv
         self._domain = None if domain is None else domain.strip(".").lower()
@@ -106,7 +106,7 @@ class Dns(PollingDiscovery):
         return f"dns at {self._server}" if self._server else "dns"
 
     def _services(self, name: str) -> tuple[Listing, float]:
-        """The targets' addresses. One that cannot be looked up takes none of the others away."""
+        """The targets' addresses. A target that cannot be resolved does not affect the others."""
         answer = self._ask(name, "SRV")
         until = time.monotonic() + 2 * self._timeout  # for all targets together
         found: list[Any] = []
@@ -136,8 +136,8 @@ class Dns(PollingDiscovery):
         return Listing(found, problem="; ".join(problems[:3]) or None), ttl
 
     def _addresses(self, name: str) -> tuple[list[str], float, str | None]:
-        """Of both families, how long that holds, and what is wrong with one of them. Raises ConnectionError or
-        TimeoutError if nothing is known: one family is in trouble, and the other has none.
+        """The addresses of both families, their ttl, and the error of one family. Raises ConnectionError or
+        TimeoutError if one family fails and the other has no addresses.
         """
         addresses: set[str] = set()
         ttls: list[float] = []
@@ -168,7 +168,7 @@ class Dns(PollingDiscovery):
             raise ConnectionError(f"{kind} {name}: {_reason(error)}") from None
         except self._dns.LifetimeTimeout:
             raise TimeoutError(f"{kind} {name}: no answer within {resolver.lifetime:g} s") from None
-        # That of a chain of names is its least: each of them may lead elsewhere after that time.
+        # For a chain of CNAMEs the smallest ttl counts: each name may point elsewhere after its ttl.
         ttls = [answer.chaining_result.minimum_ttl]
         came_along: dict[str, list[str]] = {}
         for one in answer.response.additional:

@@ -5,9 +5,9 @@
 
 Keys with and without the leading slash are read, since people write both; `register` writes it.
 
-What the gateway does that its documentation does not tell (seen on 3.4 and 3.5): int64s are strings; fields that are
-zero are left out (a PUT has no type); the token goes bare into the header, without "Bearer"; a watch of a revision that
-was compacted is cancelled in an answer 200; then all is read anew.
+Undocumented behaviour of the gateway (seen on 3.4 and 3.5): int64s are strings; fields with value zero are left out (a
+PUT has no type); the token is sent in the header without "Bearer"; a watch of a compacted revision is cancelled in an
+answer with status 200; then everything is read again.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from .registration import Address, checked_id, checked_ttl, kept_alive, listed, 
 
 PORT = 2379
 OPTIONS: dict[str, Option] = {"user": text, **COMMON}
-MOST_KEYS = 10_000  # looked through for a name in another spelling
-QUIET = 60.0  # seconds without news, then all is read anew
+MOST_KEYS = 10_000  # keys searched for a name in another spelling
+QUIET = 60.0  # seconds without events, then everything is read again
 
 
 class Etcd(Discovery):
@@ -115,7 +115,7 @@ class Etcd(Discovery):
             asking.headers["Authorization"] = said["token"]
 
     def _written(self, client: HttpClient, service: str, prefixes: Sequence[str]) -> Sequence[str]:
-        """Where else the service may be: names have no case, and others may have registered it as "Orders"."""
+        """Other prefixes of the service: names are case-insensitive, and it may be registered as "Orders"."""
         if any(count(client, prefix) for prefix in prefixes):
             return ()
         above = f"{self.prefix}/"
@@ -202,8 +202,8 @@ class EtcdAnswer(RegistryAnswer):
 
 
 def events(asking: HttpClient, prefixes: Sequence[str], revision: int) -> Iterator[dict[str, Any] | None]:
-    """What changes from that revision on: values by key, None where one is gone; None in place of it all: read anew,
-    since the revision was compacted or there has been no news for long.
+    """The changes since that revision: values by key, None for a deleted key; None instead of a mapping: read all
+    again, because the revision was compacted or there were no events for long.
     """
     asked = {"start_revision": str(revision), "progress_notify": True}
     request = "\n".join(json.dumps({"create_request": {**_range(prefix), **asked}}) for prefix in prefixes)
@@ -234,7 +234,7 @@ def events(asking: HttpClient, prefixes: Sequence[str], revision: int) -> Iterat
 
 
 def readable(client: HttpClient, prefixes: Sequence[str]) -> Sequence[str]:
-    """Those that our user may read; raises EtcdAnswer if it is none."""
+    """The prefixes that our user may read; raises EtcdAnswer if there are none."""
     refusal: EtcdAnswer | None = None
     found = []
     for prefix in prefixes:
@@ -242,7 +242,7 @@ def readable(client: HttpClient, prefixes: Sequence[str]) -> Sequence[str]:
             _post(client, "/v3/kv/range", {**_range(prefix), "count_only": True})
         except EtcdAnswer as error:
             if "permission denied" not in str(error):
-                raise  # trouble of the moment, not of that prefix
+                raise  # a temporary error, not caused by that prefix
             refusal = refusal or error
         else:
             found.append(prefix)
@@ -257,7 +257,7 @@ def count(client: HttpClient, prefix: str) -> int:
 
 
 def names_under(client: HttpClient, prefix: str) -> set[str]:
-    """The services that have keys, each key's next part, of the first so many keys."""
+    """The services that have keys (the next part of each key), from the first MOST_KEYS keys."""
     if not prefix:
         return set()
     said = _post(client, "/v3/kv/range", {**_range(prefix), "keys_only": True, "limit": MOST_KEYS})
@@ -267,8 +267,8 @@ def names_under(client: HttpClient, prefix: str) -> set[str]:
 def read_all(client: HttpClient, prefixes: Sequence[str]) -> tuple[dict[str, Any], int]:
     """All under these prefixes: values by key, and the revision they are of.
 
-    One after another, and not by one transaction: an etcd of 3.5.1 panics, and is gone, when a client gives up on a
-    transaction that only reads.
+    One after another, not in one transaction: etcd 3.5.1 panics and exits when a client cancels a read-only
+    transaction.
     """
     entries: dict[str, Any] = {}
     revision = 0  # as of now; the others as of the first
@@ -288,7 +288,7 @@ def changes(events: Any) -> dict[str, Any]:
 
 
 def value_of(pair: Mapping[str, Any]) -> Any:
-    """An address, or an instance's fields with the key's last part as its id. What is neither is refused later on."""
+    """An address, or an instance's fields with the key's last part as its id. Anything else is refused later."""
     return read(_instance_of, pair)
 
 

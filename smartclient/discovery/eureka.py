@@ -1,8 +1,8 @@
 """Eureka: the whole registry, fetched once and then by its deltas, as Netflix' own client does (`DiscoveryClient`).
 
-1. GET apps; then, every `interval`, GET apps/delta: what was added, modified and deleted of late. The server says by a
-   hash code (how many instances have which status) what the result must be; if it is not, all is fetched anew.
-2. All watches of a source share one copy of the registry, and one error while it cannot be had.
+1. GET apps; then, every `interval`, GET apps/delta: what was recently added, modified and deleted. The server sends a
+   hash code of the result (how many instances have which status); if it differs, everything is fetched again.
+2. All watches of a source share one copy of the registry, and one error while it cannot be fetched.
 3. Only instances whose status is UP are called; OUT_OF_SERVICE, STARTING, DOWN and UNKNOWN are not.
 
 Eureka does not push, and its servers answer from a cache of their own that is up to 30 s old.
@@ -30,12 +30,12 @@ from .threads import Lock
 
 PORT = 8761
 OPTIONS: dict[str, Option] = {"secure": flag, "user": text, "interval": seconds(), **COMMON}
-DELTAS_REACH = 90.0  # seconds; servers tell a change for 180 (eureka.retentionTimeInMSInDeltaQueue)
+DELTAS_REACH = 90.0  # seconds; servers keep a change for 180 (eureka.retentionTimeInMSInDeltaQueue)
 AGAIN = 1.0  # seconds for which all watches share one failure
 
 
 class Known(NamedTuple):
-    """An instance: its status, the names of the services it is of, and itself."""
+    """An instance: its status, the names of its services, and its fields."""
 
     status: str
     names: frozenset[str]
@@ -186,8 +186,8 @@ def registry_of(applications: Any, prefer_secure: bool) -> Registry:
 
 
 def updated(before: Registry, delta: Any, prefer_secure: bool) -> Registry | None:
-    """The registry after a delta, the same if it changes nothing (each is told for three minutes); None: all must be
-    fetched anew.
+    """The registry after a delta; the same object if nothing changes (a change is repeated for three minutes); None:
+    everything must be fetched again.
     """
     wanted = delta.get("apps__hashcode")
     if wanted is None:
@@ -272,5 +272,5 @@ def _port(said: Any) -> Any:
 
 
 def _several(said: Any) -> list[Any]:
-    """A list of one may come as the one."""
+    """A list with one item may be sent as the item itself."""
     return [one for one in (said if isinstance(said, list) else [said]) if isinstance(one, dict)]

@@ -3,9 +3,9 @@
     {"orders": ["10.0.0.1:8080", {"host": "10.0.0.2", "port": 8080, "weight": 2}], "users": [...]}
     [{"targets": ["10.0.0.1:8080"], "labels": {"job": "orders", "zone": "eu-1a"}}]           (file_sd)
 
-A change is seen by the file's time, size and inode, through symlinks: editors that write anew, atomic renames and
-Kubernetes' swaps of a ConfigMap all change one of them. A file that cannot be read, or is broken, leaves the last good
-lists in use, and the error says the line.
+A change is seen by the file's time, size and inode, through symlinks: editors that write a new file, atomic renames and
+Kubernetes' ConfigMap updates all change one of them. If a file cannot be read or parsed, the last good lists stay in
+use, and the error names the line.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class File(Discovery):
         if self.format not in PARSERS:
             raise ValueError(f"File.format: expected json, yaml or toml, got {self.format!r} ({self.path})")
         self.interval = interval
-        self.grace: float = 0.0  # a file that lists none means it
+        self.grace: float = 0.0  # an empty list in a file is intended
         self._lock = Lock()
         self._read: tuple[object, Mapping[str, Addresses]] = (None, {})
         self._looked_at = float("-inf")
@@ -69,7 +69,7 @@ class File(Discovery):
             try:
                 self._current()
             except Exception:
-                pass  # a watch will say so; here a request to anywhere asks
+                pass  # a watch will report it; this is called for requests to any host
         return host in self._read[1]
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:

@@ -1,4 +1,4 @@
-"""What the sources that speak HTTP to a registry have in common: addresses, tokens, refusals in words that help."""
+"""What the sources that speak HTTP to a registry have in common: addresses, tokens, helpful error messages."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .http_client import Answer
 
 
 class RegistryAnswer(RuntimeError):
-    """An answer that is none. hints: what a status may mean"""
+    """An answer that cannot be used. hints: what a status may mean"""
 
     hints: ClassVar[Mapping[int, str]] = {}
 
@@ -37,7 +37,7 @@ class RegistryAnswer(RuntimeError):
 
 
 class Relists:
-    """A watch that ends soon, so that all must be read anew, may do so once; again and again is trouble."""
+    """If a watch ends soon, everything is read again. Once is allowed; repeatedly is an error."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -70,7 +70,7 @@ def registry_url(who: str, address: str, port: int) -> httpx.URL:
 def tls(urls: Sequence[httpx.URL], verify: Any, cert: Any) -> ssl.SSLContext:
     """One context for all clients of a source. Each costs 30 ms and half a megabyte: none is filled for plain HTTP.
 
-    verify: as in httpx; a path, too, of which httpx wants to hear no more
+    verify: as in httpx; also a path, which httpx deprecates
     """
     if not any(url.scheme == "https" for url in urls):
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -98,7 +98,7 @@ def token_in(path: Any) -> str | None:
 
 
 def weight_of(metadata: Mapping[str, str]) -> Any:
-    """Where a registry knows no weights, people write them into the metadata. One that is none is refused later on."""
+    """For registries without weights: the weight in the metadata. An invalid one is refused later."""
     try:
         return float(metadata.get("weight", 1.0))
     except ValueError:

@@ -1,5 +1,5 @@
-"""Asking a registry over HTTP. One reader for all: an answer is bounded in size and in time, also where a byte
-comes now and then; a wait can be ended from another thread, over TLS too; no more is read than was asked for.
+"""Asking a registry over HTTP. One reader for all: an answer is limited in size and in time, even if single bytes
+arrive slowly; a wait can be ended from another thread, over TLS too; no more is read than was asked for.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ..support.untrusted import from_json
 MOST_BYTES = 64 << 20  # of an answer, after decompression
 Lines = Iterator[list[bytes]]
 BATCH, GATHERED = 1 << 20, 0.25  # bytes, seconds: of lines that are taken together
-PIECE = 1 << 16  # bytes that are decompressed in one go, and that are read of an answer that tells of trouble
+PIECE = 1 << 16  # bytes decompressed in one step; also the most that is read of an error answer
 
 
 class Answer:
@@ -68,7 +68,7 @@ class HttpClient:
         self._most = most
         self._network = Network()
         transport = httpx.HTTPTransport(verify=verify)
-        # httpx lets nobody give its pool a network backend.
+        # httpx has no option for its pool's network backend.
         transport._pool = self._pool = httpcore.ConnectionPool(
             ssl_context=verify, max_connections=1, network_backend=self._network, uds=uds
         )
@@ -124,8 +124,8 @@ class HttpClient:
 
     @contextmanager
     def lines(self, method: str, path: str, *, quiet: float, **options: Any) -> Iterator[Answer | Lines]:
-        """An answer that goes on and on, by its lines, those that have come by now together; or, with another status
-        than 200, the whole of it. quiet: seconds without anything after which httpx.ReadTimeout is raised.
+        """A streamed answer, line by line (lines that have already arrived come together); if the status is not 200,
+        the whole answer. quiet: seconds without data after which httpx.ReadTimeout is raised.
         """
         timeout = httpx.Timeout(self.timeout, read=quiet)
         request = self._client.build_request(method, path, timeout=timeout, **options)
@@ -147,7 +147,7 @@ class HttpClient:
             answer.close()
 
     def _end(self, wait: float = 0.0) -> float:
-        """When what is asked for now must be whole. wait: seconds that nothing may come"""
+        """When the answer to the current request must be complete. wait: seconds in which no data may arrive"""
         return time.monotonic() + wait + 3 * self.timeout
 
     def _batches(self, answer: httpx.Response) -> Iterator[list[bytes]]:
@@ -167,7 +167,7 @@ class HttpClient:
             begun += rest
             if len(begun) > self._most:
                 raise ValueError(f"a line is longer than {self._most} bytes")
-            # One that has begun must end: a byte now and then is no news.
+            # A line that has begun must end in time: single bytes do not extend the time limit.
             if not begun:
                 self._network.ends_at = None
             elif whole or self._network.ends_at is None:
@@ -185,7 +185,7 @@ class HttpClient:
         return self._network.more() or any(map(_unparsed, self._pool.connections))
 
     def _pieces(self, answer: httpx.Response) -> Iterator[bytes]:
-        """The content, decompressed a little at a time: 64 KB may well be 64 MB."""
+        """The content, decompressed in small steps: 64 KB may become 64 MB."""
         encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
         if encoding in ("identity", ""):
             yield from answer.iter_raw()
@@ -229,9 +229,9 @@ class Waits:
 
 
 class Network(httpcore.NetworkBackend):
-    """The network beneath: it keeps a total time, and another thread can end what it waits for.
+    """The network backend: it enforces a total time, and another thread can end its waits.
 
-    ends_at:    when what is asked for must be whole, however little comes at a time; None: nothing is
+    ends_at:    when the answer must be complete, even if it arrives in small pieces; None: no limit
     stream:     the connection
     connected:  it was, if only for a moment
     """
@@ -273,7 +273,7 @@ class Network(httpcore.NetworkBackend):
         self.connected = True
         try:
             made = _Stream(stream, self)
-        except OSError as error:  # no descriptor is to be had
+        except OSError as error:  # no file descriptor available
             stream.close()
             raise httpcore.ConnectError(str(error)) from error
         self.stream = made
@@ -283,7 +283,7 @@ class Network(httpcore.NetworkBackend):
         return made
 
     def cut(self) -> None:
-        """End what it waits for, and what it will: from any thread."""
+        """End current and future waits: from any thread."""
         self._was_cut = True
         if self.stream is not None:
             self.stream.cut()
@@ -307,8 +307,8 @@ class _Stream(httpcore.NetworkStream):
     def __init__(self, stream: httpcore.NetworkStream, network: Network, handle: socket.socket | None = None) -> None:
         self._stream = stream
         self._network = network
-        # Another one on the same socket: TLS takes the first one's descriptor away, and has no dup() of its own. A
-        # blocked recv wakes on shutdown, not on close.
+        # A second handle for the same socket: TLS takes over the first one's descriptor, and has no dup(). A blocked
+        # recv wakes on shutdown, not on close.
         self._handle = handle or socket.socket(fileno=os.dup(stream.get_extra_info("socket").fileno()))
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
@@ -345,12 +345,12 @@ class _Stream(httpcore.NetworkStream):
             pass
 
     def more(self) -> bool:
-        secure = self._stream.get_extra_info("ssl_object")  # what TLS has decrypted, no poll sees
+        secure = self._stream.get_extra_info("ssl_object")  # poll does not see data that TLS has already decrypted
         return bool(secure is not None and secure.pending()) or bool(self._stream.get_extra_info("is_readable"))
 
 
 def _unparsed(connection: Any) -> bool:
-    """Whether the parser has more than it has handed out. (httpcore does not say; a test pins these names.)"""
+    """Whether the parser has data not yet returned. (httpcore has no API for it; a test pins these names.)"""
     try:
         return bool(connection._connection._h11_state.trailing_data[0].strip())  # a chunk's end is nothing
     except AttributeError:

@@ -1,8 +1,8 @@
 """Nacos: a service's instances, by its open API.
 
-The API has no long pull for names (there is one for configurations only; Nacos' own clients are pushed to by UDP or
-gRPC): the list is asked for every `interval`. `protectThreshold` is the server's affair: where too many are unhealthy,
-it says that all are healthy.
+The API has no long polling for services (only for configurations; Nacos' own clients get pushes over UDP or gRPC): the
+list is polled every `interval`. `protectThreshold` is applied by the server: if too many are unhealthy, it reports all
+as healthy.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Nacos(Discovery):
     cluster:    only instances of that cluster, or of several
     user, password: where Nacos asks for them; the password also from NACOS_PASSWORD
     api:        "v1" (Nacos 1 and 2), "v2" (from 2.2 on) or "v3" (3)
-    interval:   seconds between two questions
+    interval:   seconds between two polls
     timeout:    seconds to connect, and for an answer (the whole of one: three times that)
     most_bytes: of an answer
     verify, cert: as in httpx
@@ -103,7 +103,7 @@ class Nacos(Discovery):
                 client.headers["Authorization"] = f"Bearer {self._token(client, *self._login)}"
             while not stop.is_set():
                 answer = client.get(self._path, params={"serviceName": name, **self._query})
-                # Refused also when the token has run out: the watch begins anew.
+                # An expired token is refused too: then the watch starts again.
                 found = entries_of(NacosAnswer.unless_good(answer).json())
                 if not found and (written := self._written(client, service)) not in (None, name):
                     name = written
@@ -117,7 +117,7 @@ class Nacos(Discovery):
         return f"nacos at {self.url.netloc.decode()}"
 
     def _written(self, client: HttpClient, service: str) -> str | None:
-        """How the service's name is written there: names have no case for us, and Nacos' have."""
+        """The spelling of the service's name in Nacos: our names are case-insensitive, those of Nacos are not."""
         query = {key: value for key, value in self._query.items() if key in ("namespaceId", "groupName")}
         answer = client.get(NAMES, params={"pageNo": 1, "pageSize": MOST_NAMES, **query})
         said = answer.json() if answer.status_code == 200 else {}

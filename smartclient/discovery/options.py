@@ -98,7 +98,7 @@ def several(option: Option) -> Option:
 
 TIMEOUT = seconds(most=600)
 GRACE = seconds(zero=True)
-# What most registries have in common.
+# Options of most registries.
 COMMON: Mapping[str, Option] = {"timeout": TIMEOUT, "most_bytes": number(), "grace": GRACE}
 
 

@@ -1,5 +1,5 @@
-"""Registration: an instance that a registry lists while a block runs. For services that serve: their users mostly own
-both sides.
+"""Registration: an instance that a registry lists while a block runs. For servers: most users own both client and
+server.
 
     with Etcd("127.0.0.1:2379").register("orders", "10.0.0.1:8080"):
         serve()
@@ -47,7 +47,7 @@ class Registration:
 
     def __init__(self, block: AbstractContextManager[str]) -> None:
         self._block = block
-        self._lock = threading.Lock()  # entering goes on in its thread, whatever becomes of the task that waits for it
+        self._lock = threading.Lock()  # entering continues in its thread, even if the waiting task is cancelled
         self._entered = self._given_up = False
 
     def __enter__(self) -> str:
@@ -124,8 +124,8 @@ def checked_ttl(ttl: Any, least: float) -> Any:
 
 
 def checked_id(what: str, name: str) -> str:
-    """The name of a service or an instance as a part of a registry's path. Raises ValueError for what would lead
-    elsewhere.
+    """The name of a service or an instance as a part of a registry's path. Raises ValueError for a name
+    that would change the path.
     """
     if not (isinstance(name, str) and _ID.fullmatch(name) and name.strip(".")):
         raise ValueError(f"{what}: expected letters, digits and any of -_.:@, got {shown(name)}")
@@ -141,11 +141,11 @@ def kept_alive(
     end: Callable[[], None],
     trouble: tuple[type[Exception], ...],
 ) -> Iterator[None]:
-    """While the block runs, `beat` is called every so often from a thread; then `end`. Their `trouble` is logged.
+    """While the block runs, `beat` is called every `every` seconds from a thread; then `end`. `trouble` is logged.
 
     A forked child that leaves the block ends nothing: the registration is its parent's.
     """
-    trouble, pid = (*trouble, OSError, ValueError), os.getpid()  # a token's file may be away for a moment
+    trouble, pid = (*trouble, OSError, ValueError), os.getpid()  # a token file may be missing for a moment
     over = threading.Event()
 
     def keep() -> None:
@@ -169,7 +169,7 @@ def kept_alive(
     finally:
         over.set()
         if os.getpid() == pid:
-            if thread.ident is not None:  # else no thread was to be had: nobody would keep it alive
+            if thread.ident is not None:  # else no thread could be started to keep it alive
                 thread.join(5)
             try:
                 end()

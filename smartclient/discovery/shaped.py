@@ -15,7 +15,7 @@ from .wrapper import Over, OverOne
 
 
 class Shaped(OverOne):
-    """Another source, its instances gone through one by one. An entry that is no address is left for the log."""
+    """Another source, with each instance processed. An entry that is not an address is passed on, to be logged."""
 
     def __init__(self, source: Any, function: Callable[[Instance], Any]) -> None:
         if not callable(function):

@@ -1,5 +1,5 @@
-"""What sources need since their watches are threads: waits that end with the watch, and locks that are free in a forked
-child.
+"""Helpers for sources, whose watches are threads: waits that end with the watch, and locks that are released in a
+forked child.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
 """Watcher: the thread that runs a source's `watch` for one service and publishes what it yields.
 
-1. Trouble never reaches a call: it is logged (once while it stays the same), the source is asked again after a growing
-   jittered pause, and the last good list stays in use. A source that lists and then fails at once is in trouble all the
-   same: the pause grows until a watch has lasted.
+1. Errors never reach a call: they are logged (once while unchanged), the source is asked again after a growing jittered
+   pause, and the last good list stays in use. A source that yields a list and then fails at once counts as failing: the
+   pause grows until a watch lasts long enough.
 2. An entry that cannot be an address is refused with one log line; the others count.
 3. A service unused for ten minutes is no longer watched; its next call starts again.
 4. `stop` never waits longer than 0.1 s.
-5. A list that took much work is followed by a pause, so that changes that come one after the other are
-   taken together: they are in use within half a second, and cost little.
+5. A list that took much work is followed by a pause, so that successive changes are processed together: they are in use
+   within half a second, at low cost.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from ..support.untrusted import line, shown
 from .base import Discovery, Listing, Unreadable, drop_of, problem_of
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 3.0  # so that a registry that is back is heard within five seconds
-LASTED = 5.0  # seconds after which a watch that ends has been a good one
-REST, LONGEST_REST = 8.0, 0.25  # after a list: times the seconds of work for it; seconds at most
-LITTLE = 0.005  # seconds of work after which there is no need for a rest
+LONGEST_PAUSE = 3.0  # so that a recovered registry is noticed within five seconds
+LASTED = 5.0  # a watch that lasted this many seconds was a good one
+REST, LONGEST_REST = 8.0, 0.25  # pause after a list: a multiple of the seconds of work for it; at most so many seconds
+LITTLE = 0.005  # seconds: after less work no pause is needed
 IDLE_AFTER = 600.0
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
@@ -74,8 +74,8 @@ class Watcher:
     publish:  called with each full list, in the watcher's thread
     failed:   called with the source's trouble, in words
     used_at:  when the service was last called
-    running:  it watches, or its source has said its last; otherwise start a new one
-    over:     its source has said its last
+    running:  it watches, or its source's watch has returned; otherwise start a new one
+    over:     its source's watch has returned: its last list is final
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class Watcher:
         try:
             self._watch()
         finally:
-            # Stopped, or unused for long. (A source that has said its last is not asked again.)
+            # Stopped, or unused for long. (A source whose watch has returned is not asked again.)
             self.running = self.over
 
     def _watch(self) -> None:
@@ -186,7 +186,7 @@ class Watcher:
                 if judges and is_link_local(instance.host):
                     raise ValueError(f"{instance} is link-local (allow it with the source's link_local)")
                 instances.append(instance)
-            except Exception as error:  # whatever is wrong with one is its own trouble alone
+            except Exception as error:  # an error in one entry does not affect the others
                 problem = line(str(error))
                 if problem not in self._refused and len(self._refused) < 1000:
                     self._refused.add(problem)
@@ -196,7 +196,7 @@ class Watcher:
         self._publish(Listing(instances, drop_of(addresses)))
 
     def _well(self, problem: str | None) -> None:
-        """It has answered. problem: of a part, while the rest is good"""
+        """The source has answered. problem: the error of a part, if the rest is good"""
         if problem is not None:
             self._say(f"a part of {self._discovery} failed: {problem}; the rest is used", problem)
             self._tell(problem, 0.0)

@@ -1,4 +1,4 @@
-"""Over: what all sources that are made of others have in common. What those say of themselves holds for it, too."""
+"""Over: the base of all sources that wrap other sources. The settings of the inner sources apply to it, too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""YAML as strangers write it: without aliases, of which a few lines make gigabytes, and with bounded numbers."""
+"""A loader for untrusted YAML: no aliases (a few lines can expand to gigabytes), and bounded numbers."""
 
 from __future__ import annotations
 

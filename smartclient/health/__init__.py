@@ -1,1 +1,1 @@
-"""Who may get a call, and how many: outlier detection, checks, pauses, slow start; and what stalls of ours explain."""
+"""Which nodes get calls, and how many: outlier detection, checks, pauses, slow start, and our own stalls."""

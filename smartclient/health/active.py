@@ -12,7 +12,7 @@ from ..support.checks import statuses as status_set
 
 @dataclass(frozen=True)
 class HealthCheck(Settings):
-    """Ask each instance now and then whether it is well; one that is not gets no calls, unless too few are left.
+    """Check each instance periodically; an unhealthy one gets no calls, unless too few are left.
 
     path:       of a GET request, sent to the service's name with the client's own TLS settings; None: it is enough that
                 the instance takes a connection (with TLS, if it has that)
@@ -24,8 +24,8 @@ class HealthCheck(Settings):
     statuses:   that count as success; None: 200 to 299
     jitter:     share of the interval by which it is varied at random
     port:       where to ask; None: the instance's own
-    unejects:   a success also ends an ejection that calls have caused. A server's health page may be fine while its
-                work is not, so not by default
+    unejects:   a success also ends an ejection that calls have caused. Off by default: a server's health page may be
+                fine while its work is not
     """
 
     path: str | None = setting("/healthz", optional(matching("a path like '/healthz'", r"/[!-~]*")))

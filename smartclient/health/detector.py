@@ -1,7 +1,7 @@
 """The outlier detector: what is known of each node's failures, and whether its peers fare better.
 
-The sequential test (`evidence`) is Page's CUSUM of the log-likelihood ratio of two rates of failure: p0, what the
-node's peers show, against p1, half way from there to failing always. Each failure adds ln(p1/p0), each success
+The sequential test (`evidence`) is Page's CUSUM of the log-likelihood ratio of two rates of failure: p0, the
+rate of the node's peers, against p1, half way from p0 to 100 %. Each failure adds ln(p1/p0), each success
 ln((1-p1)/(1-p0)), never below 0; the sum fades with a time constant of five minutes. At 16 = ln(9·10⁶) the node is out.
 
     peers fail 0-1 %, the node   always  →  out after  5 calls
@@ -10,12 +10,12 @@ ln((1-p1)/(1-p0)), never below 0; the sum fades with a time constant of five min
                                    10 %  →  never by this test (the interval's statistics see it, given volume)
     all nodes fail alike, at any rate    →  a node is out by mistake about once in 10⁶ calls or less
 
-p0 is the larger of two figures, since a trouble of all (a shared dependency, the network, this process) must be seen as
-quickly as a single node's: the peers' failures over the last 10-20 s, and the mean of an average by count (α = ¼) over
-the peers, which knows a change after two or three calls of each. So when all worsen together, nobody is ejected; the
-same evidence, 3 for each failure, is asked of failures in a row. A node that was back for less than a while is trusted
-less: two failures in a row do. A node that cannot be connected to while another is known to be up is down by itself:
-there p0 is 1 %, however many of its peers cannot be reached either.
+p0 is the larger of two figures, since a problem of all (a shared dependency, the network, this process) must be seen as
+quickly as a single node's: the peers' failure rate over the last 10-20 s, and the mean of an average by count
+(α = ¼) over the peers, which shows a change after two or three calls to each. So when all get worse together, no node
+is ejected. Failures in a row need such evidence, too: 3 for each failure. A node that came back recently is trusted
+less: two failures in a row are enough. A node that cannot be connected to while another is known to be up has its own
+problem: p0 is 1 % then, however many of its peers cannot be reached either.
 
 A success costs a few attribute accesses; all arithmetic waits for a failure. Not thread-safe: the service's lock guards
 it.
@@ -38,18 +38,18 @@ EVIDENCE = 16.0
 EVIDENCE_PER_FAILURE = 3.0  # asked of failures in a row
 FADES_OVER = 300.0
 LEAST_RATE, HIGHEST_RATE = 0.01, 0.95  # of p0
-TOGETHER = 0.25  # what a failure counts whose attempt was under way when the one before was seen: they have one cause
+TOGETHER = 0.25  # weight of a failure whose attempt was running at the failure before: they have one cause
 MOST_TOGETHER = 12.0  # evidence that such failures can make: the node must fail once more
 AN_OUTLIER = 2.0  # times its peers' failures, for the interval's statistics
 MOST_RATE = 0.8  # of p0, for failures to be evidence
 PRIOR_FAILURES, PRIOR_CALLS = 0.1, 10.0
 QUICK = 0.25  # weight of the newest call in the average by count
-RELAPSE = 2  # failures in a row that eject again what has just come back,
-RELAPSE_WITHIN = 30.0  # seconds, at most, before
-# While its peers fail less than CLEAN, so many failures in a row over so many seconds count as many: a balancer that
-# avoids who fails seldom asks for more.
+RELAPSE = 2  # failures in a row that eject a node again which has come back
+RELAPSE_WITHIN = 30.0  # seconds ago, at most
+# While its peers fail less than CLEAN, this many failures in a row over this many seconds are enough: a balancer that
+# avoids failing nodes rarely calls them more.
 LASTING, CLEAN = (2, 5.0), 0.003
-MOST_RELAPSES = 10  # times max_ejection_time that one is kept out which comes back only to fail again
+MOST_RELAPSES = 10  # times max_ejection_time, for a node that fails again whenever it comes back
 LATENCY_CALLS = 20  # calls in an interval that make a mean latency
 
 
@@ -165,12 +165,12 @@ class NodeHealth:
         return self._healthy_since is not None and well - self._healthy_since < within
 
     def _well_until(self, now: float) -> float:
-        """Until the first of its failures in a row: a balancer that avoids it may take its time for the next."""
+        """Until the first of its failures in a row: the next may come late if the balancer avoids it."""
         return self.failing_since if self.local_failures or self.answers_5xx else now
 
 
 class Detector:
-    """The detector of one service: compares its nodes. Nodes that are ejected are nobody's peers."""
+    """The detector of one service: compares its nodes. Ejected nodes do not count as peers."""
 
     def __init__(self, settings: OutlierDetection, now: float) -> None:
         self.settings = settings
@@ -184,7 +184,7 @@ class Detector:
         """Count an attempt; the reason, if its node is to be ejected.
 
         peers: how many other nodes are in use
-        lone:  a failure that says something of this node, however many others fail: it cannot be reached while
+        lone:  a failure that is this node's own, however many others fail: it cannot be reached while
                another one is known to be up
         """
         if outcome is Outcome.ABANDONED:
@@ -210,7 +210,7 @@ class Detector:
         return reason
 
     def forget(self, health: NodeHealth) -> None:
-        """The node is ejected or gone: it says nothing of its peers any more."""
+        """The node is ejected or gone: it no longer counts as a peer."""
         self._quick_sum = max(0.0, self._quick_sum - health.quick)
         self._calls = max(0, self._calls - health.calls)
         self._failures = max(0, self._failures - health.failures)
@@ -250,7 +250,7 @@ class Detector:
         rate = LEAST_RATE if lone else min(max(self._peers_rate(health, peers), LEAST_RATE), HIGHEST_RATE)
         worse = rate + 0.5 * (1.0 - rate)
         ratio = log(worse / rate) if failed else log((1.0 - worse) / (1.0 - rate))
-        if rate > MOST_RATE:  # where nearly all fail nobody stands out: many failures must not add up
+        if rate > MOST_RATE:  # if nearly all fail, no node is an outlier: failures must not add up
             ratio = min(ratio, 0.0)
         together = failed and now - latency < health.failed_at
         if together:
@@ -287,7 +287,7 @@ class Detector:
         found = []
         for node, rate in rates.items():
             low = rate < least and self._is_clear(node.health)
-            # Twice running: a burst that all had to bear leaves some worse off than others, once.
+            # Twice in a row: a burst that hits all makes some look worse than others, once.
             if low and node.health.low:
                 why = f"success rate {rate:.1%}, below {least:.1%} (mean - {settings.success_rate_factor:g} sigma)"
                 found.append((node, why))

@@ -4,9 +4,9 @@ Reasons to eject a node, each compared with its peers (`detector`):
 
 1. `consecutive_5xx` answers of 5xx in a row, `consecutive_gateway_failure` of 502, 503, 504,
    `consecutive_local_origin_failure` transport errors (Envoy: outlier_detection, with
-   split_external_local_origin_errors). Any other answer resets the counters; an answer of any kind the last one.
+   split_external_local_origin_errors). Any other answer resets the counters; any answer resets the last one.
 2. `evidence`: a sequential test of the node's failures against its peers', for the traffic of a Python process, which
-   seldom sees the 100 requests a host in 10 s that Envoy's statistics want.
+   rarely has the 100 requests per host in 10 s that Envoy's statistics need.
 3. At the end of each `interval`, with enough traffic: a success rate below the mean − `success_rate_factor` standard
    deviations, twice running (Envoy: success_rate_*, once), a failure percentage above `failure_percentage` (Envoy:
    failure_percentage_*), a mean latency above `latency_factor` × the median of the nodes.
@@ -49,8 +49,8 @@ class OutlierDetection(Settings):
     max_ejected:                       share of the nodes that may be out at once
     jitter:                            share by which a time is lengthened at random, so that clients do not probe in
                                        step
-    max_pause:                         a node that answers 429 or 503 with Retry-After is left alone that long, at most;
-                                       0: not at all
+    max_pause:                         a node that answers 429 or 503 with Retry-After gets no calls for that time, at
+                                       most this long; 0: ignored
     """
 
     consecutive_5xx: int | None = setting(5, optional(count()))

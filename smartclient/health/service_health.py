@@ -31,7 +31,7 @@ class ServiceHealth:
         self._detector = None if outlier is None else Detector(outlier, now)
 
     def record(self) -> NodeHealth | None:
-        """What is to be known of a new node."""
+        """The health record of a new node."""
         return None if self._outlier is None else NodeHealth(self._outlier)
 
     def judge(
@@ -56,8 +56,8 @@ class ServiceHealth:
         if detector is None or outlier is None or node.removed:
             return events
         if node.ejected_until is not None:
-            # Only a probe speaks for an ejected node (or, in panic, a call that began in it): answers to calls from
-            # before the ejection are old news.
+            # Only a probe counts for an ejected node (or, in panic, a call begun in panic): answers to calls from
+            # before the ejection are outdated.
             if outcome is Outcome.SUCCESS and (probing or not node.excluded):
                 events.append(self.restore(node, now))
             elif outcome is Outcome.FAILURE and probing:
@@ -82,7 +82,7 @@ class ServiceHealth:
         return NodeReturned(self._service, node.instance)
 
     def pause(self, node: Node, seconds: float, now: float) -> bool:
-        """It said Retry-After: it is left alone for that long, as far as the others can do without it."""
+        """It sent Retry-After: it gets no calls for that long, as far as the others can do without it."""
         if self._outlier is None:
             return False
         until = now + min(seconds, self._outlier.max_pause)

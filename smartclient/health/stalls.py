@@ -1,4 +1,4 @@
-"""Stalls: time in which this process could not attend to its calls, so that what it saw says nothing of the nodes.
+"""Stalls: time in which this process could not run its calls, so that what it measured says nothing about nodes.
 
 A blocked event loop, a paused container, a starved CPU: every attempt in flight times out or looks slow, whichever node
 it was on. The async driver measures it by a timer that comes late; samples taken meanwhile are dropped.

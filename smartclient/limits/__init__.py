@@ -1,5 +1,5 @@
-"""What a client does not ask of a service: more at once than it bears, more than it accepts, anything while all of it
-is down.
+"""Limits on what a client sends to a service: no more at once than it can handle, no more than it accepts, nothing
+while all of it is down.
 """
 
 from .admission import Admission, Refused

@@ -1,4 +1,4 @@
-"""Admission: what stands between the calls of one service and its instances."""
+"""Admission: decides which calls of one service may reach its instances."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNLIMITED = 1 << 30
 class Refused(Exception):
     """This call is not let through. The flow turns it into one of the flavour's errors.
 
-    down:  since the service is down, not since there is too much
+    down:  because the service is down, not because of load
     """
 
     def __init__(self, reason: str, down: bool = False) -> None:
@@ -32,8 +32,8 @@ class Refused(Exception):
 class Admission:
     """The live limits of one service.
 
-    places:  attempts in progress; None: as many as there are
-    limits:  the settings, for who waits
+    places:  for attempts in progress; None: no limit
+    limits:  the settings, for calls that wait
     """
 
     def __init__(self, limits: Limits | None, throttle: Throttle | None, circuit: Circuit | None, rng: Random) -> None:
@@ -84,7 +84,7 @@ class Admission:
                 self._resize()
 
     def count(self, in_use: Callable[[], tuple[int, int]]) -> None:
-        """Another number of nodes takes calls. in_use: how many, and how many attempts are in flight on others."""
+        """The number of nodes that take calls changed. in_use: that number, and attempts in flight on others."""
         if self.limits is not None and self.limits.per_node is not None:
             with self._lock:  # asked under the lock: else two threads may tell in the wrong order
                 nodes, astray = in_use()

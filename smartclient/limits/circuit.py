@@ -1,7 +1,7 @@
 """Circuit: while every instance fails, calls fail at once, with the reason, between probing calls.
 
-Off by default, and not to be switched on lightly. Ejection takes a bad instance out of the way of calls that others can
-serve; a circuit takes calls out of the way of a service as a whole. It is right where a failure costs a caller a full
+Off by default, and not to be switched on lightly. Ejection keeps calls that others can serve away from a bad
+instance; a circuit keeps all calls away from the whole service. It is right where a failure costs a caller a full
 timeout and the caller has something else to do; it is wrong where a failure is a matter of some requests (one bad
 tenant's calls may cut off all others'), and it makes every recovery up to `probe` seconds later.
 """
@@ -18,8 +18,8 @@ from ..support.checks import Settings, count, seconds, setting
 class Circuit(Settings):
     """When to give up on a whole service for a while.
 
-    failures:  attempts in a row, whichever the instance, that got no answer, or 502, 503 or 504; and at least one for
-               each instance. One other answer, and the count begins anew
+    failures:  attempts in a row, on any instances, that got no answer, or 502, 503 or 504; at least one for each
+               instance. Any other answer resets the count
     probe:     seconds between calls that are let through to find out
     """
 

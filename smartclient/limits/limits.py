@@ -20,12 +20,12 @@ class AdaptiveLimit(Settings):
     """A limit that goes up while the service answers as fast as usual, and down when it takes longer.
 
     Netflix's concurrency-limits, `Gradient2Limit`: limit × min(1, tolerance × usual latency ÷ recent latency) + 4,
-    smoothed. Vegas goes by the least latency ever seen, which a service with latencies of any spread hardly ever
-    reaches: in `tests/bench/limits.py` it leaves a third of the capacity unused, this one a twentieth.
+    smoothed. Vegas uses the lowest latency ever seen, which is hardly ever reached
+    if latencies vary: in `tests/bench/limits.py` it leaves a third of the capacity unused, this one a twentieth.
 
     initial:    attempts in progress at first
     least, most: bounds
-    tolerance:  how much slower than usual is still well
+    tolerance:  how much slower than usual is still fine
     smoothing:  share of the newest value
     """
 
@@ -50,7 +50,7 @@ class Limits(Settings):
     """How much of a service one client uses at once.
 
     max_in_flight:  attempts in progress, of all instances together; an `AdaptiveLimit` finds the number itself
-    per_node:       attempts in progress on one instance; when all have as many, calls queue
+    per_node:       attempts in progress on one instance; when all are full, calls queue
     queue:          calls that may wait for a place; one more raises `Overloaded` at once
     queue_timeout:  seconds that a call waits for a place, then it raises `Overloaded`
     """
@@ -79,7 +79,7 @@ class Gradient:
     def observe(self, latency: float, in_flight: int, failed: bool) -> None:
         """An attempt ended. in_flight: with it."""
         settings = self._settings
-        if failed:  # what it does not answer it cannot bear
+        if failed:  # it cannot handle what it does not answer
             self._limit = max(float(settings.least), self._limit * 0.9)
             return
         latency = max(latency, 1e-6)  # coarse clocks say 0
@@ -87,7 +87,7 @@ class Gradient:
         self._long = self._long + LONG * (latency - self._long) if self._long else latency
         if self._long > 2 * self._short:
             self._long *= RECOVERY
-        if in_flight < self._limit / 2:  # nothing is known of how much it bears
+        if in_flight < self._limit / 2:  # too few to show how much it can handle
             return
         gradient = max(0.5, min(1.0, settings.tolerance * self._long / self._short))
         wanted = self._limit * gradient + QUEUE

@@ -2,8 +2,8 @@
 
 Google's SRE book, "Handling Overload", client-side throttling: refuse with probability
 max(0, (requests − K × accepts) ÷ (requests + 1)), both counted over two minutes. Requests refused here count as
-requests, so a service that is down for good is asked ever less, but a tenth of the calls always gets through to find
-out that it is back.
+requests, so a service that stays down gets fewer and fewer calls, but a tenth of them always gets through, to notice
+when it is back.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ REFUSALS = frozenset({429, 503})
 class Throttle(Settings):
     """Client-side throttling.
 
-    k:        requests for each accepted one before any is refused: 2 lets twice as much through as is accepted
+    k:        requests allowed for each accepted one: 2 lets twice as many through as are accepted
     window:   seconds
     at_most:  share of the calls that is refused
     """

@@ -47,12 +47,12 @@ class BudgetAccount:
             self._window.add(now, CALLS)
 
     def take(self, now: float) -> bool:
-        """Pay for a retry, if there is enough to."""
+        """Spend one retry, if the budget has it."""
         settings = self._settings
         with self._lock:
             calls, retries = self._window.sums(now)
             earned = settings.ratio * calls + settings.min_per_second * settings.ttl
-            # 0.2 × 5 is 1 in theory only: a hair of tolerance keeps the last retry.
+            # Sums like 0.2 × 5 may not be exact: a small tolerance keeps the last retry.
             if retries + 1 > earned + 1e-9:
                 return False
             self._window.add(now, RETRIES)

@@ -1,7 +1,7 @@
 """Hedge: a second attempt on another node while the first is still out; the first good answer wins.
 
 Dean and Barroso, "The Tail at Scale" (2013), deferred to the 95th percentile; Finagle's `BackupRequestFilter`: fast
-failures are no latencies, at least a millisecond, off while nothing is measured, at most so much extra load; Envoy:
+failures are no latencies, a delay of at least 1 ms, off while nothing is measured, limited extra load; Envoy:
 `hedge_policy`; gRPC A6: `hedgingPolicy`.
 """
 

@@ -7,9 +7,9 @@
     a generator or other iterator        only while nothing of it was taken
     a stream class of the user's own     only while nothing of it was taken
 
-Retrying a body that is spent sends nothing and gets a 200. So what is sent again must be as long as what was sent
-before, else the attempt is broken off: an iterable whose iterators share a source that is spent cannot be told from a
-good one in any other way. What httpx makes of a body is private (`Request._content`,
+Retrying with a consumed body sends nothing and gets a 200. So what is sent again must be as long as what was sent
+before, else the attempt is aborted: there is no other way to detect an iterable whose iterators share a consumed
+source. What httpx makes of a body is private (`Request._content`,
 `IteratorByteStream._stream`, `MultipartStream.fields`, `FileField.file`); it is read here and nowhere else, and a test
 pins it.
 """
@@ -48,14 +48,14 @@ class RequestBody:
             self._source.seek(self._position)
 
     def ended(self) -> None:
-        """The source has said its last. Raises StreamConsumed if it gave more when it was sent before."""
+        """The source is exhausted. Raises StreamConsumed if it gave more when it was sent before."""
         if self.given < self._longest:
             self._replayable = False
             raise self.spent()
 
 
 class WatchedStream:
-    """The request's stream, noting the moment something is taken of it.
+    """The request's stream; records when something is read from it.
 
     Subclassed once per flavour, together with its byte stream classes.
 
@@ -82,13 +82,13 @@ class WatchedStream:
         return self._chunks
 
     async def aclose(self) -> None:
-        """End what was begun: httpcore leaves an async generator in the middle when the server hangs up on it."""
+        """Close the source: httpcore leaves an async generator unfinished when the server disconnects."""
         if self._chunks is not None:
             await self._chunks.aclose()
 
 
 class _Chunks:
-    """What an async stream gives, straight from its source: httpx's generator between would not end the user's."""
+    """The chunks of an async stream, directly from its source: httpx's generator would not close the user's."""
 
     def __init__(self, stream: Any, body: RequestBody) -> None:
         source: Any = getattr(stream, "_stream", None)
@@ -122,7 +122,7 @@ class _Chunks:
 
 
 def body_of(request: Any, byte_stream: type[Any], watched: type[Any]) -> RequestBody | None:
-    """What must be minded of a request's body; None where it is bytes in memory.
+    """The tracked body of a request; None if it is bytes in memory.
 
     byte_stream, watched: the flavour's `ByteStream` and `WatchedStream`
     """

@@ -35,15 +35,15 @@ def strategy(name: str, value: Any) -> Any:
 class Retry(Settings):
     """When a failed attempt is followed by another, on another node.
 
-    attempts:  attempts of a call, the first included. While some instance is known to be up, one that could not be
-               connected to is not counted, at most five of a call (with a `stop` of your own all are)
+    attempts:  attempts of a call, the first included. While some instance is known to be up, up to five attempts of a
+               call that could not connect are not counted (with a `stop` of your own all are)
     wait:      tenacity wait strategy, in seconds. It is longer only if every instance has answered with Retry-After
                (at most `OutlierDetection.max_pause`, and as far as the deadline allows); a server's
                grpc-retry-pushback-ms takes its place (gRPC A6)
     statuses:  responses that are retried; beside them 421 and 425, whatever the method (the server says that it did
                nothing: RFC 9110 §15.5.20, RFC 8470 §5.2), and 408
-    methods:   methods that may be sent again once something of them was sent. One that never left is always
-               repeatable, POST too
+    methods:   methods that may be sent again after part of the request was sent. A request of which nothing was sent
+               is always repeatable, POST too
     budget:    retries as a share of calls; None: no such limit
     stop:      tenacity stop strategy, in place of `attempts`
     retry:     tenacity retry strategy, in place of `statuses` and "transport errors". Sees successes, too

@@ -12,8 +12,8 @@ MOST = 100  # characters of a date
 
 
 def retry_after(headers: Any, wall_clock: float | None = None) -> float | None:
-    """Seconds the server asks to wait; None if it does not say, or not understandably. Never negative, never beyond
-    what a clock takes.
+    """Seconds the server asks to wait; None if there is no valid value. Never negative, never more than a
+    clock takes.
 
     wall_clock: seconds since the epoch, now; only a date needs it
     """

@@ -1,1 +1,1 @@
-"""The live state of services: who their instances are, which of them is picked, how they fare."""
+"""The live state of services: their instances, which of them is picked, and their health."""

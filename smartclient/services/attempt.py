@@ -1,4 +1,4 @@
-"""Attempt: one try of a call on one node, and the one way back of what became of it."""
+"""Attempt: one try of a call on one node, and the only way to report its result."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class AttemptOwner(Protocol):
 class Attempt:
     """One try of a call on one node.
 
-    `judge` at the response headers or the error: latency and health. `finish` when it is over, whatever happened:
+    `judge` at the response headers or the error: health. `finish` when it is over, whatever happened: latency,
     in-flight and the place among `max_connections`. Both count once, however often they are called.
     """
 
@@ -40,6 +40,7 @@ class Attempt:
         "elapsed",
         "error",
         "failures_before",
+        "in_body",
         "node",
         "number",
         "outcome",
@@ -65,15 +66,23 @@ class Attempt:
         self.waited: float = 0.0
         self.reused: bool = False  # sent on a connection that had been idle
         self.connecting: float = 0.0  # seconds that its new connection took
+        self.in_body: float = 0.0  # seconds spent waiting for pieces of its body
         self.outcome: Outcome | None = None
         self.status: int | None = None
         self.error: str | None = None
         self.elapsed: float = 0.0
-        self.failures_before: int = 0  # transport errors in a row before its success, should its body fail
+        self.failures_before: int = 0  # transport errors in a row before its success, in case its body fails
         self.unreached: bool = False  # it could not connect
         self.overtaken: bool = False  # another attempt of the call was faster
-        self.stalled: float = 0.0  # what the client had been stalled before
+        self.stalled: float = 0.0  # total stall time of the client when it started
         self._finished = False
+
+    @property
+    def latency(self) -> float:
+        """Seconds spent waiting for the server: for the headers and for each piece of the body. A slow consumer does
+        not count, and neither does the time to connect.
+        """
+        return max(self.elapsed - self.connecting, 0.0) + self.in_body
 
     def judge(
         self,

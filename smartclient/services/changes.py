@@ -1,7 +1,7 @@
 """Membership: what a new list from discovery changes. Known servers keep their node and its history.
 
-A registration is not a server: one address under four ids is one node, else a round robin would give it four shares,
-and three attempts of a call might all be on it.
+A registration is not a server: one address under four ids is one node, otherwise round robin would give it four shares,
+and three attempts of a call might all go to it.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class Change(NamedTuple):
 def servers_of(
     instances: Iterable[Instance], by_id: bool, breaks: GilBreaks, several: Callable[[Instance, list[Instance]], None]
 ) -> dict[str, Instance]:
-    """The servers that a list names, by their identity: weights added where one is registered several times, and all
-    weights scaled down where one is beyond what we reckon with (xDS knows weights of 32 bits).
+    """The servers that a list names, by their identity: weights are added if one is registered several times, and all
+    weights are scaled down if one exceeds HEAVIEST (xDS has 32-bit weights).
 
     several:  told of each server that has several registrations
     """

@@ -1,7 +1,7 @@
-"""Choices: who the members of a service are, who of them may be picked, and how.
+"""Choices: the members of a service, which of them may be picked, and how.
 
-Calls read `choice` without a lock: one immutable object, swapped in whole. Whatever takes time, comparing lists and
-making pickers, is done without the lock; a result that is no longer the newest is dropped.
+Calls read `choice` without a lock: one immutable object, replaced as a whole. Slow work, comparing lists and making
+pickers, is done without the lock; an outdated result is dropped.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from .picking import Choice, Chooser
 
 NEVER = float("inf")
 CHUNK = 256  # nodes that are removed in one go
-TURNS = 8  # choices that other threads may make void
-AGAIN = 1.0  # seconds after which what was due is tried again, should a thread not have got through with it
+TURNS = 8  # choices that other threads may invalidate
+AGAIN = 1.0  # seconds after which due work is tried again, in case a thread did not finish it
 REMEMBERED = 10_000  # servers that have left the list
 WANTED = 64  # different metadata for which a subset is kept
 EVERYTHING: frozenset[tuple[str, str]] = frozenset()
 
 
 class Plan(NamedTuple):
-    """Who is to be in use, worked out without the lock; void if `version` is no longer the newest."""
+    """The nodes to use, computed without the lock; void if `version` is no longer the newest."""
 
     version: int
     nodes: tuple[Node, ...]
@@ -64,7 +64,7 @@ class Choices:
     choice:       who may be picked; None: nobody
     due:          ejected nodes whose time is over: one probing call each
     next_change:  when `advance` has something to do
-    empty_at:     when an empty list that is held back is taken at its word
+    empty_at:     when an empty list that is held back takes effect
     closed:       for good
     in_flight:    attempts that are not over, of nodes that are gone, too
     """
@@ -103,8 +103,8 @@ class Choices:
         self._stale = False  # the pickers do not know the latest weights, or are a stopgap
 
     def update(self, instances: tuple[Instance, ...], grace: float) -> tuple[Change, list[Node]] | None:
-        """Take a new full list: what it changed, and which nodes are to be let go; `settle` comes next. None: it
-        changes nothing, or is empty and held back for `grace` seconds.
+        """Take a new full list: what it changed, and which nodes to release; call `settle` next. None: it changes
+        nothing, or is empty and held back for `grace` seconds.
         """
         with self._updating:
             if instances or not self.nodes or grace <= 0:
@@ -116,8 +116,8 @@ class Choices:
         return None
 
     def want(self, require: Any, prefer: Any) -> tuple[Change, list[Node]] | None:
-        """A call asks for that metadata: where a subset is used, there is one of those instances, too. The result is
-        that of `update`, and settled.
+        """A call asks for that metadata: if subsets are used, make one of those instances, too. Returns the same as
+        `update`, already settled.
         """
         wanted = [pairs for pairs in (_pairs(require), _pairs(require, prefer)) if pairs not in self._wanted]
         if not wanted or len(self._wanted) >= WANTED:
@@ -151,7 +151,7 @@ class Choices:
             return self._remove(gone)
 
     def after_fork(self) -> None:
-        """In a forked child: new locks; whatever a thread was about when the process was copied, the next call does."""
+        """In a forked child: new locks; the next call does what a thread was doing at the fork."""
         self.lock, self._updating = threading.Lock(), threading.Lock()
         self.chooser.after_fork()
         if self.choice is not None:
@@ -164,7 +164,7 @@ class Choices:
             node.in_flight, node.probe = 0, None
 
     def advance(self, now: float) -> tuple[Change, list[Node]] | None:
-        """Something was due at `next_change`: one thread sees to it. The result is that of `update`, and settled."""
+        """Do what was due at `next_change`, in one thread. Returns the same as `update`, already settled."""
         with self.lock:
             if now < self.next_change:
                 return None
@@ -172,7 +172,7 @@ class Choices:
         told = None
         if self.empty_at <= now and self._updating.acquire(blocking=False):
             try:
-                if self.empty_at <= now:  # still: no list has come meanwhile
+                if self.empty_at <= now:  # still true: no list has arrived meanwhile
                     told = self._exchange(())
             finally:
                 self._updating.release()
@@ -186,7 +186,7 @@ class Choices:
                 self._version += 1
                 version, nodes, stale = self._version, self.nodes, self._stale
                 if self.next_change <= now:
-                    self.next_change = now + AGAIN  # should this come to nothing
+                    self.next_change = now + AGAIN  # in case this fails
                 changes, moved = self.health.advance(nodes, now)
             if building:
                 self._breaks()
@@ -202,8 +202,8 @@ class Choices:
                 return
 
     def _due(self, nodes: tuple[Node, ...], over: Set[Node]) -> tuple[Node, ...]:
-        """Of the nodes whose ejection is over: those that would be in use were they well. An end of one reason is none
-        of the others: checks, pauses, weights, priorities, zones.
+        """The nodes whose ejection is over and that would be in use if they were healthy. Other reasons may still keep
+        a node out: checks, pauses, weights, priorities, zones.
         """
         if not over:
             return ()
@@ -260,7 +260,7 @@ class Choices:
             for node in change.added:
                 if node.ejected_until is not None:
                     self.health.readmit(node, change.nodes)
-                elif not fresh:  # else all are new: somebody has to do the work
+                elif not fresh:  # no slow start if all members are new
                     self.health.warm(node, now)
             self.nodes = change.nodes
             self._version += 1
@@ -286,7 +286,7 @@ class Choices:
         return [node for node in nodes if node.in_flight == 0]
 
     def _node(self, identity: str, instance: Instance) -> Node:
-        """A node for a server that is new; one that was in the list a moment ago is what it was."""
+        """A node for a new server; one that left the list recently gets its earlier state back."""
         with self.lock:
             before = self._left.pop(identity, None)
         if before is None:
@@ -303,5 +303,5 @@ class Choices:
 
 
 def _pairs(*wanted: Any) -> frozenset[tuple[str, str]]:
-    """The metadata that mappings ask for; a function of the request says so call by call."""
+    """The metadata that mappings ask for; a function is ignored, since it depends on the request."""
     return EVERYTHING.union(*(one.items() for one in wanted if one and not callable(one)))

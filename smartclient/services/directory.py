@@ -1,7 +1,7 @@
 """Services: the services of one client, each made at its first call, watched while it is used.
 
 A name that the source says has no instances is not kept: it is remembered for a second, so that names made of user
-input breed neither threads nor memory. While a source says nothing, few of them are watched (`unknown`).
+input cost neither threads nor memory. Until a source answers, only a few of them are watched (`unknown`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Services:
     """The live services of one client.
 
     retire_node: called with each node that is gone and has no call left
-    by_id:       the registry's id is part of who an instance is
+    by_id:       the registry's id is part of an instance's identity
     forgotten:   called with each service that is kept no longer
     """
 
@@ -95,7 +95,7 @@ class Services:
                 if watcher is not None and watcher.running and not watcher.over:
                     replaced.append(watcher)
                     self._replaced[one] = watcher
-                    watcher.stop_signal.set()  # before the new one starts: it shall have the last word
+                    watcher.stop_signal.set()  # before the new one starts, whose lists must win
                     self._start(self._services[one])
         for watcher in replaced:
             watcher.stop()
@@ -161,7 +161,7 @@ class Services:
                     service.link_local = True  # the user's own list
                     service.update(parse_all(known, f"service {shown(name)}"))
                     return service
-            except BaseException:  # the user's list or balancer is wrong: each call shall hear it
+            except BaseException:  # the user's list or balancer is wrong: each call must raise it
                 with self._lock:
                     self._dropped(service)
                 raise
@@ -179,7 +179,7 @@ class Services:
         return service
 
     def _take_turns(self) -> list[Watcher | None]:
-        """Watch those unknown names whose turn has come (the lock held); watchers that are to be stopped for them."""
+        """Watch the unknown names that are next (the lock held); the watchers that must be stopped for them."""
         begin, forget = self._first.next_in_turn(self._clock())
         left = [self._dropped(one) for one in forget]
         for service in begin:
@@ -244,7 +244,7 @@ class Services:
         def publish(instances: tuple[Instance, ...]) -> None:
             first = not service.ready.fired
             with service.publishing:
-                if watcher.stop_signal.is_set():  # replaced while it made this list: the new one has the last word
+                if watcher.stop_signal.is_set():  # replaced while it made this list: the new watcher's lists win
                     return
                 told = service.take(instances, rules.grace)
                 service.drop = drop_of(instances)

@@ -1,5 +1,5 @@
-"""Latencies: how long the successful attempts of a service took lately. Kept only where somebody asks: a deadline that
-wants to know whether a retry fits, a hedge by percentile.
+"""Latencies: how long the successful attempts of a service took lately. Kept only if needed: by a deadline that
+checks whether a retry fits, or a hedge by percentile.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ ANEW = 0.1  # seconds after which a percentile is reckoned anew
 
 
 class Latencies:
-    """Of one service. Fast failures are none: they would make it look fast."""
+    """The latencies of one service. Failures are not counted: fast ones would make it look fast."""
 
     __slots__ = ("_lock", "_reckoned_at", "_sorted", "_taken")
 

@@ -1,4 +1,4 @@
-"""Members: the members of a service at work. The only owner of their lock: calls claim a node, tell what became of it,
+"""Members: the members of a service during calls. The only owner of their lock: calls claim a node, report the result,
 and release it.
 """
 
@@ -9,6 +9,7 @@ from typing import Any
 
 from ..events import Event, logger
 from ..node import Node, Outcome
+from ..statuses import is_wrong
 from .attempt import Attempt
 from .call import Call
 from .choices import TURNS, Choices
@@ -40,7 +41,7 @@ class Members(Choices):
     def learn(
         self, attempt: Attempt, retry_after: float | None, now: float, lone: bool, remember: bool
     ) -> tuple[list[Event], bool]:
-        """What an attempt came to: what changes for its node, and whether that pauses.
+        """Record the result of an attempt: what changes for its node, and whether the node is paused.
 
         lone:      it could not be reached, while others can
         remember:  for the balancer, too
@@ -48,7 +49,7 @@ class Members(Choices):
         node, outcome = attempt.node, attempt.outcome
         assert outcome is not None
         with self.lock:
-            if node.memory is not None and remember:
+            if node.memory is not None and remember and outcome is Outcome.FAILURE:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
             if node.health is not None:
                 attempt.failures_before = node.health.local_failures
@@ -59,7 +60,7 @@ class Members(Choices):
             return events, self.health.pause(node, retry_after, now)
 
     def learn_overtaken(self, attempt: Attempt, now: float, remember: bool) -> list[Event]:
-        """So long at least it would have taken. For a node on probation that is too long."""
+        """Its time is a lower bound of its latency. For a node on probation that is too long."""
         node, latency = attempt.node, attempt.elapsed
         with self.lock:
             if node.memory is not None and remember:
@@ -86,11 +87,15 @@ class Members(Choices):
             except Exception:
                 self._complain()
 
-    def release(self, attempt: Attempt) -> tuple[bool, bool]:
-        """An attempt is over: whether its node is not in use any more, and whether that was its last."""
+    def release(self, attempt: Attempt, now: float, remember: bool) -> tuple[bool, bool]:
+        """An attempt is over: whether its node is not in use any more, and whether that was its last. Only now is it
+        known how long the server took.
+        """
         node = attempt.node
         with self.lock:
-            if node.in_flight:  # a forked child starts from 0 while its parent's attempts are still to end
+            if attempt.outcome is Outcome.SUCCESS and remember and node.memory is not None:
+                self._remember_success(node, attempt, now)
+            if node.in_flight:  # a forked child starts from 0, but attempts of its parent may still end here
                 node.in_flight -= 1
                 self.in_flight -= 1
             if node.probe is attempt:
@@ -132,7 +137,7 @@ class Members(Choices):
                 until = node.ejected_until
                 if until is None or until > call.now or node.probe is not None or node.removed or node.barred:
                     continue
-                # A call that cannot be repeated is risked only after such a time without one that can.
+                # A call that cannot be repeated is used only if no repeatable call came for `base_ejection_time`.
                 if not call.repeatable and call.now < until + outlier.base_ejection_time:
                     continue
                 if not require or has(node, require):
@@ -143,6 +148,17 @@ class Members(Choices):
     def _remember(self, node: Node, outcome: Outcome, latency: float, retry_after: float | None, now: float) -> None:
         try:
             node.memory.observe(outcome, latency, retry_after, now)
+        except Exception:
+            self._complain()
+
+    def _remember_success(self, node: Node, attempt: Attempt, now: float) -> None:
+        """A fast 4xx answer does not count as good, if the balancer knows the difference."""
+        memory, latency = node.memory, attempt.latency
+        try:
+            if is_wrong(attempt.status) and hasattr(memory, "observe_wrong"):
+                memory.observe_wrong(latency, now)
+            else:
+                memory.observe(Outcome.SUCCESS, latency, None, now)
         except Exception:
             self._complain()
 

@@ -1,8 +1,8 @@
 """Choosing: from the members of a service to the node of one attempt.
 
 A first attempt asks the shared picker of the current choice, without a lock. A retry, a call with `require` or
-`prefer`, and a pick that has just become unusable go to a throw-away picker over fitting candidates, since the shared
-one must not move for them: two nodes, round robin, one failing, and every first attempt would go to the same node.
+`prefer`, and a pick that has just become unusable use a temporary picker over the matching candidates. They must not
+advance the shared one: with two nodes, round robin and one failing, every first attempt would go to the same node.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Unavailable(Exception):
 
 
 class Full(Unavailable):
-    """All nodes to pick from have as much as they may. The flow turns it into the flavour's `Overloaded`."""
+    """All nodes to pick from are at their limit. The flow turns it into the flavour's `Overloaded`."""
 
 
 class Choice(NamedTuple):
@@ -106,7 +106,7 @@ class Chooser:
         """Make the pickers: may be slow, and the user's code. Whether they are up to date comes along.
 
         first:     nothing has been made before
-        building:  a table over the members may be made: never in a call, which makes do with the one there is
+        building:  a table over the members may be made: never in a call, which uses the existing one
         stale:     weights have changed
         """
         if not self.balancer.over_members:
@@ -171,7 +171,7 @@ class Chooser:
         if node is not None:
             return node
         found = self._candidates(call, choice, members, require, prefer)
-        # A table for a single call would be dear.
+        # A table for a single call would be expensive.
         return (Random().picker(found, self._rng) if self.balancer.over_members else self._made(found))(call)
 
     def _by_shared_picker(self, call: Call, choice: Choice, members: tuple[Node, ...]) -> Node | None:
@@ -191,7 +191,7 @@ class Chooser:
     def _by_metadata(
         self, call: Call, choice: Choice, members: tuple[Node, ...], require: Metadata | None, prefer: Metadata | None
     ) -> Node | None:
-        """A first attempt asks a picker over what fits; those of the first so many wishes are kept."""
+        """A first attempt asks a picker over the matching nodes; the first FILTERS pickers are kept."""
         call.within = _all(self._musts(require))
         if call.attempt > 1:
             return None
@@ -208,8 +208,8 @@ class Chooser:
     def _by_table(
         self, call: Call, choice: Choice, require: Metadata | None, prefer: Metadata | None, in_flight: int
     ) -> Node | None:
-        """Ask the table over all members for a node of the key's group, within the bound, that fits; else for one that
-        fits.
+        """Ask the table over all members for a matching node of the key's group, within the bound; else for any
+        matching node.
         """
         limits: list[Callable[[Node], bool]] = []
         if self.balancer.bound is not None:
@@ -309,7 +309,7 @@ def _without(tried: Sequence[Node], nodes: Iterable[Node]) -> list[Node]:
 
 
 def _best(tiers: Sequence[list[Node]], rather: Callable[[Node], bool] | None, prefer: Metadata | None) -> list[Node]:
-    """The first nodes that are what the call would rather have; the wish for metadata is given up first."""
+    """The first nodes that the call prefers (`rather`); the preference for metadata is given up first."""
     likes = [*_fitting(prefer), None] if prefer else [None]
     for wish in (rather, None) if rather else (None,):
         for like in likes:

@@ -1,8 +1,8 @@
-"""Service: the live state of one service: its nodes, who of them may be picked, and what each attempt taught.
+"""Service: the live state of one service: its nodes, which of them may be picked, and the results of attempts.
 
-Reading is lock-free: a call sees one immutable `Choice`, swapped in whole. Writing (in-flight, health, membership)
-holds the service's lock, and shortly: lists are compared and pickers made without it. No code of the user's runs under
-it but a balancer's `Memory`.
+Reading is lock-free: a call sees one immutable `Choice`, replaced as a whole. Writing (in-flight, health, membership)
+holds the service's lock briefly: lists are compared and pickers made without it. The only user code that runs under it
+is a balancer's `Memory`.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ from .latencies import Latencies
 from .members import Members
 from .picking import Unavailable
 
-LOOK_EVERY = 0.0001  # seconds, per node: looking costs about 1 µs of it
+LOOK_EVERY = 0.0001  # seconds, per node: checking a node takes about 1 µs
 REFRESH_EVERY = 10.0  # seconds
-UP_FOR = 10.0  # seconds that an answer says of a node that it is up
+UP_FOR = 10.0  # seconds after an answer during which a node counts as up
 
 
 def is_up(node: Node, now: float) -> bool:
@@ -54,8 +54,8 @@ class Service:
     retire:   called with each node that is gone and has no call left: close its connections
     zone:     where this client runs, unless the policy says
     stalls:   of the client
-    refresh:  has the source asked anew; called when most nodes fail: they may have been replaced without our knowledge
-    by_id:    the registry's id is part of who an instance is
+    refresh:  asks the source again; called when most nodes fail: they may have been replaced without our knowledge
+    by_id:    the registry's id is part of an instance's identity
     given_up: called when a call waits no longer for the first list
     link_local: names of instances may lead to link-local addresses
     ready:    set when the first list has come
@@ -114,7 +114,7 @@ class Service:
         self._listed = False
         self.link_local = link_local
         self.drop: float = 0.0
-        self._look_at = 0.0  # when it is next looked whether most nodes fail
+        self._look_at = 0.0  # when to check next whether most nodes fail
         self._up: Node | None = None  # the last one that answered
 
     @property
@@ -124,7 +124,7 @@ class Service:
 
     @property
     def age(self) -> float:
-        """Seconds since the source last said who its instances are."""
+        """Seconds since the source last sent a list."""
         return self.clock() - self._listed_at
 
     @property
@@ -141,8 +141,8 @@ class Service:
         return self.latencies
 
     def knows_up(self, now: float) -> bool:
-        """Whether some node answered a moment ago, and has not failed since: so an instance that cannot be reached is
-        down by itself, and not the network or all of them.
+        """Whether some node answered recently, and has not failed since: then an unreachable instance is down alone,
+        not the network or all instances.
         """
         if self._up is not None and is_up(self._up, now):
             return True
@@ -150,7 +150,7 @@ class Service:
         return self._up is not None
 
     def others_may_be_called(self, call: Call) -> bool:
-        """Whether there is a node that the call has not tried, and that nothing keeps from being called."""
+        """Whether there is a node that the call has not tried and that may be called."""
         tried = {attempt.node for attempt in call.attempts}
         return any(not node.out and node not in tried for node in self.nodes)
 
@@ -160,7 +160,7 @@ class Service:
         return account or self._hedge_budgets.setdefault(hedge.budget, hedge.account())
 
     def draw_drop(self) -> bool:
-        """Whether this call is one of those that are not to be made."""
+        """Whether this call must be dropped."""
         return self._rng.random() < self.drop
 
     def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
@@ -197,7 +197,7 @@ class Service:
             self._overtaken(attempt, explained, now)
             return
         if explained and attempt.status is None:
-            return  # it ran out of time because we did
+            return  # it timed out because our process was stalled
         self._reached(attempt, now)
         lone = attempt.unreached and self.knows_up(now)
         if self.latencies is not None and outcome is Outcome.SUCCESS:
@@ -237,7 +237,7 @@ class Service:
             self._refresh(self.name)
 
     def _overtaken(self, attempt: Attempt, explained: bool, now: float) -> None:
-        """So long at least it would have taken. For a node on probation that is too long."""
+        """Its time is a lower bound of its latency. For a node on probation that is too long."""
         events = self.members.learn_overtaken(attempt, now, remember=not explained)
         if events:
             self._apply(events, now)
@@ -258,7 +258,8 @@ class Service:
 
     def finish(self, attempt: Attempt) -> None:
         """One call less in flight (called by `Attempt.finish`, once)."""
-        astray, gone = self.members.release(attempt)
+        explained = attempt.stalled != self.stalls.total and self.stalls.explains(attempt.stalled, attempt.latency)
+        astray, gone = self.members.release(attempt, self.clock(), remember=not explained)
         if self.admission is not None and astray:
             self._count()
         if gone:
@@ -275,15 +276,15 @@ class Service:
         self.settle(self.take(instances, grace))
 
     def take(self, instances: Iterable[Instance], grace: float = 0.0) -> Told:
-        """The first part of that, in which no code of the user's runs."""
+        """The first part of `update`, in which no user code runs."""
         self.problem = None
         self._listed = True
         age, self._listed_at = self.age, self.clock()
         return self.members.update(tuple(instances), grace), age
 
     def settle(self, told: Told) -> None:
-        """The rest: pickers, then calls that wait, then observers and the log. No lock is held, since all of them are
-        the user's, may be slow, and may call the service.
+        """The rest: pickers, then waiting calls, then observers and the log. No lock is held, since all of them are
+        user code, may be slow, and may call the service.
         """
         if told[0] is not None:
             self.members.settle()
@@ -291,7 +292,7 @@ class Service:
         self._tell(*told)
 
     def forget(self) -> None:
-        """It is kept no longer: a call that has it all the same waits for nothing."""
+        """It is no longer kept: a call that still holds it must not wait for a list."""
         self.forgotten = True
         self.ready.fire()
 
@@ -351,7 +352,7 @@ class Service:
     # ---- changes ----
 
     def _apply(self, events: Sequence[Event], now: float) -> None:
-        """Make a change of health felt, and tell of it."""
+        """Apply a change of health, and report it."""
         self.members.refresh(now)
         self._count()
         for event in events:
@@ -360,7 +361,7 @@ class Service:
                 self.observers(event)
 
     def _tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
-        """Calls see the new members by now; their old ones' connections are closed, and observers hear of it."""
+        """Calls already see the new members: close the connections of removed ones, and tell the observers."""
         self._count()
         if told is None or not told[0]:
             return

@@ -1,18 +1,18 @@
 """Unknown names: services whose source has not said anything of them yet.
 
-Names may be made of user input. So at most so many are watched at once; the others queue for their first list, first
-come, first served. Whom nobody waits for any more makes room for those who are waited for, and is forgotten.
+Names may be made of user input. So only a limited number is watched at once; the others queue for their first list,
+first come, first served. A name that no call waits for is forgotten when others need its place.
 """
 
 from __future__ import annotations
 
 from .service import Service
 
-PATIENCE = 1.0  # seconds since its last call for which a service is kept although nobody waits: a call may be about to
+PATIENCE = 1.0  # seconds since its last call for which a service is kept although no call waits: one may start to wait
 
 
 class Unknown:
-    """The unknown names of one client. (Its caller holds a lock.) most: that are watched at once"""
+    """The unknown names of one client. (The caller holds a lock.) most: how many are watched at once"""
 
     def __init__(self, most: int) -> None:
         self._most = most
@@ -40,7 +40,7 @@ class Unknown:
         return self._queued.get(name) is service
 
     def next_in_turn(self, now: float) -> tuple[list[Service], list[Service]]:
-        """Those whose turn has come to be watched, and those that are to be forgotten for them."""
+        """The services to be watched now, and those to be forgotten to make room."""
         begin: list[Service] = []
         forget: list[Service] = []
         while self._queued:

@@ -1,1 +1,1 @@
-"""What any part may use, and what knows of none: waiting, event loops, checks of settings, untrusted text."""
+"""Helpers for all parts, which depend on none of them: waiting, event loops, checks of settings, untrusted text."""

@@ -2,8 +2,8 @@
 
     ratio: float = setting(0.2, share())
 
-`check_fields` runs them at construction, so that what is wrong is said there and not at the first call. An error names
-the class and the field, what it got and what it expected, and the nearest name where it is a name that is wrong.
+`check_fields` runs them at construction, so that errors are raised there and not at the first call. An error names
+the class and the field, the given and the expected value, and for a wrong name the nearest known one.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 
 
 def number(expected: str, valid: Callable[[float], bool]) -> Check:
-    """A number for which `valid` holds. (NaN is in no comparison; a truth value is no number.)"""
+    """A number for which `valid` holds. (NaN fails every comparison; a bool is not a number.)"""
 
     def check(name: str, value: Any) -> Any:
         if not isinstance(value, (int, float)) or isinstance(value, bool):

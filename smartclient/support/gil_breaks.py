@@ -1,8 +1,8 @@
 """GilBreaks: long work in a discovery thread lets other threads run now and then.
 
-The interpreter's own turns last 5 ms, and a call may have to wait for several of them; after this hardly one lasts
-longer than half a millisecond. To sleep for no time at all would not do: whoever lets the interpreter go and asks for
-it again at once has it before the other is awake.
+The interpreter's own turns last 5 ms, and a call may have to wait for several of them; with this, hardly any lasts
+longer than half a millisecond. Sleeping for 0 seconds is not enough: a thread that releases the interpreter and asks
+for it again at once gets it before the other thread is awake.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class GilBreaks:
             self._since = time.perf_counter()
 
     def each(self, items: Iterable[Item]) -> Iterator[Item]:
-        """The items, with a breath now and then."""
+        """The items; other threads may run in between."""
         for number, item in enumerate(items):
             if not number % OFTEN:
                 self()

@@ -49,8 +49,8 @@ def is_name(host: str) -> bool:
 
 @lru_cache(1 << 16)  # long lists are read again and again
 def is_link_local(host: str) -> bool:
-    """Addresses that only mean something on one machine's own link, and those where a cloud tells a machine's secrets
-    (169.254.169.254), in every spelling that is connected to.
+    """Whether it is a link-local address, or one where a cloud serves a machine's secrets (169.254.169.254), in every
+    spelling that can be connected to.
     """
     address = address_of(host)
     return address is not None and (address.is_link_local or address in _METADATA)

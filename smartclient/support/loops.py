@@ -55,9 +55,9 @@ def call_later(loop: Any, seconds: float, function: Callable[[], object]) -> Non
 
 
 def cancellations() -> int:
-    """How often the running task was asked to end, by others than cancel scopes, which take theirs back. 0 where that
-    is not known: on trio (which loses none), before Python 3.11, and with anyio 4.2 and 4.3, whose nested scopes do not
-    take them all back.
+    """How many cancellations of the running task were requested, without those of cancel scopes, which undo theirs. 0
+    if unknown: on trio (which loses none), before Python 3.11, and with anyio 4.2 and 4.3, whose nested scopes do not
+    undo all of them.
     """
     try:
         task: Any = asyncio.current_task()
@@ -72,8 +72,8 @@ def _counts_cancellations() -> bool:
 
 
 async def wait_for(event: anyio.Event, seconds: float | None) -> None:
-    """Wait until it is set, and set it after so many seconds. Not by a cancel scope: on asyncio one that runs out in
-    the turn of the loop in which its task is cancelled takes that for its own, and the cancellation is lost.
+    """Wait until it is set, and set it after `seconds`. Not by a cancel scope: on asyncio, if its timeout and a
+    cancellation of its task fall into the same loop iteration, it treats both as its own, and the cancellation is lost.
     """
     loop = current_loop()
     if seconds is None:

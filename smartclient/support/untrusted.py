@@ -1,6 +1,6 @@
-"""What strangers write: headers of servers and callers, entries of registries, files. Bounded before it is read or
-shown: Python reads a million digits for seconds, writes out an alias bomb for minutes, and no clock, socket or sleep
-takes a number of years.
+"""Untrusted input: headers of servers and callers, entries of registries, files. It is bounded before it is parsed or
+shown: Python needs seconds to parse a million digits and minutes to print an alias bomb, and no clock, socket or sleep
+accepts a time of years.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 LONGEST = 1e6  # seconds: no wait of ours is longer (sockets count milliseconds in 31 bits)
 MOST_DIGITS = 18
-SHOWN = 200  # characters of a stranger's in a message of ours
+SHOWN = 200  # characters of untrusted text in one of our messages
 ENOUGH = 2000  # characters that are looked through for what must not be shown
 _URL_USER = re.compile(r"//[^\s/]*@|//\S{0,200}@")
 _USER = re.compile(r"(?<![/\w])[^\s/@:'\"]{1,100}:(?!//)\S{1,200}@")
@@ -22,7 +22,7 @@ _SECRET = re.compile(
 
 
 def whole_number(text: str) -> int | None:
-    """A whole number, its sign allowed; None: there is none. One with more digits than we count in is our largest."""
+    """A whole number, its sign allowed; None: it is none. One with too many digits becomes our largest."""
     text = text.strip(" \t")
     digits = text[1:] if text[:1] in ("-", "+") else text
     if not (digits.isascii() and digits.isdigit()):
@@ -32,7 +32,7 @@ def whole_number(text: str) -> int | None:
 
 
 def seconds(value: float) -> float:
-    """A time that somebody else says, within what we reckon with."""
+    """A time from outside, limited to the range we support."""
     return min(max(value, 0.0), LONGEST)
 
 

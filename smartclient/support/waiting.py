@@ -12,9 +12,7 @@ from collections.abc import Callable
 
 
 class Waiter:
-    """One who waits. wake: called once, from any thread; false where nobody is there to be woken (its loop is
-    closed).
-    """
+    """A waiting thread or task. wake: called once, from any thread; false if its loop is closed."""
 
     __slots__ = ("granted", "wake")
 
@@ -24,7 +22,7 @@ class Waiter:
 
 
 class Signal:
-    """Something that happens once; who comes later need not wait."""
+    """An event that happens once; later callers do not wait."""
 
     __slots__ = ("_lock", "_waiters", "fired")
 
@@ -79,7 +77,7 @@ class Places:
         return len(self._queue)
 
     def resize(self, limit: int) -> None:
-        """Another limit from now on. With fewer places than are taken nobody is sent away, but nobody comes in."""
+        """Change the limit. If more places are taken than it allows, they are kept, but no new ones are granted."""
         with self._lock:
             more = limit - self.limit
             self.limit = limit

@@ -73,7 +73,7 @@ ONE_ROUTE = Route("all", 1.0, 1.0, "GET", False)
 
 @dataclass(frozen=True)
 class SimEvent:
-    """What is the matter with some servers, or clients, from when until when (seconds).
+    """A fault of some servers or clients, with its begin and end (seconds).
 
     slow:        times as slow
     fail:        share of the calls that are answered `status`, after `fail_after` seconds

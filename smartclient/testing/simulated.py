@@ -14,7 +14,7 @@ FULL = 503  # what a server answers whose queue is full
 
 
 class Request:
-    """As much of a request as the flow of a call, and a hash, need."""
+    """The parts of a request that the flow of a call, and a hash, need."""
 
     __slots__ = ("extensions", "headers", "method", "stream")
 
@@ -26,7 +26,7 @@ class Request:
 
 
 class Response:
-    """As much of a response as the flow"""
+    """The parts of a response that the flow needs."""
 
     __slots__ = ("body", "extensions", "headers", "is_closed", "status_code")
 
@@ -58,7 +58,7 @@ class Body:
 
 
 class Ticket:
-    """An attempt at a server: it is worked off even when nobody waits for it any more.
+    """An attempt at a server: it is processed even if the client no longer waits for it.
 
     work:    seconds, on a server of a mean of 1
     answer:  called with a status when it is done; with 0 when the headers of a stream leave
@@ -119,15 +119,18 @@ class SimulatedServer:
         settings, worker = self.settings, self._workers[0]
         if len(self._workers) > 1:
             worker = min(self._workers, key=_ahead)
-        ahead = worker.ahead - settings.slots + 1
-        calls = cost if ahead <= 0.0 else cost + ahead / settings.slots
+        calls, slots = cost, settings.slots
+        if worker.busy >= slots:
+            # This many must end first; each costs as much as the present ones on average.
+            ahead = len(worker.waiting) + 1
+            calls += worker.ahead / (slots + ahead - 1) * ahead / slots
         return settings.rtt + settings.mean * calls * (1.0 if self._steady else self.slowness(now))
 
     def work(self) -> float:
         return self._draw(self._luck)
 
     def take(self, ticket: Ticket, now: float) -> None:
-        """A request has come: to any worker, as a listening socket that they share has it."""
+        """A request has arrived: at any worker, as with a shared listening socket."""
         workers = self._workers
         worker = workers[0] if len(workers) == 1 else workers[int(self._luck.random() * len(workers))]
         if worker.busy >= self.settings.slots and len(worker.waiting) >= self.settings.queue:

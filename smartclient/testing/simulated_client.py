@@ -1,7 +1,7 @@
 """A client in the simulation: the third driver of a call's flow, beside the two that use sockets.
 
-What a call does is the real flow's doing, over the real `Service`, pickers and detectors. Sending and sleeping are
-entries of the world's agenda.
+A call runs the real flow, with the real `Service`, pickers and detectors. Sending and sleeping are entries in the
+world's agenda.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class SimulatedClient:
         self.run(job, CallFlow(state).run(), partial(self._over, job))
 
     def run(self, job: Job, flow: Generator[Effect, Any, Any], over: Resume) -> None:
-        """Perform a flow's effects, one after the other; `over` is told what it came to."""
+        """Perform a flow's effects, one after the other; `over` gets the result."""
 
         def resume(value: Any, error: Exception | None) -> None:
             if self._stalls and self._held(self.world.clock(), lambda _, at: resume(value, error), None):
@@ -146,7 +146,7 @@ class SimulatedClient:
         self.world.over(job, response is not None and response.status_code < 400)
 
     def _held(self, now: float, act: Callable[..., None], what: Any) -> bool:
-        """A stalled client attends to it when it runs again."""
+        """Whether the client is stalled: then it handles this when it runs again."""
         for stall in self._stalls:
             if stall.on(now):
                 self.world.plan(stall.ends, act, what)
@@ -184,7 +184,7 @@ class Sending:
 
     def _transmit(self, _: Any, now: float) -> None:
         attempt = self._attempt
-        attempt.connecting = now - attempt.started
+        attempt.connecting = max(0.0, now - attempt.started)
         self._client.world.transmit(self._job, self._server, attempt.number > 1, self._answered)
 
     def _answered(self, status: int) -> None:
@@ -269,8 +269,11 @@ class Racing:
 def finish(response: Response) -> None:
     """Close a response: its attempt is over."""
     response.is_closed = True
-    if response.body is not None:
-        response.body.attempt.finish()
+    body = response.body
+    if body is not None:
+        if body.done is not None:
+            body.attempt.in_body = body.done - body.began
+        body.attempt.finish()
 
 
 def instance_of(server: SimulatedServer) -> Instance:

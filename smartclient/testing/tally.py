@@ -1,4 +1,4 @@
-"""What a simulation came to: percentiles, shares, and both by route and by window of time."""
+"""The result of a simulation: percentiles, shares, and both by route and by window of time."""
 
 from __future__ import annotations
 

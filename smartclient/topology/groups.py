@@ -1,4 +1,4 @@
-"""Who among the members gets calls at all: health, panic, priorities, zones.
+"""Which members get calls at all: health, panic, priorities, zones.
 
     members ─► health (panic here) ─► priority ─► zone ─► groups, each with its share of the calls
 

@@ -1,9 +1,9 @@
-"""Priorities with spill-over: the next level takes what the one before can no longer bear.
+"""Priorities with spill-over: the next level takes the load that the previous one can no longer take.
 
 Envoy ("Priority levels", "Degraded endpoints and panic"): the health of a level is its healthy share × 1.4
-(overprovisioning factor), at most 1. The levels take traffic in order, each as much as its health, until all is given
-out. If all of them together cannot bear it, their shares are scaled up, and a level with fewer healthy nodes than the
-panic threshold says uses all it has.
+(overprovisioning factor), at most 1. The levels take traffic in order, each up to its health, until all is
+assigned. If all of them together cannot take it, their shares are scaled up, and a level with fewer healthy nodes than
+the panic threshold uses all its nodes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def priority_shares(levels: Sequence[tuple[int, int]], panic_threshold: float) -
     for (well, count), part in zip(levels, health, strict=True):
         share = min(left, part / total)
         left -= share
-        # With all traffic taken care of nobody need panic.
+        # If the levels can take all traffic, there is no panic.
         panic = total < 1.0 and well < panic_threshold * count
         shares.append((0.0 if share < 1e-9 else share, panic))
     return shares

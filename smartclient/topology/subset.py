@@ -1,8 +1,8 @@
 """Subset: a client of a huge fleet uses few of its instances, so that connections and health knowledge stay bounded.
 
 gRPC's random subsetting (A68) takes the `size` instances with the highest hash of (client, instance). The load of an
-instance is then binomial: with 1,000 clients, 500 instances and 20 each, the unluckiest has 1.5 × the mean. No choice
-that knows nothing of the other clients does better. Where clients are *numbered* (replicas of a StatefulSet are), it
+instance is then binomial: with 1,000 clients, 500 instances and 20 each, the busiest has 1.5 × the mean. No choice
+without knowledge of the other clients does better. Where clients are *numbered* (replicas of a StatefulSet are), it
 can be done evenly. The instances stand in a row in the order of their hashes, at equal distances; client number i
 looks from the point that the van der Corput sequence gives i, which is evenly spread after any number of clients, and
 takes the next `size`. (Google calls the two ideas low-discrepancy subsetting: "Reinventing Backend Subsetting at
@@ -53,9 +53,8 @@ class Subset(Settings):
             raise wrong("Subset.seed", "nothing beside client, whose former name it is", self.seed)
 
     def of_all(self, instances: Sequence[Instance], wanted: Iterable[Metadata]) -> list[Instance]:
-        """This client's part: of each priority, and of the instances that have each of the metadata that calls ask for,
-        its subset of those that take calls. So whatever a call requires, and whichever priority it goes to, there is
-        something to choose from.
+        """This client's part: a subset of the instances that take calls, for each priority, and for each metadata that
+        calls ask for. So there are instances to choose from for each requirement and priority.
         """
         chosen: dict[Instance, None] = {}
         for metadata in wanted:

@@ -1,4 +1,4 @@
-"""Zones: calls stay in the client's own zone, and only as much leaves it as its capacity lacks.
+"""Zones: calls stay in the client's own zone; only the load above its capacity goes to other zones.
 
 Envoy ("Zone aware routing"): let a zone's upstream share be that of the nodes, its client share that of the clients. If
 the own zone's upstream share is at least its client share, all stays. Else upstream ÷ client share stays, and the rest

@@ -62,7 +62,7 @@ class AsyncTransport(TransportBase):
                     await self._fallback.aclose()
 
     def _look_for_stalls(self) -> None:
-        """A timer while calls are under way: as late as it comes the loop was held up."""
+        """A timer while calls are in progress: its delay is how long the loop was blocked."""
         loop = current_loop()
         if loop not in self._loops:
             self._forget_ended_loops()
@@ -103,7 +103,7 @@ class AsyncTransport(TransportBase):
                         connections = node.connections or self._connections_of(node, attempt.service)
                         result = [await connections.send(request, effect)]
                         if not attempt.reused and cancellations() > cancelled_before:
-                            # anyio connects in a task group, whose end may take the call's cancellation for its own.
+                            # anyio connects in a task group, whose end may treat the call's cancellation as its own.
                             with anyio.CancelScope(shield=True):
                                 await result.pop().aclose()
                             raise asyncio.CancelledError
@@ -113,7 +113,7 @@ class AsyncTransport(TransportBase):
                         result = [await self._perform(effect)]
                 except BaseException as error:
                     if isinstance(error, Exception) and cancellations() > cancelled_before:
-                        # A timer of httpcore's in the same turn of the loop: anyio's scope took both for its own.
+                        # A timer of httpcore in the same loop iteration: anyio's scope treated both as its own.
                         effect = flow.throw(asyncio.CancelledError())
                     else:
                         effect = flow.throw(error)
@@ -162,5 +162,5 @@ async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Call
         taken = came
         return taken
     finally:
-        if not taken:  # also if it came, and the call was cancelled in the same turn of the loop
+        if not taken:  # also if it was woken and the call was cancelled in the same loop iteration
             what.leave(waiter)

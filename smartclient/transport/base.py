@@ -31,8 +31,8 @@ from ..services.directory import Services
 from ..support.waiting import Places
 from .health_checks import Checker
 
-# Seconds after which a call that waits looks whether a place has been forgotten: a response that is dropped unread
-# cannot wake anybody, since its destructor may take no lock.
+# Seconds after which a waiting call checks for lost places: a response that is dropped unread cannot wake a waiter,
+# since its destructor must not take a lock.
 LOST_INTERVAL = 0.1
 
 send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
@@ -122,9 +122,9 @@ class TransportBase:
         return self._services.covers(host)
 
     def refresh(self, service: str | None = None) -> None:
-        """Have discovery asked anew, at once, for a service in use; None: for all. Nothing waits: what comes, comes.
+        """Ask discovery again, at once, for a service in use; None: for all. Returns without waiting for the answer.
 
-        Done by itself when most instances of a service fail (with outlier detection, every 10 s at most).
+        Done automatically when most instances of a service fail (with outlier detection, every 10 s at most).
         """
         self._services.refresh(service)
 
@@ -177,7 +177,7 @@ class TransportBase:
             pass
 
     def _after_fork(self) -> None:
-        """In a forked child: locks that nobody holds, none of the parent's calls, connections and threads."""
+        """In a forked child: new locks, none of the parent's calls, connections and threads."""
         if self._own_rng:  # else the children of one parent would all pick the same nodes, in step
             self._rng.seed()
         self._lock = threading.Lock()

@@ -1,8 +1,8 @@
 """A race of hedged attempts in tasks of their own, under asyncio and trio. The loser is cancelled.
 
-A cancellation of the call always comes out. On asyncio a cancel scope cannot promise that: when its own cancellation
-(a timer, the end of a group) and the call's come in one turn of the loop they fold into one, and the scope takes it for
-its own. So there nothing is timed by a scope here, and the attempts are plain tasks.
+A cancellation of the call is never lost. On asyncio a cancel scope cannot guarantee this: if its own cancellation (a
+timer, the end of a group) and the call's come in the same loop iteration, they merge into one, and the scope treats it
+as its own. So on asyncio no scope is used for timeouts here, and the attempts are plain tasks.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ async def race(race: Race, run: Callable[[Attempt], Awaitable[Any]]) -> Ended:
 class TaskRace:
     """One race.
 
-    What has ended is in exactly one place, `_ended` or `_current`, until it is settled or the result, so that
-    whatever happens its connection and its place are given back.
+    An ended attempt is in exactly one place, `_ended` or `_current`, until it is settled or the result, so that its
+    connection and its place are always released.
     """
 
     def __init__(self, race: Race, run: Callable[[Attempt], Awaitable[Any]]) -> None:

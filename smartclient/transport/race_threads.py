@@ -1,8 +1,8 @@
 """Race threads: those in which hedged attempts of the blocking client run.
 
-Bounded: where there are none to spare a call is not hedged. An attempt that has lost finds its connection shut down, so
-its thread is soon free again. Threads of our own, and daemons: those of an executor are waited for when the interpreter
-ends, and an executor that cannot start a thread runs the call later all the same.
+Limited: if no thread is free, a call is not hedged. The connection of an attempt that has lost is shut down, so its
+thread is soon free again. These are our own daemon threads: the interpreter waits at exit for an executor's threads,
+and an executor that cannot start a thread still runs the call later.
 """
 
 from __future__ import annotations
@@ -136,7 +136,7 @@ def check_not_patched_late() -> None:
 
 
 class Waiting:
-    """One race: where the attempts that end are heard of, as long as anybody listens."""
+    """One race: it receives the attempts that end, until it is closed."""
 
     def __init__(self, run: Callable[[Attempt], Any]) -> None:
         self._run = run

@@ -36,7 +36,7 @@ class SyncTransport(TransportBase):
 
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
-        with ExitStack() as stack:  # from the last to the first, each step whatever became of the others
+        with ExitStack() as stack:  # from the last to the first; each step runs even if others fail
             if self._fallback is not None:
                 stack.callback(self._fallback.close)
             stack.callback(self._race_threads.close)

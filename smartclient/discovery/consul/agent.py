@@ -1,5 +1,5 @@
-"""python-consul over httpx: its queries, with timeouts, the token in a header, and waits that others can end; and the
-connections that all watches of a source share.
+"""python-consul over httpx: its queries, with timeouts, the token in a header, and waits that other threads can end;
+and the connections that all watches of a source share.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from ..http import RegistryAnswer
 from ..http_client import Answer, HttpClient
 from ..threads import tell_of_forks
 
-RESERVE = 8  # connections for queries that do not block: a first list shall not wait for a turn
+RESERVE = 8  # connections for queries that do not block: a first list must not wait for its turn
 FEW = 16
-TURN = 7.0  # seconds that a query blocks for where there are more watches than a few
+TURN = 7.0  # seconds that a query blocks for if there are more than a few watches
 TRY_MORE_AFTER = 60.0  # seconds
-ONE_STORM = 5.0  # seconds within which refusals are taken for one
+ONE_STORM = 5.0  # seconds within which several refusals count as one
 
 
 class Agents:
@@ -31,9 +31,9 @@ class Agents:
 
     Each query that blocks holds one. Where there are more watches than that, they take turns, first come, first served.
     An agent accepts 200 from one address, for all processes of a machine together (Consul: http_max_conns_per_client).
-    Newer ones answer 429 to those beyond, older ones reset them. So where a new connection fails, the open ones are all
-    that can be had: the watches share those from then on, and each minute another one is tried. (It counts one that was
-    closed while it blocked until that query's wait is over: a reason for not letting many block for long.)
+    Newer agents answer 429 above the limit, older ones reset the connection. So if a new connection fails, the watches
+    share the open ones from then on, and one more is tried each minute. (The agent counts a connection that was closed
+    during a blocking query until that query's wait is over: a reason not to let many block for long.)
     """
 
     def __init__(self, make: Callable[[], Agent], limit: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -44,8 +44,8 @@ class Agents:
         tell_of_forks(self)
 
     def after_fork(self) -> None:
-        """Without connections, and without watches: so also in a forked child, which has none of its parent's threads
-        and shall not share its sockets.
+        """Start without connections and watches; also in a forked child, which has none of its parent's threads and
+        must not share its sockets.
         """
         self._lock = threading.Lock()
         self._reserve = min(RESERVE, self._limit // 2)
@@ -68,8 +68,8 @@ class Agents:
             self._close_idle()
 
     def wait(self, longest: float, before: int) -> float:
-        """Seconds that a query may block for. before: how many of its watch have; the first ones shall not hold their
-        connections for long, since others may yet come.
+        """Seconds that a query may block for. before: how many queries of its watch have blocked; the first ones must
+        not hold their connections for long, since more watches may follow.
         """
         few = self._watches <= min(FEW, self._blocking.limit)
         return min(longest, TURN * 2 ** min(before, 10) if few else TURN)
@@ -120,7 +120,7 @@ class Agents:
         refused = agent.fresh and (
             isinstance(error, httpx.ReadError | httpx.RemoteProtocolError)
             or getattr(error, "status", None) == 429
-            or (isinstance(error, httpx.ConnectError) and agent.reached)  # reset within the handshake of TLS
+            or (isinstance(error, httpx.ConnectError) and agent.reached)  # reset during the TLS handshake
         )
         agent.close()
         with self._lock:
@@ -200,7 +200,7 @@ class Agent:
         self.health: Any = base.Health(self) if hasattr(base, "Health") else base.Consul.Health(self)
 
     def prepare_headers(self, token: str | None = None) -> dict[str, str]:
-        """Asked by py-consul, the maintained fork. Our layer has the token."""
+        """Called by py-consul, the maintained fork. Our layer has the token."""
         return {}
 
     @property
@@ -235,7 +235,7 @@ def _http_layer(base: Any) -> Any:
             return self._asking.reached
 
         def prepare(self, extra: list[tuple[str, str]], wait: float, known: str | None) -> None:
-            """What the next query has that python-consul's signature does not. known: the index of what is known"""
+            """Parameters of the next query that python-consul's signature lacks. known: the index of the known list"""
             self._extra, self._wait, self._known = extra, wait, known
 
         def use_token(self, token: str | None) -> None:
@@ -283,7 +283,7 @@ class ConsulAnswer(RegistryAnswer):
 
 
 def _check_not_filtered(answer: Answer, some: bool) -> None:
-    """Consul ≥ 1.11 says whether the ACL token hid something: then an empty list says nothing of the service."""
+    """Consul ≥ 1.11 says whether the ACL token hid entries: then an empty list tells nothing about the service."""
     if not some and answer.headers.get("X-Consul-Results-Filtered-By-ACLs", "").lower() == "true":
         raise ConsulAnswer(403, "the ACL token may not read the instances")
 

@@ -11,8 +11,8 @@ from ..base import Unreadable, read
 
 
 class Entries:
-    """Reads the entries of /v1/health/service. One that is not understood is left out, and said once; one that is as it
-    was in the answer before is not made again.
+    """Reads the entries of /v1/health/service. An invalid one is left out and logged once; one that is
+    unchanged since the last answer is reused.
 
     passing: the answers list only those that pass
     """
@@ -24,7 +24,7 @@ class Entries:
         self._refused: set[str] = set()
 
     def instances(self, entries: Sequence[Any]) -> list[Instance]:
-        """Raises ValueError if there are entries and none is understood: that is no empty list."""
+        """Raises ValueError if there are entries but none is valid: that is not an empty list."""
         found = []
         before, self._made = self._made, {}
         problem = ""

@@ -1,8 +1,8 @@
 """Registration with Consul.
 
-A TTL check, kept passing from a thread; an agent that has been restarted and knows nothing of the service any more is
-told again; at the end of the block the service is deregistered. Should the process die, Consul takes the instance out
-of the lists after `ttl`, and forgets it after a minute (its shortest).
+A TTL check, kept passing from a thread; if a restarted agent no longer knows the service, it is
+registered again; at the end of the block the service is deregistered. If the process dies, Consul removes the instance
+from the lists after `ttl`, and deletes it after a minute (Consul's minimum).
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def registered(
     def beat() -> None:
         with source.agent() as agent:
             if agent.put(f"v1/agent/check/pass/service:{quote(name, safe='')}").status_code != 200:
-                _put(agent, "v1/agent/service/register", entry)  # restarted, it knows nothing of us
+                _put(agent, "v1/agent/service/register", entry)  # a restarted agent does not know us
 
     def end() -> None:
         with source.agent() as agent:

@@ -1,17 +1,17 @@
 """Consul: blocking queries on a service's health.
 
-python-consul builds the queries; its HTTP layer, which knows no timeouts, puts the token into the URL, drops the
-response's headers and reads whatever comes, is replaced by ours over httpx.
+python-consul builds the queries. Its HTTP layer is replaced by ours over httpx: it has no timeouts, puts the token
+into the URL, drops the response headers and reads without a limit.
 
-The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; what no page says was seen on
+The rules of a blocking query (Consul: "Features of the HTTP API / Blocking Queries"; undocumented parts observed with
 1.8.7):
 
-1. The index must be ≥ 1 to block; one that falls, and any error, starts again from none. A client that keeps its old
-   index over a restart of the agent blocks blindly while data changes.
-2. `wait` overshoots by up to wait/16; only then is the peer silent.
-3. An answer with the same index is the end of a wait, except from an agent that is stopping: that one answers at once,
-   again and again. And the index of a service without instances moves with every other service. So an answer that came
-   soon and brought nothing new is followed by a pause, which grows to a second.
+1. The index must be ≥ 1 to block; if it goes down, or after any error, start again without an index. A client that
+   keeps its old index when the agent restarts keeps blocking while data changes.
+2. `wait` may last up to wait/16 longer; only after that does the agent count as silent.
+3. An answer with the same index means that the wait is over, except from an agent that is stopping: it answers at once,
+   repeatedly. And the index of a service without instances changes with every other service. So a fast answer with
+   nothing new is followed by a pause, which grows to a second.
 """
 
 from __future__ import annotations
@@ -54,8 +54,8 @@ from .entries import Entries
 from .registration import registered
 
 PORT = 8500
-SLACK = 5.0  # seconds beyond the longest legitimate wait after which a silent agent is given up
-SOON = 0.1  # an answer within that many seconds was no wait
+SLACK = 5.0  # seconds after the longest allowed wait until a silent agent is given up
+SOON = 0.1  # seconds: an answer faster than this did not block
 LONGEST_PAUSE = 1.0
 
 
@@ -82,14 +82,14 @@ class Consul(Discovery):
     token_file:  a file that holds it, read again when it changes; None: CONSUL_HTTP_TOKEN_FILE
     dc:          datacenter; None: the agent's own. Several: the first that has instances (failover)
     tag:         a tag, or several: instances that have all of them
-    near:        a node's name (or "_agent"): the third of the instances that is nearest to it is used first, the others
-                 (priority 1) as far as that cannot bear the calls
-    stale:       let any server answer, also without a leader
+    near:        a node's name (or "_agent"): the nearest third of the instances is used first, the others
+                 (priority 1) only for the load that these cannot take
+    stale:       any server may answer, even without a leader
     max_stale:   seconds that such an answer may be behind the leader; else the leader is asked
-    cached:      let the agent answer from its cache (many clients on one machine)
+    cached:      the agent may answer from its cache (many clients on one machine)
     filter:      a filter expression ('Service.Meta.version == "v2"')
-    passing:     only instances whose checks all pass; else those with warnings, too, by Consul's weight for that, and
-                 critical ones with weight 0: they are called only if there are no others
+    passing:     only instances whose checks all pass; if false, also those with warnings, with Consul's warning weight,
+                 and critical ones with weight 0: called only if there are no others
     prepared:    service names are those of prepared queries; these cannot block: they are asked every `interval`
                  seconds
     connections: to the agent at most; it accepts 200 from one address, for all processes together. With more services
@@ -151,7 +151,7 @@ class Consul(Discovery):
         self._most_bytes = most_bytes
         self._verify = tls([self.url], verify, cert)
         self._agents = Agents(lambda: Agent(self.agent()), connections)
-        self._all_names = False  # it is asked only for what it covers
+        self._all_names = False  # only names it covers are queried
         self._elsewhere = self._failover(several) if len(several) > 1 else None
 
     def _failover(self, datacenters: Sequence[str]) -> Fallback:
@@ -210,7 +210,7 @@ class Consul(Discovery):
         ttl: float = 10.0,
         tags: Sequence[str] = (),
     ) -> Registration:
-        """Have an instance listed while a block runs (`with` or `async with`); its id.
+        """Register an instance while a block runs (`with` or `async with`); the block gets its id.
 
             with Consul().register("orders", "10.0.0.1:8080", tags=["prod"]): serve()
 
@@ -253,8 +253,8 @@ class Consul(Discovery):
                 soon = time.monotonic() - began < SOON
             instances = shown if answered == index != 0 else self._by_distance(entry_of.instances(entries))
             waits += index > 0
-            del entries  # a blocked watch shall not keep them
-            # A lower index is that of another life of the registry.
+            del entries  # a blocked watch must not keep them in memory
+            # A lower index means that the registry was restarted.
             index = 0 if answered < max(index, 1) else answered
             if instances is not None and instances != shown:
                 shown = instances

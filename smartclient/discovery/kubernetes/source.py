@@ -3,8 +3,8 @@
 Rules of the API ("Efficient detection of changes"; what was seen on real servers is in the tests' stand-in):
 
 1. list, then watch from the list's resourceVersion; bookmarks move that on;
-2. a watch that has expired is an answer 200 with an ERROR event of code 410, a list that has, HTTP 410: all anew;
-3. the token is read again for each request: it is exchanged about every hour; 401 means that it was too old;
+2. an expired watch gets status 200 with an ERROR event of code 410, an expired list HTTP 410: list again;
+3. the token is read again for each request: it is replaced about every hour; 401 means that it was too old;
 4. an endpoint is used if it is ready; if none is, those that are still serving while they terminate
    (kube-proxy: ProxyTerminatingEndpoints).
 """
@@ -39,13 +39,13 @@ OPTIONS: dict[str, Option] = {
     "ca_file": path,
     **COMMON,
 }
-WATCH_FOR = 60  # seconds after which the server ends a watch, and it begins anew; a silent one is given up soon after
+WATCH_FOR = 60  # seconds after which the server ends a watch and it is restarted; a silent one is given up soon after
 
 
 class Kubernetes(Discovery):
     """The endpoints of services, as kube-proxy sees them: `orders` (in our namespace), `orders.shop.svc`,
     `orders.shop.svc.cluster.local`, and `orders.shop` for our own namespace and those of `namespaces` (any other name
-    of two parts may well be a host of the internet's).
+    of two parts may be an internet host).
 
     server:      of the API; None: in the cluster as every pod knows it, else the context of KUBECONFIG
     namespace:   of names without one; None: our own
@@ -160,7 +160,7 @@ class Kubernetes(Discovery):
         version: str,
         stop: threading.Event,
     ) -> Iterator[bool]:
-        """Keep `slices` up to date until all must be read anew; whether the events that have come changed them."""
+        """Keep `slices` up to date until everything must be read again; yields whether the events changed them."""
         while not stop.is_set():
             query = {**selector, "watch": "1", "allowWatchBookmarks": "true", "resourceVersion": version,
                      "timeoutSeconds": str(WATCH_FOR)}  # fmt: skip
@@ -249,7 +249,7 @@ def slice_of(one: Mapping[str, Any], port_name: str | None) -> Slice:
 
 
 def endpoint_of(endpoint: Mapping[str, Any], port: int | None) -> tuple[Any, bool, list[Any]] | None:
-    """None: it is not to be called."""
+    """None: it must not be called."""
     conditions = endpoint.get("conditions") or {}
     ready = conditions.get("ready") is not False  # no condition at all counts as ready
     if not ready and not (conditions.get("serving") and conditions.get("terminating")):
@@ -278,7 +278,7 @@ def pod_of(endpoint: Mapping[str, Any]) -> tuple[Any, ...] | None:
 
 
 def entries_of(endpoint: Mapping[str, Any], port: int | None) -> list[Any]:
-    """An endpoint's addresses as instances; what is none is refused later on, by itself."""
+    """An endpoint's addresses as instances; an invalid address is refused later, alone."""
     target = endpoint.get("targetRef") or {}
     zones = [zone.get("name") for zone in (endpoint.get("hints") or {}).get("forZones") or ()]
     metadata = {"node": endpoint.get("nodeName"), "pod": target.get("name"), "for_zones": ",".join(filter(None, zones))}

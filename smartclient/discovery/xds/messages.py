@@ -1,4 +1,4 @@
-"""What xDS messages mean: endpoints (EDS) as instances. Reads `ClusterLoadAssignment`, and speaks of what it refuses.
+"""What xDS messages mean: endpoints (EDS) as instances. Reads `ClusterLoadAssignment`, and reports what it refuses.
 
 1. Endpoints that are HEALTHY or UNKNOWN are called; DEGRADED ones have weight 0: only if there are no others;
    UNHEALTHY, DRAINING and TIMEOUT ones are listed as not healthy: they get no calls, and count among the endpoints of
@@ -25,7 +25,7 @@ METADATA = "envoy.lb"
 
 
 class Assignment(Listing):
-    """The endpoints of a cluster. stale_after: seconds that it holds; None: as long as nothing else is said"""
+    """The endpoints of a cluster. stale_after: seconds for which it is valid; None: until the next one"""
 
     stale_after: float | None = None
 
@@ -58,7 +58,7 @@ class Messages:
     def request(
         self, names: Sequence[str], version: str, nonce: str = "", problem: str | None = None, node: bool = True
     ) -> Any:
-        """Asks for endpoints, and answers the last answer: with a problem, it refuses it."""
+        """Requests endpoints, and acknowledges the last answer (ACK); with a problem, refuses it (NACK)."""
         made = self._discovery.DiscoveryRequest(
             version_info=version, response_nonce=nonce, type_url=ENDPOINTS, resource_names=names
         )

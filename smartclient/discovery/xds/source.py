@@ -5,11 +5,11 @@ The rules are those of the xDS protocol ("xDS REST and gRPC protocol"), state of
 
 1. One stream serves all services of a source. Each request names all that are wanted; the first one says who we are.
 2. An answer is acknowledged with its version and nonce (ACK), or refused with the last good version and the reason
-   (NACK); what is good in a refused answer is used all the same (gRPC A46).
-3. A service that the answer does not mention is as it was. One that was never known and is not spoken of within 15 s
-   does not exist (Envoy: initial_fetch_timeout; gRPC A57).
-4. After a break everything is asked for anew, with no version and no nonce. A control plane that comes back and says
-   nothing of what is known has not taken it away.
+   (NACK); the good parts of a refused answer are still used (gRPC A46).
+3. A service that is not in the answer stays unchanged. One that was never known and is not mentioned within 15 s does
+   not exist (Envoy: initial_fetch_timeout; gRPC A57).
+4. After a disconnect everything is requested again, without version and nonce. If a control plane reconnects and does
+   not mention a known service, the service is not removed.
 
 Or by polling: POST /v3/discovery:endpoints, with the same messages as JSON. What the messages mean is in `messages`.
 """
@@ -138,7 +138,7 @@ class Xds(Discovery):
                 except Empty:
                     if not known and time.monotonic() - stream.began < 2 * self._timeout:
                         continue  # it may not be connected yet (gRFC A57): gRPC says after `timeout` if it cannot be
-                    said = Assignment()  # it does not exist; or nobody stands for it any more
+                    said = Assignment()  # it does not exist; or its assignment is stale
                     if known:
                         self._holds_until[name] = FOREVER
                 else:
@@ -195,8 +195,8 @@ class Xds(Discovery):
                 stream = Stream(self._messages, self._channel, self._token(), str(self))
                 stream.subscribe(name, queue)
                 try:
-                    stream.start()  # not sooner: it may end before anybody could be told
-                except RuntimeError:  # no thread is to be had: it is nobody's
+                    stream.start()  # only after `subscribe`: else its end might not be reported
+                except RuntimeError:  # no thread available: the stream is not used
                     stream.unsubscribe(name, queue)
                     raise
                 self._shared = stream
@@ -217,7 +217,7 @@ class Xds(Discovery):
             ("grpc.keepalive_time_ms", milliseconds),
             ("grpc.keepalive_timeout_ms", int(self._timeout * 1000)),
             ("grpc.http2.max_pings_without_data", 0),
-            ("grpc.min_reconnect_backoff_ms", int(self._timeout * 1000)),  # that is how long it may take to connect
+            ("grpc.min_reconnect_backoff_ms", int(self._timeout * 1000)),  # the time limit for connecting
             ("grpc.initial_reconnect_backoff_ms", 100),
             ("grpc.max_reconnect_backoff_ms", 2000),
             ("grpc.max_receive_message_length", self._most_bytes),
@@ -233,7 +233,7 @@ class Xds(Discovery):
 
 
 def _newest(queue: SimpleQueue[Any], said: Any) -> Any:
-    """The last assignment that has come by now; an end, or trouble, is heard before it."""
+    """The newest assignment in the queue; an end or an error before it is returned first."""
     while isinstance(said, Assignment):
         try:
             said = queue.get_nowait()

@@ -80,7 +80,7 @@ class Stream:
             with self._lock:
                 names, problem, self._problem = sorted(self._queues), self._problem, None
                 version, nonce = self._version, self._nonce
-                # Not sooner: of a name that is wanted again before this went out, nothing would be sent again.
+                # Not earlier: for a name wanted again before this request was sent, the server would send nothing.
                 self._latest = {name: said for name, said in self._latest.items() if name in self._queues}
             yield self._messages.request(names, version, nonce, problem, node=first)
             first = False
@@ -99,7 +99,7 @@ class Stream:
                             for queue in self._queues[name]:
                                 queue.put(said)
                     if problem is not None:
-                        # Theirs may be what was refused: that is trouble, and no sign that they do not exist.
+                        # The refused part may be theirs: this is an error, and does not mean that they do not exist.
                         trouble = ConnectionError(f"an answer was refused: {problem}")
                         unknown = [queues for name, queues in self._queues.items() if name not in self._latest]
                         for queue in (queue for queues in unknown for queue in queues):

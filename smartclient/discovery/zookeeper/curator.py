@@ -76,8 +76,8 @@ class Reading:
                 self._path = f"{self._base}/{written}"
 
     def _written(self, client: Any) -> str | None:
-        """How the service's name is written there: names have no case, and others may have registered it as "Orders".
-        None: it is not there; its coming will be heard of.
+        """The spelling of the service's name there: names are case-insensitive, and it may be registered as "Orders".
+        None: it does not exist; a watch will report when it is created.
         """
         try:
             names = client.get_children_async(self._base or "/", watch=self._say).get(timeout=self._timeout)

@@ -5,8 +5,8 @@
                               "payload": {"metadata": {"zone": "a"}}, "enabled": true}      (an ephemeral node)
 
 One session serves all watches of a source: a server allows 60 connections per address (maxClientCnxns), not one per
-service. A session that does not come back is given up for a new one: a server that has lost its data refuses, for ever,
-a client that has seen more than it has (its zxid).
+service. A session that does not reconnect is replaced by a new one: a server that has lost its data permanently refuses
+a client that has seen a newer zxid.
 """
 
 from __future__ import annotations
@@ -188,7 +188,7 @@ class ZooKeeper(Discovery):
                 raise ConnectionError("no connection")
             there = session.client.exists(path)
             if there is not None and there.ephemeralOwner != session.client.client_id[0]:
-                session.client.delete(path)  # that of a former life, which would go with its session
+                session.client.delete(path)  # a node of an earlier run, which would disappear with its session
                 there = None
             if there is None:
                 session.client.create(path, value, ephemeral=True, makepath=True)
