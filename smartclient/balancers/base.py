@@ -49,6 +49,9 @@ class Balancer(Settings, ABC):
     """The picker is made from all members, whatever their health, and checks `call.usable(node)`: for tables whose
     keys should not move. It is made when updates arrive, never by a call, and retries use it, too."""
 
+    keyed: ClassVar[bool] = False
+    """Calls of one user go to one node, and so do that user's mistakes."""
+
     live_weights: ClassVar[bool] = False
     """The picker reads `node.weight` at each pick: a node that warms up needs no new one."""
 

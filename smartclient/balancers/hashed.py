@@ -28,6 +28,7 @@ class Hashed(Balancer):
     bound: float | None = setting(None, optional(number("a number from 1 up", lambda value: value >= 1)))
 
     over_members: ClassVar[bool] = True
+    keyed: ClassVar[bool] = True
 
     @abstractmethod
     def table(self, nodes: Sequence[Node]) -> Table:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import KW_ONLY, dataclass
 from hashlib import blake2b
 from random import Random as Rng
-from typing import Any
+from typing import Any, ClassVar
 
 from cachetools import TTLCache
 
@@ -37,6 +37,7 @@ class Sticky(Balancer):
     ttl: float = setting(1800.0, seconds())
 
     name = "sticky"
+    keyed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -55,6 +56,8 @@ class Sticky(Balancer):
 
 class WithSessions(Balancer):
     """The sessions of one service."""
+
+    keyed: ClassVar[bool] = True
 
     def __init__(self, settings: Sticky) -> None:
         self._inner = settings.inner.for_service()

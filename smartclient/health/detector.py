@@ -30,8 +30,9 @@ from random import Random
 from typing import Any
 
 from ..node import Outcome
-from ..statuses import BAD_GATEWAYS
+from ..statuses import BAD_GATEWAYS, is_wrong
 from .outlier import OutlierDetection
+from .wrong_answers import NodeAnswers, WrongAnswers
 
 FORGIVEN_AFTER = 10.0
 EVIDENCE = 16.0
@@ -57,6 +58,8 @@ class NodeHealth:
     """What the detector knows of one node.
 
     answers_5xx, gateway_failures, local_failures: in a row
+    answers:     what is known of its wrong answers
+    by_answers:  they are why it was ejected
     """
 
     __slots__ = (
@@ -64,7 +67,9 @@ class NodeHealth:
         "_relapses",
         "_settings",
         "_times",
+        "answers",
         "answers_5xx",
+        "by_answers",
         "calls",
         "calls_before",
         "evidence",
@@ -82,6 +87,8 @@ class NodeHealth:
 
     def __init__(self, settings: OutlierDetection) -> None:
         self._settings = settings
+        self.answers: NodeAnswers = NodeAnswers()
+        self.by_answers: bool = False
         self.answers_5xx: int = 0
         self.gateway_failures: int = 0
         self.local_failures: int = 0
@@ -172,8 +179,9 @@ class NodeHealth:
 class Detector:
     """The detector of one service: compares its nodes. Ejected nodes do not count as peers."""
 
-    def __init__(self, settings: OutlierDetection, now: float) -> None:
+    def __init__(self, settings: OutlierDetection, now: float, keyed: bool = False) -> None:
         self.settings = settings
+        self._answers = WrongAnswers() if settings.wrong_answers and not keyed else None
         self.interval_ends_at: float = now + settings.interval
         self._calls = self._failures = 0
         self._calls_before = self._failures_before = 0
@@ -196,7 +204,11 @@ class Detector:
             health.latency_sum += latency
             if health.evidence or health.quick:
                 self._weigh(health, False, latency, now, peers)
-            return None
+            if self._answers is None or status is None:
+                return None
+            reason = self._answers.observe(health.answers, is_wrong(status), status, peers, now)
+            health.by_answers = reason is not None
+            return reason
         health.fail(status, now)
         if status is not None and status < 500:
             return None
@@ -211,6 +223,8 @@ class Detector:
 
     def forget(self, health: NodeHealth) -> None:
         """The node is ejected or gone: it no longer counts as a peer."""
+        if self._answers is not None:
+            self._answers.forget(health.answers)
         self._quick_sum = max(0.0, self._quick_sum - health.quick)
         self._calls = max(0, self._calls - health.calls)
         self._failures = max(0, self._failures - health.failures)

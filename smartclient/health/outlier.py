@@ -35,6 +35,8 @@ class OutlierDetection(Settings):
     consecutive_gateway_failure:       answers of 502, 503 or 504 in a row that eject; None: never
     consecutive_local_origin_failure:  transport errors (refused, reset, timed out) in a row that eject; None: never
     evidence:                          eject a node that clearly fails more often than its peers
+    wrong_answers:                     eject a node that clearly answers 4xx more often than its peers; not with
+                                       balancers that hash: they send all mistakes of a user to one node
     interval:                          how often the statistics of the following are taken
     success_rate_factor:               standard deviations below the mean success rate that eject (Envoy: 1.9); None:
                                        never
@@ -57,6 +59,7 @@ class OutlierDetection(Settings):
     consecutive_gateway_failure: int | None = setting(None, optional(count()))
     consecutive_local_origin_failure: int | None = setting(5, optional(count()))
     evidence: bool = setting(True, flag)
+    wrong_answers: bool = setting(True, flag)
     interval: float = setting(10.0, seconds())
     success_rate_factor: float | None = setting(1.9, optional(number("a number > 0", lambda value: value > 0)))
     success_rate_min_hosts: int = setting(5, count())

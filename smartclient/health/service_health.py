@@ -10,6 +10,7 @@ from random import Random
 
 from ..events import Event, NodeEjected, NodeReturned
 from ..node import Node, Outcome
+from ..statuses import is_wrong
 from .detector import Detector, NodeHealth
 from .outlier import OutlierDetection
 from .slow_start import SlowStart
@@ -21,14 +22,20 @@ class ServiceHealth:
     """outlier, slow_start: the policy's. ejected: how many nodes are."""
 
     def __init__(
-        self, service: str, outlier: OutlierDetection | None, slow_start: SlowStart | None, now: float, rng: Random
+        self,
+        service: str,
+        outlier: OutlierDetection | None,
+        slow_start: SlowStart | None,
+        now: float,
+        rng: Random,
+        keyed: bool = False,
     ) -> None:
         self.ejected: int = 0
         self._service = service
         self._outlier = outlier
         self._slow_start = slow_start
         self._rng = rng
-        self._detector = None if outlier is None else Detector(outlier, now)
+        self._detector = None if outlier is None else Detector(outlier, now, keyed)
 
     def record(self) -> NodeHealth | None:
         """The health record of a new node."""
@@ -58,7 +65,9 @@ class ServiceHealth:
         if node.ejected_until is not None:
             # Only a probe counts for an ejected node (or, in panic, a call begun in panic): answers to calls from
             # before the ejection are outdated.
-            if outcome is Outcome.SUCCESS and (probing or not node.excluded):
+            if probing and node.health.by_answers and is_wrong(status):
+                events.append(self._eject(node, f"its probing call was answered {status}", now))
+            elif outcome is Outcome.SUCCESS and (probing or not node.excluded):
                 events.append(self.restore(node, now))
             elif outcome is Outcome.FAILURE and probing:
                 events.append(self._eject(node, "its probing call failed", now))

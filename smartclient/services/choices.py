@@ -80,7 +80,9 @@ class Choices:
     ) -> None:
         self.lock: threading.Lock = threading.Lock()
         self.chooser: Chooser = Chooser(service, policy, zone, rng)
-        self.health: ServiceHealth = ServiceHealth(service, policy.outlier, policy.slow_start, clock(), rng)
+        self.health: ServiceHealth = ServiceHealth(
+            service, policy.outlier, policy.slow_start, clock(), rng, keyed=self.chooser.balancer.keyed
+        )
         self.nodes: tuple[Node, ...] = ()
         self.choice: Choice | None = None
         self.due: tuple[Node, ...] = ()
