@@ -25,26 +25,32 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Iterable, Sequence
-from math import exp, log
+from math import log
 from random import Random
 from typing import Any
 
 from ..node import Outcome
 from ..statuses import BAD_GATEWAYS, is_wrong
+from .evidence import (
+    ENOUGH,
+    LEAST_RATE,
+    MOST_RATE,
+    PRIOR_BAD,
+    PRIOR_CALLS,
+    faded,
+    likelihood_ratio,
+    moved,
+    peers_rate,
+)
 from .outlier import OutlierDetection
 from .wrong_answers import NodeAnswers, WrongAnswers
 
 FORGIVEN_AFTER = 10.0
-EVIDENCE = 16.0
 EVIDENCE_PER_FAILURE = 3.0  # asked of failures in a row
-FADES_OVER = 300.0
-LEAST_RATE, HIGHEST_RATE = 0.01, 0.95  # of p0
+HIGHEST_RATE = 0.95  # of p0
 TOGETHER = 0.25  # weight of a failure whose attempt was running at the failure before: they have one cause
 MOST_TOGETHER = 12.0  # evidence that such failures can make: the node must fail once more
 AN_OUTLIER = 2.0  # times its peers' failures, for the interval's statistics
-MOST_RATE = 0.8  # of p0, for failures to be evidence
-PRIOR_FAILURES, PRIOR_CALLS = 0.1, 10.0
-QUICK = 0.25  # weight of the newest call in the average by count
 RELAPSE = 2  # failures in a row that eject a node again which has come back
 RELAPSE_WITHIN = 30.0  # seconds ago, at most
 # While its peers fail less than CLEAN, this many failures in a row over this many seconds are enough: a balancer that
@@ -141,7 +147,7 @@ class NodeHealth:
                 limit = min(limit, RELAPSE)
             if clean and now - self.failing_since >= LASTING[1]:
                 limit = min(limit, LASTING[0])
-            if count >= limit and self.evidence >= min(EVIDENCE, EVIDENCE_PER_FAILURE * limit):
+            if count >= limit and self.evidence >= min(ENOUGH, EVIDENCE_PER_FAILURE * limit):
                 return f"{count} {what} in a row within {now - self.failing_since:.3g} s"
         return None
 
@@ -216,7 +222,7 @@ class Detector:
         self._failures += 1
         self._weigh(health, True, latency, now, peers, lone)
         reason = health.reason(now, lone or self._peers_rate(health, peers) < CLEAN)
-        if reason is None and self.settings.evidence and health.evidence >= EVIDENCE:
+        if reason is None and self.settings.evidence and health.evidence >= ENOUGH:
             calls, failures = health.calls + health.calls_before, health.failures + health.failures_before
             reason = f"{failures} of {calls} calls failed, of its peers' {self._peers_rate(health, peers):.1%}"
         return reason
@@ -254,16 +260,14 @@ class Detector:
     def _peers_rate(self, health: NodeHealth, peers: int) -> float:
         calls = self._calls + self._calls_before - health.calls - health.calls_before
         failures = self._failures + self._failures_before - health.failures - health.failures_before
-        lasting = (failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS)
         quick = (self._quick_sum - health.quick) / peers if peers > 0 else 0.0
-        return max(lasting, quick)
+        return peers_rate(failures, calls, quick)
 
     def _weigh(
         self, health: NodeHealth, failed: bool, latency: float, now: float, peers: int, lone: bool = False
     ) -> None:
         rate = LEAST_RATE if lone else min(max(self._peers_rate(health, peers), LEAST_RATE), HIGHEST_RATE)
-        worse = rate + 0.5 * (1.0 - rate)
-        ratio = log(worse / rate) if failed else log((1.0 - worse) / (1.0 - rate))
+        ratio = likelihood_ratio(rate, failed)
         if rate > MOST_RATE:  # if nearly all fail, no node is an outlier: failures must not add up
             ratio = min(ratio, 0.0)
         together = failed and now - latency < health.failed_at
@@ -271,15 +275,13 @@ class Detector:
             ratio *= TOGETHER
         elif failed:
             health.failed_at = now
-        faded = health.evidence * exp((health.seen_at - now) / FADES_OVER) if health.evidence else 0.0
-        health.evidence = max(0.0, faded + ratio)
+        left = faded(health.evidence, health.seen_at, now)
+        health.evidence = max(0.0, left + ratio)
         if together:
-            health.evidence = min(health.evidence, max(faded, MOST_TOGETHER))
+            health.evidence = min(health.evidence, max(left, MOST_TOGETHER))
         health.seen_at = now
         before = health.quick
-        health.quick += QUICK * ((1.0 if failed else 0.0) - before)
-        if health.quick < 1e-3:
-            health.quick = 0.0
+        health.quick = moved(before, failed)
         self._quick_sum += health.quick - before
 
     def _by_success_rate(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
@@ -331,14 +333,14 @@ class Detector:
         Chernoff's bound: that many failures come of the peers' rate with a probability below exp(-calls x KL).
         """
         calls = self._calls - health.calls
-        peers = max(LEAST_RATE, (self._failures - health.failures + PRIOR_FAILURES) / (calls + PRIOR_CALLS))
+        peers = max(LEAST_RATE, (self._failures - health.failures + PRIOR_BAD) / (calls + PRIOR_CALLS))
         own = health.failures / health.calls
         if own < AN_OUTLIER * peers:
             return False
         divergence = own * log(own / peers)
         if own < 1.0:
             divergence += (1.0 - own) * log((1.0 - own) / (1.0 - min(peers, HIGHEST_RATE)))
-        return health.calls * divergence >= EVIDENCE
+        return health.calls * divergence >= ENOUGH
 
     def _by_latency(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
         factor = self.settings.latency_factor

@@ -11,13 +11,8 @@ with two precautions, since what users ask for comes in bursts:
 
 from __future__ import annotations
 
-from math import exp, log
+from .evidence import ENOUGH, LEAST_RATE, MOST_RATE, faded, likelihood_ratio, moved, peers_rate
 
-EVIDENCE = 16.0  # as for failures
-FADES_OVER = 300.0  # seconds
-LEAST_RATE, MOST_RATE = 0.01, 0.8  # of the peers' wrong answers; beyond the latter nobody stands out
-PRIOR_WRONG, PRIOR_CALLS = 0.1, 10.0
-QUICK = 0.25  # weight of the newest call in the average by count
 HALF = 300.0  # calls after which older ones count half as much in a rate
 
 
@@ -66,7 +61,7 @@ class WrongAnswers:
         node.others_good = others_good
         if counts:
             self._weigh(node, True, peers, now)
-        if node.evidence < EVIDENCE:
+        if node.evidence < ENOUGH:
             return None
         peers_rate = self._peers_rate(node, peers)
         return f"{node.wrong:.0f} of {node.calls:.0f} answers were like {status}, of its peers' {peers_rate:.1%}"
@@ -83,18 +78,15 @@ class WrongAnswers:
         if rate > MOST_RATE:
             node.evidence = 0.0
         else:
-            worse = rate + 0.5 * (1.0 - rate)
-            ratio = log(worse / rate) if wrong else log((1.0 - worse) / (1.0 - rate))
-            node.evidence = max(0.0, node.evidence * exp((node.seen_at - now) / FADES_OVER) + ratio)
+            before = faded(node.evidence, node.seen_at, now)
+            node.evidence = max(0.0, before + likelihood_ratio(rate, wrong))
         node.seen_at, before = now, node.quick
-        node.quick += QUICK * ((1.0 if wrong else 0.0) - before)
-        if node.quick < 1e-3:
-            node.quick = 0.0
+        node.quick = moved(before, wrong)
         self._quick_sum += node.quick - before
 
     def _peers_rate(self, node: NodeAnswers, peers: int) -> float:
-        lasting = (self._wrong - node.wrong + PRIOR_WRONG) / (self._calls - node.calls + PRIOR_CALLS)
-        return max(lasting, (self._quick_sum - node.quick) / peers if peers > 0 else 0.0)
+        quick = (self._quick_sum - node.quick) / peers if peers > 0 else 0.0
+        return peers_rate(self._wrong - node.wrong, self._calls - node.calls, quick)
 
     def _fade(self, node: NodeAnswers) -> None:
         """Halve what is known of its rate: a rate is that of late."""

@@ -28,7 +28,7 @@ class Tally:
         self._latencies: list[float] = []
         self._by_route: dict[str, list[float]] = {route.name: [] for route in scenario.routes}
         self._by_window: dict[int, TimeWindow] = {}
-        self._within = self._failed = self._lost_quickly = 0
+        self._within = self._failed = 0
         self._share: Counter[int] = Counter()
         self.ejections: list[dict[str, Any]] = []
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 from ..registration import Address, Registration
 from .source import Consul
@@ -10,6 +10,17 @@ from .source import Consul
 __all__ = ["Consul", "register"]
 
 
-def register(service: str, address: Address, *, consul: Consul | str | None = None, **options: Any) -> Registration:
+def register(
+    service: str,
+    address: Address,
+    *,
+    consul: Consul | str | None = None,
+    id: str | None = None,
+    meta: Mapping[str, str] | None = None,
+    weight: float | None = None,
+    ttl: float = 10.0,
+    tags: Sequence[str] = (),
+) -> Registration:
     """`Consul.register`, with the agent's address. consul: a `Consul`, or an address; None: as `Consul()`"""
-    return (consul if isinstance(consul, Consul) else Consul(consul)).register(service, address, **options)
+    source = consul if isinstance(consul, Consul) else Consul(consul)
+    return source.register(service, address, id=id, meta=meta, weight=weight, ttl=ttl, tags=tags)
