@@ -19,7 +19,7 @@ import pytest
 import respx
 import trustme
 from driving import in_child
-from inside import balanced_of, places_of, service_of
+from inside import balanced_of, places_of, service_of, shared_of
 
 import smartclient
 import smartclient.client
@@ -430,7 +430,7 @@ def test_one_client_over_three_loops() -> None:
             await some()
             transport: Any = balanced_of(client)
             for node in service_of(transport).nodes:
-                assert len(node.connections._shared) <= 1
+                assert len(shared_of(node)) <= 1
             await client.aclose()
 
         asyncio.run(last())

@@ -223,3 +223,28 @@ def test_tests_mirror_the_package() -> None:
     folders = {path.name for path in PACKAGE.iterdir() if (path / "__init__.py").exists()}
     ours = {path.name for path in (PACKAGE.parent / "tests").iterdir() if path.is_dir() and path.name[0] not in "._"}
     assert ours - folders == {"behaviour", "bench", "chaos", "kit", "live", "typing"}
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.startswith("__") and name != "_"
+
+
+def test_tests_leave_private_names_alone() -> None:
+    """Only `kit/inside.py` names what is private; `_mounts` and the like are httpx's."""
+    ours = {
+        node.attr
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Attribute) and private(node.attr)
+        if isinstance(node.value, ast.Name) and node.value.id in ("self", "cls")
+    } - {"_mounts"}
+    found = []
+    for path in Path(__file__).parent.rglob("*.py"):
+        if "kit" in path.parts:
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Attribute) and node.attr in ours and ast.unparse(node.value) not in ("self", "cls"):
+                found.append(f"{path.name}:{node.lineno}: {node.attr}")
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("smartclient"):
+                found += [f"{path.name}:{node.lineno}: {one.name}" for one in node.names if private(one.name)]
+    assert not found

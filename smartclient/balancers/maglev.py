@@ -51,7 +51,7 @@ class Slots(Table):
     def __init__(self, nodes: Sequence[Node]) -> None:
         breaks = GilBreaks()
         size = table_size(len(nodes))
-        self._nodes, self._size = nodes, size
+        self.nodes, self.size = nodes, size
         names = [address(node) for node in breaks.each(nodes)]
         at = [hash_of(name, 1) % size for name in breaks.each(names)]
         skip = [hash_of(name, 2) % (size - 1) + 1 for name in breaks.each(names)]
@@ -74,23 +74,23 @@ class Slots(Table):
             if steps >= STEPS:
                 steps = 0
                 breaks()
-        self._slots = slots
+        self.slots = slots
         self._fill_the_last(filled, weights, breaks)
 
     def node(self, value: int) -> Node:
-        return self._nodes[self._slots[value % self._size] - 1]
+        return self.nodes[self.slots[value % self.size] - 1]
 
     def walk(self, value: int) -> Iterator[Node]:
         # In random order, seeded by the key: the keys of a node are spread over all others. (Not by a stride: the slots
         # of a node are a stride apart, too, and one in a hundred keys would not reach it in a thousand steps.)
         while True:
             value = (value * MULTIPLIER + INCREMENT) & MASK
-            yield self._nodes[self._slots[(value >> 32) % self._size] - 1]
+            yield self.nodes[self.slots[(value >> 32) % self.size] - 1]
 
     def _fill_the_last(self, filled: list[int], weights: Sequence[float], breaks: GilBreaks) -> None:
-        slots, total = self._slots, sum(weights)
-        most = [self._size * MOST * (weight / total if total else 1 / len(weights)) for weight in weights]
-        ring, at = Ring(self._nodes, points_of(POINTS, len(weights))), -1
+        slots, total = self.slots, sum(weights)
+        most = [self.size * MOST * (weight / total if total else 1 / len(weights)) for weight in weights]
+        ring, at = Ring(self.nodes, points_of(POINTS, len(weights))), -1
         while True:
             try:
                 at = slots.index(0, at + 1)

@@ -63,7 +63,7 @@ class WithSessions(Balancer):
         self._inner = settings.inner.for_service()
         self._read = key_of(settings.hash_on, "Sticky.hash_on")
         self._clock = _Clock()
-        self._sessions: TTLCache[bytes, Node] = TTLCache(MOST_SESSIONS, settings.ttl, timer=self._clock)
+        self.sessions: TTLCache[bytes, Node] = TTLCache(MOST_SESSIONS, settings.ttl, timer=self._clock)
         self._lock = threading.Lock()
         own: Any = self
         own.load_header, own.live_weights = self._inner.load_header, self._inner.live_weights
@@ -85,11 +85,11 @@ class WithSessions(Balancer):
             key = session_of(read)
             with self._lock:
                 self._clock.now = max(self._clock.now, call.now)
-                node = self._sessions.get(key)
+                node = self.sessions.get(key)
             if node is None or not call.usable(node):
                 node = inner(call)
             with self._lock:
-                self._sessions[key] = node  # anew, also for its time to live
+                self.sessions[key] = node  # anew, also for its time to live
             return node
 
         return pick

@@ -46,7 +46,7 @@ class AsyncBody(ResponseBody):
                 yield self._chunks.popleft()
             return
         limited = self._ends_at is not None
-        chunks = self._raw.__aiter__()
+        chunks = self.raw.__aiter__()
         if self.asking is not None or (limited and self._link is None):
             chunks = TimedBody(chunks, self)
         attempt, clock = self.attempt, self._connections.dialing.clock
@@ -88,7 +88,7 @@ class AsyncBody(ResponseBody):
         began = clock() if alone else 0.0
         self._in_flow = True
         try:
-            async for chunk in self._raw if alone else self:
+            async for chunk in self.raw if alone else self:
                 chunks.append(chunk)
             if alone:
                 self.attempt.in_body = clock() - began
@@ -105,7 +105,7 @@ class AsyncBody(ResponseBody):
         self._closed = True
         self._let_go()
         try:
-            await self._raw.aclose()
+            await self.raw.aclose()
             if self._link is not None:
                 await self._connections.give_back(self._stack, self._link, self._whole, self.asking)
         except BaseException:

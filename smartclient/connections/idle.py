@@ -31,24 +31,24 @@ class Idle:
     expiry: seconds after which one is too old; None: never
     """
 
-    __slots__ = ("_expiry", "_links", "_most", "_sweep", "owner")
+    __slots__ = ("_expiry", "_most", "_sweep", "links", "owner")
 
     def __init__(self, owner: Any, most: int | None, expiry: float | None, sweep: Sweep) -> None:
         self.owner: Any = owner
         self._most = most
         self._expiry = expiry
         self._sweep = sweep
-        self._links: deque[Link] = deque()
+        self.links: deque[Link] = deque()
 
     def __len__(self) -> int:
-        return len(self._links)
+        return len(self.links)
 
     def take(self, now: float) -> tuple[Link | None, Sequence[Link]]:
         """The newest that can be used, and those above it that cannot."""
         ended: list[Link] = []
         while True:
             try:
-                link = self._links.pop()
+                link = self.links.pop()
             except IndexError:  # none is left; other threads take some, too
                 return None, ended
             if not self._is_old(link, now) and not link.ended():
@@ -57,7 +57,7 @@ class Idle:
 
     def put(self, link: Link) -> Sequence[Link]:
         """Keep it; returns the surplus ones."""
-        links, most = self._links, self._most
+        links, most = self.links, self._most
         links.append(link)
         self._sweep.add(self)
         if most is None or len(links) <= most:
@@ -66,16 +66,16 @@ class Idle:
 
     def empty(self) -> Sequence[Link]:
         """All of them."""
-        return self._from_bottom(len(self._links))
+        return self._from_bottom(len(self.links))
 
     def old(self, now: float, at_most: int) -> tuple[Sequence[Link], int]:
         """Those that are too old or were closed by their server, of the oldest `at_most`; how many were looked at."""
         found, looked = [], 0
-        for link in tuple(self._links)[:at_most]:
+        for link in tuple(self.links)[:at_most]:
             looked += 1
             if self._is_old(link, now) or link.ended():
                 try:
-                    self._links.remove(link)
+                    self.links.remove(link)
                 except ValueError:  # taken meanwhile
                     continue
                 found.append(link)
@@ -88,7 +88,7 @@ class Idle:
         found = []
         for _ in range(count):
             try:
-                found.append(self._links.popleft())
+                found.append(self.links.popleft())
             except IndexError:
                 break
         return found

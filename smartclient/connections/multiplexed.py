@@ -39,17 +39,17 @@ class Shared:
     def __init__(self, idle: Idle) -> None:
         self.idle = idle
         self.agreed: bool | None = None
-        self._links: list[Link] = []
+        self.links: list[Link] = []
 
     def __iter__(self) -> Iterator[Link]:
         """Those that requests share, or wait for."""
-        return iter(tuple(self._links))
+        return iter(tuple(self.links))
 
     def join(self, now: float) -> tuple[Link | None, Sequence[Link]]:
         """A connection for one more request, and those to be closed. While one is being opened, other requests wait for
         it, as in httpcore's pool: it may turn out to be HTTP/2.
         """
-        for link in self._links:
+        for link in self.links:
             if self._has_room(link):
                 link.streams += 1
                 return link, ()
@@ -61,16 +61,16 @@ class Shared:
     def begin(self, link: Link) -> None:
         """The first request of a connection that is new, or was idle."""
         link.streams = 1
-        self._links.append(link)
+        self.links.append(link)
 
     def leave(self, link: Link) -> bool:
         """A request is over; whether it was the last one of its connection."""
         link.streams -= 1
         if link.backend.ready:
             self.agreed = link.backend.frames is not None
-        if link.streams or link not in self._links:
+        if link.streams or link not in self.links:
             return False
-        self._links.remove(link)
+        self.links.remove(link)
         return True
 
     def _has_room(self, link: Link) -> bool:

@@ -25,7 +25,7 @@ class ResponseBody:
         stack: Any,
     ) -> None:
         self.attempt = attempt
-        self._raw = raw
+        self.raw = raw
         self._connections = connections
         self._link = link
         self._stack = stack

@@ -31,7 +31,7 @@ class SyncBody(ResponseBody):
         attempt, clock = self.attempt, self._connections.dialing.clock
         since = clock()
         try:
-            for chunk in self._raw:
+            for chunk in self.raw:
                 attempt.in_body += clock() - since
                 yield chunk
                 if limited and self._too_late():
@@ -49,7 +49,7 @@ class SyncBody(ResponseBody):
         began = clock() if alone else 0.0
         self._in_flow = True
         try:
-            chunks = deque(self._raw if alone else self)
+            chunks = deque(self.raw if alone else self)
             if alone:
                 self.attempt.in_body = clock() - began
             self._whole = True
@@ -66,7 +66,7 @@ class SyncBody(ResponseBody):
         link, given_back = self._link, False
         try:
             self._let_go()
-            self._raw.close()
+            self.raw.close()
             if link is not None:
                 self._connections.give_back(self._stack, link, self._whole)
             given_back = True

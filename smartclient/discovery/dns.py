@@ -74,8 +74,8 @@ class Dns(PollingDiscovery):
         self._timeout = timeout
         self._read = self._settings()
         self._resolver = self._new_resolver()  # raises here if the machine's settings are wrong
-        self._port = port
-        self._srv = srv
+        self.port = port
+        self.srv = srv
         self._domain = None if domain is None else domain.strip(".").lower()
         consul = f".{self._domain}".endswith(".consul")
         self._protocol = ("" if consul else "_http._tcp") if protocol is None else protocol.strip(".")
@@ -97,10 +97,10 @@ class Dns(PollingDiscovery):
 
     def resolve(self, service: str) -> Addresses | tuple[Addresses, float]:
         name = f"{service}.{self._domain}." if self._domain and not service.endswith(f".{self._domain}") else service
-        if self._srv:
+        if self.srv:
             return self._services(f"{self._protocol}.{name}" if self._protocol else name)
         addresses, ttl, problem = self._addresses(name)
-        return Listing((Instance(address, self._port) for address in addresses), problem=problem), ttl
+        return Listing((Instance(address, self.port) for address in addresses), problem=problem), ttl
 
     def __str__(self) -> str:
         return f"dns at {self._server}" if self._server else "dns"
@@ -128,7 +128,7 @@ class Dns(PollingDiscovery):
                 problems += [problem] if problem else []
             # Weight 0 has "a very small chance" of being chosen.
             weight = float(record.weight) or 0.01
-            fields = {"port": self._port or record.port, "weight": weight, "priority": record.priority,
+            fields = {"port": self.port or record.port, "weight": weight, "priority": record.priority,
                       "metadata": {"target": target.rstrip(".")}}  # fmt: skip
             found += [entry_of({"host": address, **fields}) for address in addresses]
         if problems and not found:

@@ -68,7 +68,7 @@ class Etcd(Discovery):
         self.url: httpx.URL = registry_url("Etcd", address, PORT)
         self.prefix: str = "/" + prefix.strip("/") if prefix.strip("/") else ""
         self.grace = grace
-        self._user = user
+        self.user = user
         self._password = password or os.environ.get("ETCD_PASSWORD")
         self._timeout = timeout
         self._verify = tls([self.url], verify, cert)
@@ -110,8 +110,8 @@ class Etcd(Discovery):
         return HttpClient(self.url, timeout=self._timeout, verify=self._verify, most=self._most_bytes)
 
     def _log_in(self, asking: HttpClient) -> None:
-        if self._user is not None:
-            said = _post(asking, "/v3/auth/authenticate", {"name": self._user, "password": self._password or ""})
+        if self.user is not None:
+            said = post(asking, "/v3/auth/authenticate", {"name": self.user, "password": self._password or ""})
             asking.headers["Authorization"] = said["token"]
 
     def _written(self, client: HttpClient, service: str, prefixes: Sequence[str]) -> Sequence[str]:
@@ -175,21 +175,21 @@ class Etcd(Discovery):
         def beat() -> None:
             nonlocal lease
             with self.client() as client:
-                said = _post(client, "/v3/lease/keepalive", {"ID": lease})
+                said = post(client, "/v3/lease/keepalive", {"ID": lease})
             if not int((said.get("result") or {}).get("TTL", 0)):
                 lease = self._grant(key, value, math.ceil(ttl))  # it had run out
 
         def end() -> None:
             with self.client() as client:
-                _post(client, "/v3/lease/revoke", {"ID": lease})
+                post(client, "/v3/lease/revoke", {"ID": lease})
 
         with kept_alive(service, self, ttl / 3, beat, end, (httpx.HTTPError, EtcdAnswer, ValueError)):
             yield name
 
     def _grant(self, key: str, value: str, ttl: int) -> str:
         with self.client() as client:
-            lease = str(_post(client, "/v3/lease/grant", {"TTL": ttl})["ID"])
-            _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(value), "lease": lease})
+            lease = str(post(client, "/v3/lease/grant", {"TTL": ttl})["ID"])
+            post(client, "/v3/kv/put", {"key": coded(key), "value": coded(value), "lease": lease})
         return lease
 
 
@@ -206,7 +206,7 @@ def events(asking: HttpClient, prefixes: Sequence[str], revision: int) -> Iterat
     again, because the revision was compacted or there were no events for long.
     """
     asked = {"start_revision": str(revision), "progress_notify": True}
-    request = "\n".join(json.dumps({"create_request": {**_range(prefix), **asked}}) for prefix in prefixes)
+    request = "\n".join(json.dumps({"create_request": {**key_range(prefix), **asked}}) for prefix in prefixes)
     with asking.lines("POST", "/v3/watch", quiet=QUIET, content=request) as answer:
         if isinstance(answer, Answer):
             raise EtcdAnswer(answer.status_code, answer.text)
@@ -239,7 +239,7 @@ def readable(client: HttpClient, prefixes: Sequence[str]) -> Sequence[str]:
     found = []
     for prefix in prefixes:
         try:
-            _post(client, "/v3/kv/range", {**_range(prefix), "count_only": True})
+            post(client, "/v3/kv/range", {**key_range(prefix), "count_only": True})
         except EtcdAnswer as error:
             if "permission denied" not in str(error):
                 raise  # a temporary error, not caused by that prefix
@@ -253,14 +253,14 @@ def readable(client: HttpClient, prefixes: Sequence[str]) -> Sequence[str]:
 
 def count(client: HttpClient, prefix: str) -> int:
     """How many keys there are."""
-    return int(_post(client, "/v3/kv/range", {**_range(prefix), "count_only": True}).get("count", 0))
+    return int(post(client, "/v3/kv/range", {**key_range(prefix), "count_only": True}).get("count", 0))
 
 
 def names_under(client: HttpClient, prefix: str) -> set[str]:
     """The services that have keys (the next part of each key), from the first MOST_KEYS keys."""
     if not prefix:
         return set()
-    said = _post(client, "/v3/kv/range", {**_range(prefix), "keys_only": True, "limit": MOST_KEYS})
+    said = post(client, "/v3/kv/range", {**key_range(prefix), "keys_only": True, "limit": MOST_KEYS})
     return {_decoded(pair["key"])[len(prefix) :].partition("/")[0] for pair in said.get("kvs") or ()}
 
 
@@ -273,7 +273,7 @@ def read_all(client: HttpClient, prefixes: Sequence[str]) -> tuple[dict[str, Any
     entries: dict[str, Any] = {}
     revision = 0  # as of now; the others as of the first
     for prefix in prefixes:
-        said = _post(client, "/v3/kv/range", {**_range(prefix), "revision": str(revision)})
+        said = post(client, "/v3/kv/range", {**key_range(prefix), "revision": str(revision)})
         revision = revision or int(said["header"]["revision"])
         entries.update((_decoded(pair["key"]), value_of(pair)) for pair in said.get("kvs") or ())
     return entries, revision
@@ -308,18 +308,18 @@ def _written(instance: Instance) -> str:
     return json.dumps({name: value for name, value in fields.items() if value is not None})
 
 
-def _post(client: HttpClient, path: str, body: Mapping[str, Any]) -> Any:
+def post(client: HttpClient, path: str, body: Mapping[str, Any]) -> Any:
     return EtcdAnswer.unless_good(client.post(path, json=body)).json()
 
 
-def _coded(value: str) -> str:
+def coded(value: str) -> str:
     return base64.b64encode(value.encode()).decode()
 
 
-def _range(prefix: str) -> dict[str, str]:
+def key_range(prefix: str) -> dict[str, str]:
     """All keys with a prefix: their end is its last byte, plus one."""
     raw = prefix.encode()
-    return {"key": _coded(prefix), "range_end": base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()}
+    return {"key": coded(prefix), "range_end": base64.b64encode(raw[:-1] + bytes([raw[-1] + 1])).decode()}
 
 
 def _decoded(value: str) -> str:

@@ -27,7 +27,7 @@ from ..support.untrusted import line, shown
 from .base import Discovery, Listing, Unreadable, drop_of, problem_of
 
 FIRST_PAUSE = 0.1
-LONGEST_PAUSE = 3.0  # so that a recovered registry is noticed within five seconds
+LONGEST_PAUSE = 2.0  # so that a recovered registry is noticed well within five seconds, connecting included
 LASTED = 5.0  # a watch that lasted this many seconds was a good one
 REST, LONGEST_REST = 8.0, 0.25  # pause after a list: a multiple of the seconds of work for it; at most so many seconds
 LITTLE = 0.005  # seconds: after less work no pause is needed

@@ -66,20 +66,20 @@ class ServiceHealth:
             # Only a probe counts for an ejected node (or, in panic, a call begun in panic): answers to calls from
             # before the ejection are outdated.
             if probing and node.health.by_answers and is_wrong(status):
-                events.append(self._eject(node, f"its probing call was answered {status}", now))
+                events.append(self.eject(node, f"its probing call was answered {status}", now))
             elif outcome is Outcome.SUCCESS and (probing or not node.excluded):
                 events.append(self.restore(node, now))
             elif outcome is Outcome.FAILURE and probing:
-                events.append(self._eject(node, "its probing call failed", now))
+                events.append(self.eject(node, "its probing call failed", now))
             return events
         reason = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1, lone)
         if reason is not None and outlier.may_eject(len(nodes), self.ejected):
-            events.append(self._eject(node, reason, now))
+            events.append(self.eject(node, reason, now))
         if now >= detector.interval_ends_at:
             in_use = [other for other in nodes if other.ejected_until is None]
             for other, why in detector.end_interval(in_use, now):
                 if outlier.may_eject(len(nodes), self.ejected):
-                    events.append(self._eject(other, why, now))
+                    events.append(self.eject(other, why, now))
         return events
 
     def restore(self, node: Node, now: float) -> Event:
@@ -145,7 +145,7 @@ class ServiceHealth:
         suspect = node.unhealthy or (node.health is not None and node.health.suspect)
         return max(node.ejected_until or 0.0, node.paused_until or 0.0, on_trial if suspect else 0.0)
 
-    def _eject(self, node: Node, reason: str, now: float) -> Event:
+    def eject(self, node: Node, reason: str, now: float) -> Event:
         assert self._detector is not None
         self.ejected += node.ejected_until is None
         self._detector.forget(node.health)

@@ -99,7 +99,7 @@ class Choices:
         self._several: deque[tuple[Instance, list[Instance]]] = deque()  # of which that is to be said
         self._listed: tuple[Instance, ...] = ()  # of which a subset is used
         self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
-        self._updating = threading.Lock()  # one new list at a time; always taken before `lock`
+        self.updating = threading.Lock()  # one new list at a time; always taken before `lock`
         self._breaks = GilBreaks()
         self._version = 0
         self._stale = False  # the pickers do not know the latest weights, or are a stopgap
@@ -108,7 +108,7 @@ class Choices:
         """Take a new full list: what it changed, and which nodes to release; call `settle` next. None: it changes
         nothing, or is empty and held back for `grace` seconds.
         """
-        with self._updating:
+        with self.updating:
             if instances or not self.nodes or grace <= 0:
                 return self._exchange(instances)
             with self.lock:
@@ -124,7 +124,7 @@ class Choices:
         wanted = [pairs for pairs in (_pairs(require), _pairs(require, prefer)) if pairs not in self._wanted]
         if not wanted or len(self._wanted) >= WANTED:
             return None
-        with self._updating:
+        with self.updating:
             for pairs in wanted:
                 self._wanted[pairs] = None
             told = self._exchange(self._listed)
@@ -154,7 +154,7 @@ class Choices:
 
     def after_fork(self) -> None:
         """In a forked child: new locks; the next call does what a thread was doing at the fork."""
-        self.lock, self._updating = threading.Lock(), threading.Lock()
+        self.lock, self.updating = threading.Lock(), threading.Lock()
         self.chooser.after_fork()
         if self.choice is not None:
             self.choice = self.chooser.stopgap(self.choice.groups)
@@ -172,12 +172,12 @@ class Choices:
                 return None
             self.next_change = now + AGAIN
         told = None
-        if self.empty_at <= now and self._updating.acquire(blocking=False):
+        if self.empty_at <= now and self.updating.acquire(blocking=False):
             try:
                 if self.empty_at <= now:  # still true: no list has arrived meanwhile
                     told = self._exchange(())
             finally:
-                self._updating.release()
+                self.updating.release()
         self.refresh(now, building=told is not None or self.chooser.lacks_table)
         return told
 
@@ -244,7 +244,7 @@ class Choices:
     # ---- inside ----
 
     def _exchange(self, instances: tuple[Instance, ...]) -> tuple[Change, list[Node]] | None:
-        """Make the members those of a list (`_updating` held); what is then to be told, and which nodes let go."""
+        """Make the members those of a list (`updating` held); what is then to be told, and which nodes let go."""
         now = self._clock()
         servers = servers_of(instances, self._by_id, self._breaks, self._say_several)
         if self._policy.subset is not None:

@@ -75,7 +75,7 @@ class Chooser:
         self._service = service
         self._policy = policy
         self._zone = policy.zone or zone
-        self._rng = rng
+        self.rng = rng
         self.room: Callable[[Node], bool] | None = None
         self._table: tuple[tuple[Node, ...], Picker] | None = None
 
@@ -111,7 +111,7 @@ class Chooser:
         """
         if not self.balancer.over_members:
             pickers = [self._made(group.nodes, first) for group in groups]
-            return self._choice(groups, _shared_out(groups, pickers, self._rng)), True
+            return self._choice(groups, _shared_out(groups, pickers, self.rng)), True
         table = self._table
         if building and (stale or table is None or table[0] != nodes):
             self._table = table = (nodes, self._made(nodes, first))
@@ -121,8 +121,8 @@ class Chooser:
 
     def stopgap(self, groups: tuple[Group, ...]) -> Choice:
         """At random, until a slow picker is made."""
-        pickers = [Random().picker(group.nodes, self._rng) for group in groups]
-        return self._choice(groups, _shared_out(groups, pickers, self._rng))
+        pickers = [Random().picker(group.nodes, self.rng) for group in groups]
+        return self._choice(groups, _shared_out(groups, pickers, self.rng))
 
     def after_fork(self) -> None:
         """In a forked child: pickers may hold locks that nobody will release."""
@@ -135,12 +135,12 @@ class Chooser:
 
     def _made(self, nodes: Sequence[Node], first: bool = False) -> Picker:
         try:
-            return self.balancer.picker(nodes, self._rng)
+            return self.balancer.picker(nodes, self.rng)
         except Exception:
             if first:
                 raise  # it never worked: say so at once
             logger.exception("%s: %r made no picker; nodes are picked at random", self._service, self.balancer)
-            return Random().picker(nodes, self._rng)
+            return Random().picker(nodes, self.rng)
 
     # ---- picking ----
 
@@ -172,7 +172,7 @@ class Chooser:
             return node
         found = self._candidates(call, choice, members, require, prefer)
         # A table for a single call would be expensive.
-        return (Random().picker(found, self._rng) if self.balancer.over_members else self._made(found))(call)
+        return (Random().picker(found, self.rng) if self.balancer.over_members else self._made(found))(call)
 
     def _by_shared_picker(self, call: Call, choice: Choice, members: tuple[Node, ...]) -> Node | None:
         """A first attempt asks the picker of all; with many nodes a retry looks at a sample of them."""
@@ -182,8 +182,8 @@ class Chooser:
             if not (node.excluded or node.removed) and (room is None or room(node)):
                 return node
         if len(members) > MANY and call.rather is None:  # a look at all of them would take a while
-            nodes = choice.groups[choice.group(self._rng.random())].nodes
-            found = [node for node in self._rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
+            nodes = choice.groups[choice.group(self.rng.random())].nodes
+            found = [node for node in self.rng.sample(nodes, min(MANY // 2, len(nodes))) if call.usable(node)]
             if found:
                 return self._made(found)(call)
         return None
@@ -216,7 +216,7 @@ class Chooser:
             limits.append(self._bound(choice, in_flight + 1))
         if len(choice.groups) > 1:
             key = self.balancer.key(call)
-            point = self._rng.random() if key is None else hash_of(key, GROUPS) / SPAN
+            point = self.rng.random() if key is None else hash_of(key, GROUPS) / SPAN
             limits.append(choice.groups[choice.group(point)].nodes.__contains__)
         fits, likes = self._musts(require), _fitting(prefer)
         tiers = [[*limits, *fits, *likes], [*limits, *fits], fits]
@@ -238,7 +238,7 @@ class Chooser:
             parts = [Group(group.share, tuple(n for n in group.nodes if has(n, wanted))) for group in choice.groups]
             parts = [part for part in parts if part.nodes]
             if parts:
-                return _shared_out(parts, [self._made(part.nodes) for part in parts], self._rng)
+                return _shared_out(parts, [self._made(part.nodes) for part in parts], self.rng)
             well = [node for node in members if not (node.out or node.removed) and has(node, wanted)]
             if well:
                 return self._made(well)
@@ -288,7 +288,7 @@ class Chooser:
 
     def _in_use(self, choice: Choice, require: Metadata | None) -> list[list[Node]]:
         """The nodes of each group that fit, one drawn by the groups' shares first."""
-        drawn = choice.group(self._rng.random())
+        drawn = choice.group(self.rng.random())
         groups = [choice.groups[drawn], *choice.groups[:drawn], *choice.groups[drawn + 1 :]]
         return [[n for n in group.nodes if not n.excluded and (not require or has(n, require))] for group in groups]
 

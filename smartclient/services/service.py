@@ -206,7 +206,7 @@ class Service:
         if self.admission is not None and not explained:
             self._tell_admission(self.admission, attempt, now)
         if events or paused:
-            self._apply(events, now)
+            self.apply(events, now)
         if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
             self._ask_anew(now)
 
@@ -240,7 +240,7 @@ class Service:
         """Its time is a lower bound of its latency. For a node on probation that is too long."""
         events = self.members.learn_overtaken(attempt, now, remember=not explained)
         if events:
-            self._apply(events, now)
+            self.apply(events, now)
 
     def fail_in_body(self, attempt: Attempt) -> None:
         """A body failed whose headers were taken for a success (called by `Attempt.fail_in_body`, once)."""
@@ -250,7 +250,7 @@ class Service:
             return
         events = self.members.learn_of_body(attempt, latency, now)
         if events:
-            self._apply(events, now)
+            self.apply(events, now)
 
     def reported(self, attempt: Attempt, value: str) -> None:
         """What the `load_header` of a response says."""
@@ -312,7 +312,7 @@ class Service:
         if events is None:
             return
         logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
-        self._apply(events, now)
+        self.apply(events, now)
 
     def close(self) -> None:
         """Remove all nodes: idle connections are closed, running calls finish, calls that wait are told."""
@@ -351,7 +351,7 @@ class Service:
 
     # ---- changes ----
 
-    def _apply(self, events: Sequence[Event], now: float) -> None:
+    def apply(self, events: Sequence[Event], now: float) -> None:
         """Apply a change of health, and report it."""
         self.members.refresh(now)
         self._count()

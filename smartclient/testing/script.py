@@ -26,11 +26,11 @@ class ScriptedDiscovery(Discovery):
 
     def publish(self, service: str, addresses: Addresses) -> None:
         """Say that list, to all who watch the service and who will."""
-        self._say(service, tuple(addresses))
+        self.say(service, tuple(addresses))
 
     def fail(self, service: str, error: Exception) -> None:
         """Raise that in the watch, until something is published."""
-        self._say(service, error)
+        self.say(service, error)
 
     def watch(self, service: str, stop: threading.Event) -> Iterator[Addresses]:
         seen = 0
@@ -60,7 +60,8 @@ class ScriptedDiscovery(Discovery):
     def _latest(self, service: str) -> tuple[int, Addresses | Exception]:
         return self._said.get(service, (0, ()))
 
-    def _say(self, service: str, said: Addresses | Exception) -> None:
+    def say(self, service: str, said: Addresses | Exception) -> None:
+        """Have it say this of a service: addresses, a `Listing`, or the error that it raises."""
         with self._changed:
             self._said[service] = (next(self._serial), said)
             self._changed.notify_all()

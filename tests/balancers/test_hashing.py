@@ -74,11 +74,11 @@ def test_removal_moves_few_keys(balancer: Any, most_moved: float) -> None:
 def test_maglev_is_even_and_its_table_small() -> None:
     for count in (2, 3, 10, 100, 1000):
         table = Slots(nodes(count))
-        slots = Counter(table._slots)
+        slots = Counter(table.slots)
         assert len(slots) == count
         assert max(slots.values()) / min(slots.values()) <= 1.03
-        assert table._size >= max(1009, 100 * count)
-        assert all(table._size % divisor for divisor in range(2, int(table._size**0.5) + 1))
+        assert table.size >= max(1009, 100 * count)
+        assert all(table.size % divisor for divisor in range(2, int(table.size**0.5) + 1))
 
 
 @pytest.mark.parametrize("base", ["10.0.{}.{}", "192.168.{}.{}"])
@@ -91,7 +91,7 @@ def test_growing_moves_few_keys_at_any_step(base: str) -> None:
     def slots(count: int) -> list[Node]:
         if count not in tables:
             table = Slots(sorted(members[:count], key=address))
-            tables[count] = [table._nodes[number - 1] for number in table._slots]
+            tables[count] = [table.nodes[number - 1] for number in table.slots]
         return tables[count]
 
     for count in steps:
@@ -116,7 +116,7 @@ def test_uneven_weights_are_not_quadratic(weights: list[float], owning: int | No
     """Nodes of weight 0 were gone through for each slot: minutes, holding the interpreter. Now a turn is a slot."""
     members = [Node(Instance(f"10.{n >> 8}.{n & 255}.1", 80, weight=weight)) for n, weight in enumerate(weights)]
     assert all(weights[number] for number in itertools.islice(draw_order(weights), 1000)) or not any(weights)
-    owners = set(Slots(members)._slots)
+    owners = set(Slots(members).slots)
     assert owning is None or len(owners) == owning
     assert 1 in owners
 
@@ -252,7 +252,7 @@ class TestSticky:
         world = World(4, balancer="sticky")
         for n in range(5):
             world.start(options=CallOptions(hash_key=str(n) * 1_000_000))
-        kept = world.service.members.chooser.balancer._sessions
+        kept = world.service.members.chooser.balancer.sessions
         assert sum(len(key) for key in kept) <= 5 * 16
 
     def test_a_session_is_forgotten(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import until
-from inside import balanced_of, services_of
+from inside import balanced_of, checked_services_of, services_of
 from stand_ins import EurekaStandIn, KubernetesStandIn, StandIn, endpoint, piece
 
 import smartclient
@@ -341,8 +341,7 @@ def test_a_service_that_is_forgotten_is_not_checked() -> None:
         for name in ("orders", *(f"name{number}" for number in range(50))):
             with pytest.raises(smartclient.NoInstances if name != "orders" else Exception):
                 client.get(f"http://{name}/")
-        balanced: Any = balanced_of(client)
-        until(lambda: {service.name for service in balanced._checker._services} == {"orders"})
+        until(lambda: checked_services_of(client) == {"orders"})
 
 
 # ---- locks, and who is told when ----
@@ -380,7 +379,7 @@ def test_no_lock_is_held_while_a_picker_is_made(fleet: Any) -> None:
     class Curious(smartclient.RoundRobin):
         def picker(self, nodes: Any, rng: Any) -> Any:
             for service in services(client):
-                held.append(service.publishing.locked() or service.members._updating.locked())
+                held.append(service.publishing.locked() or service.members.updating.locked())
             return super().picker(nodes, rng)
 
     source = ScriptedDiscovery({"orders": servers.addresses})
@@ -436,7 +435,7 @@ def test_a_part_that_failed_is_said_and_the_rest_is_used(caplog: pytest.LogCaptu
     with Client(Filter(source, lambda one: True), observers=[events.append]) as client:
         services(client).get("orders")
         for _ in range(3):
-            source._say("orders", Listing(["10.0.0.1:80"], problem="AAAA orders: SERVFAIL"))
+            source.say("orders", Listing(["10.0.0.1:80"], problem="AAAA orders: SERVFAIL"))
             until(lambda: listed(client) == {"10.0.0.1:80"})
         service = services(client).get("orders")
         until(lambda: service.problem == "AAAA orders: SERVFAIL")

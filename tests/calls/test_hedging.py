@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 import pytest
-from inside import balanced_of, places_of
+from inside import limit_race_threads, places_of
 
 from smartclient import Hedge, Policy, call, report
 from smartclient.testing import FAILING, OK, RESETTING, SLOW, SLOW_BODY, Behaviour
@@ -174,15 +174,13 @@ def test_a_cancelled_race_leaves_nothing(async_driver: Any, fleet: Any) -> None:
 
 def test_without_a_thread_to_spare_a_call_is_not_hedged(fleet: Any) -> None:
     import smartclient
-    from smartclient.transport.race_threads import RaceThreads
 
     servers = fleet(2, Behaviour(delay=0.1))
     with smartclient.Client({"orders": servers.addresses}, policy=hedging(0.01)) as client:
-        transport: Any = balanced_of(client)
-        transport._race_threads = RaceThreads(0)
+        limit_race_threads(client, 0)
         assert client.get(URL).status_code == 200
         assert len(servers.received) == 1
-        transport._race_threads = RaceThreads(1)
+        limit_race_threads(client, 1)
         assert client.get(URL).status_code == 200
         assert len(servers.received) == 2
 

@@ -26,10 +26,13 @@ from typing import Any
 
 import httpx
 from fleet import FAULTS, Fleet, inject
-from inside import service_of
 
 import smartclient
 from smartclient import Circuit, Hedge, Limits, Policy
+
+sys.path.append(str(Path(__file__).parents[1] / "kit"))
+
+from inside import service_of
 
 POLICY = Policy(
     deadline=1.0,

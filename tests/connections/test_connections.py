@@ -24,7 +24,7 @@ from h2_script import H2Script, Peer, h2_script
 from hyperframe.frame import DataFrame, GoAwayFrame, HeadersFrame, SettingsFrame
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import balanced_of, places_of, service_of
+from inside import balanced_of, body_of, dialing_of, places_of, pool_of, service_of
 
 from smartclient import Client, DeadlineExceeded, HealthCheck, Instance, NodeEjected, Policy, Retry, report
 from smartclient.connections.frames import Frames
@@ -116,7 +116,7 @@ def test_a_call_looks_at_a_few_connections_of_a_large_fleet(driver: Any) -> None
         sweep.inspect(0.0)
         assert len(looks) - before <= AT_ONCE
         rounds += 1
-    assert set(map(id, looks)) == {id(link) for stack in stacks for link in stack._links}
+    assert set(map(id, looks)) == {id(link) for stack in stacks for link in stack.links}
     assert rounds > 5
 
 
@@ -856,18 +856,18 @@ def test_ctrl_c_while_a_body_is_closed_finishes_its_attempt(fleet: Any) -> None:
         transport: Any = balanced_of(client)
         for step in ("raw", "give_back"):
             with client.stream("GET", URL) as response:
-                body = response.stream._stream  # type: ignore[attr-defined]
+                body = body_of(response)  # type: ignore[attr-defined]
 
                 def interrupted(*args: Any) -> None:
                     raise KeyboardInterrupt
 
                 if step == "raw":
-                    body._raw.close = interrupted
+                    body.raw.close = interrupted
                 else:
-                    body._connections.give_back = interrupted
+                    pool_of(body).give_back = interrupted
                 with pytest.raises(KeyboardInterrupt):
                     response.close()
-                body._connections.__dict__.pop("give_back", None)
+                pool_of(body).__dict__.pop("give_back", None)
             [node] = service_of(transport).nodes
             assert node.in_flight == 0
             assert places_of(transport).taken == 0
@@ -903,7 +903,7 @@ def test_what_cannot_be_closed_leaves_the_rest_closed(driver: Any, fleet: Any) -
 
     nodes = service_of(balanced).nodes
     broken(nodes[0].connections)
-    broken(balanced._dialing.active[open_ones[0].stream._stream.attempt].http)
+    broken(dialing_of(balanced).active[body_of(open_ones[0]).attempt].http)
     driver.run(client.aclose if driver.asynchronous else client.close)
     until(lambda: servers.open == 0)
     assert all(node.in_flight == 0 for node in nodes)

@@ -315,17 +315,17 @@ def test_connections_that_an_agent_refuses_are_shared_and_tried_again_by_the_min
         with pytest.raises(httpx.ReadError), agents.one(threading.Event(), blocks=False):
             raise httpx.ReadError("reset")
         # Three are all that can be had: two to block, and one for first lists.
-        assert agents._blocking.limit == 2
-        assert agents._brief.limit == 1
+        assert agents.blocking.limit == 2
+        assert agents.brief.limit == 1
         assert agents.wait(55.0, 10) == TURN == 7.0
     assert all(one.closed for one in made)
     for minute in range(1, 30):
         now[0] = 61.0 * minute  # a refusal at the beginning, and one try a minute
         with agents.watching(), agents.one(threading.Event(), blocks=True):
             pass
-        assert agents._blocking.limit == min(20, 2 + minute)
-    assert agents._brief.limit == RESERVE
-    assert agents._open == 0
+        assert agents.blocking.limit == min(20, 2 + minute)
+    assert agents.brief.limit == RESERVE
+    assert agents.opened == 0
 
 
 def test_an_agent_that_goes_is_no_agent_that_refuses() -> None:
@@ -340,12 +340,12 @@ def test_an_agent_that_goes_is_no_agent_that_refuses() -> None:
         with pytest.raises(httpx.ReadError), agents.one(threading.Event(), blocks=False) as agent:
             agent.fresh = False  # it has answered before
             raise httpx.ReadError("reset")
-        assert agents._blocking.limit == 20
+        assert agents.blocking.limit == 20
         stop = threading.Event()
         stop.set()
         with pytest.raises(ConnectionError, match="stopped"), agents.one(stop, blocks=True):
             pass
-        assert agents._blocking.taken == 1
+        assert agents.blocking.taken == 1
 
 
 def test_refusals_are_known_within_the_handshake_and_all_places_come_back() -> None:
@@ -362,11 +362,11 @@ def test_refusals_are_known_within_the_handshake_and_all_places_come_back() -> N
             with pytest.raises(httpx.ConnectError), agents.one(threading.Event(), blocks=False):
                 lines[-1].reached = reached
                 raise httpx.ConnectError("reset")
-            assert agents._brief.limit == brief
+            assert agents.brief.limit == brief
         now[0] = 61.0
         with agents.one(threading.Event(), blocks=False):
             pass
-        assert (agents._brief.limit, agents._blocking.limit) == (2, 2)
+        assert (agents.brief.limit, agents.blocking.limit) == (2, 2)
 
 
 def test_several_datacenters_of_named_services_that_cannot_be_reached_are_no_empty_list() -> None:
@@ -378,5 +378,5 @@ def test_several_datacenters_of_named_services_that_cannot_be_reached_are_no_emp
 
 def test_a_forked_child_does_not_wait_for_its_parents_locks() -> None:
     source = Consul("127.0.0.1:1")
-    with source._agents._lock:
+    with source.agents.lock:
         in_child(lambda: source.interrupt(threading.Event()))

@@ -65,7 +65,7 @@ def test_what_names_a_source() -> None:
     assert isinstance(discovery_of(lambda service: []), Function)
     consul = discovery_of("consul+https://consul.example?tag=a&tag=b&dc=eu&stale=1&wait=30&services=orders,Users.")
     assert isinstance(consul, smartclient.Consul)
-    assert (consul.url, consul._tags, consul._dc, consul._stale, consul._wait) == (
+    assert (consul.url, consul.tags, consul.dc, consul.stale, consul.wait) == (
         "https://consul.example", ("a", "b"), "eu", True, 30.0)  # fmt: skip
     assert consul.covers("orders")
     assert consul.covers("users")

@@ -20,7 +20,7 @@ import dns.resolver
 import dns.rrset
 import pytest
 from driving import until
-from inside import balanced_of, service_of
+from inside import balanced_of, resolver_of, service_of
 
 from smartclient import Client, Dns
 
@@ -142,9 +142,9 @@ def test_the_machines_settings_are_read_again(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(dns.resolver, "Resolver", partial(dns.resolver.Resolver, filename=str(path)))
     path.write_text("nameserver 127.0.0.1\n")
     one = Dns(port=80)
-    assert one._current().nameservers == ["127.0.0.1"]
-    first = one._current()
-    assert one._current() is first
+    assert resolver_of(one).nameservers == ["127.0.0.1"]
+    first = resolver_of(one)
+    assert resolver_of(one) is first
     time.sleep(0.01)
     path.write_text("nameserver 127.0.0.99\n")
-    assert one._current().nameservers == ["127.0.0.99"]
+    assert resolver_of(one).nameservers == ["127.0.0.99"]

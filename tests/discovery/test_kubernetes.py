@@ -14,7 +14,7 @@ import pytest
 from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import balanced_of, service_of
+from inside import balanced_of, service_of, token_of
 from stand_ins import KubernetesStandIn, StandIn, endpoint, piece
 from tls import Terminator
 
@@ -150,7 +150,7 @@ def test_a_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     source = discovery_of("kubernetes://")
     assert isinstance(source, Kubernetes)
-    assert (source.url, source.namespace, source._token) == ("http://127.0.0.1:8001", "shop", "secret")
+    assert (source.url, source.namespace, token_of(source)) == ("http://127.0.0.1:8001", "shop", "secret")
     assert "secret" not in str(source)
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     with pytest.raises(ValueError, match="neither in a cluster nor with a kubeconfig"):

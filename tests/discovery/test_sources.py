@@ -17,7 +17,7 @@ import pytest
 from driving import in_child, until
 from hypothesis import given
 from hypothesis import strategies as st
-from inside import balanced_of, service_of
+from inside import balanced_of, resolver_of, service_of
 from stand_ins import StandIn
 
 from smartclient import (
@@ -461,15 +461,15 @@ def test_urls(tmp_path: Path) -> None:
     assert isinstance(discovery_of("env://"), Environment)
     dns = discovery_of("dns://127.0.0.1:5353?port=8080&domain=shop.example")
     assert isinstance(dns, Dns)
-    assert (dns._resolver.port, dns._port, dns._srv) == (5353, 8080, False)
+    assert (resolver_of(dns).port, dns.port, dns.srv) == (5353, 8080, False)
     assert [dns.covers(name) for name in ("orders", "orders.shop.example", "a.b.shop.example", "example.com")] == [
         True, True, False, False]  # fmt: skip
     srv = discovery_of("dns+srv://127.0.0.1?domain=shop.example")
     assert isinstance(srv, Dns)
-    assert srv._srv
+    assert srv.srv
     etcd = discovery_of("etcd://10.0.0.1:2379/my/prefix?user=me")
     assert isinstance(etcd, Etcd)
-    assert (str(etcd.url), etcd.prefix, etcd._user) == ("http://10.0.0.1:2379", "/my/prefix", "me")
+    assert (str(etcd.url), etcd.prefix, etcd.user) == ("http://10.0.0.1:2379", "/my/prefix", "me")
 
 
 @pytest.mark.parametrize(

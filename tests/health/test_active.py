@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trustme
 from driving import until as until_within
-from inside import balanced_of, service_of
+from inside import balanced_of, patients_of, service_of
 
 import smartclient
 from smartclient import HealthCheck, Instance, Policy
@@ -107,7 +107,7 @@ def test_through_the_client_s_own_tls(fleet: Any, path: str | None) -> None:
                     client.get("https://orders/")
             transport: Any = balanced_of(client)
             (node,) = service_of(transport).nodes
-            patients = transport._checker._patients
+            patients = patients_of(transport)
             until(lambda node=node, patients=patients: node in patients and abs(patients[node].row) >= 2)  # type: ignore[misc]
             states.append(node.unhealthy)
     assert states == [False, True]
@@ -131,7 +131,7 @@ def test_an_ejection_is_ended_only_if_asked_for(fleet: Any) -> None:
             if unejects:
                 until(lambda: not ejected())
             else:
-                patients = transport._checker._patients
+                patients = patients_of(transport)
                 until(lambda patients=patients: len(patients) == 3 and all(one.row >= 5 for one in patients.values()))  # type: ignore[misc]
                 assert ejected()
 

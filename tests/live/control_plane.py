@@ -42,8 +42,8 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
         self.asked: list[Any] = []
         self.refused: list[str] = []
         self.port, self.rest_port = port or free_port(), rest_port or free_port()
-        self._clusters: dict[str, Any] = {}
-        self._version = 0
+        self.clusters: dict[str, Any] = {}
+        self.version = 0
         self._changed = threading.Condition()
         self._over = False
         self._server: Any = None
@@ -82,12 +82,12 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
 
     def put_raw(self, cluster: str, message: Any) -> None:
         with self._changed:
-            self._clusters[cluster] = message
-            self._version += 1
+            self.clusters[cluster] = message
+            self.version += 1
             self._changed.notify_all()
 
     def forget(self) -> None:
-        self._clusters.clear()
+        self.clusters.clear()
 
     def StreamAggregatedResources(self, requests: Any, context: Any) -> Iterator[Any]:
         if self.token is not None and ("authorization", f"Bearer {self.token}") not in context.invocation_metadata():
@@ -124,7 +124,7 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                     return
                 news = self._news(wanted, sent)
                 sent.update(news)
-                version = str(self._version)
+                version = str(self.version)
             nonce += 1
             response = discovery_pb2.DiscoveryResponse(version_info=version, nonce=str(nonce), type_url=ENDPOINTS)
             for message in news.values():
@@ -132,8 +132,8 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
             yield response
 
     def _news(self, wanted: set[str], sent: dict[str, Any]) -> dict[str, Any]:
-        return {name: self._clusters[name] for name in wanted
-                if name in self._clusters and sent.get(name) is not self._clusters[name]}  # fmt: skip
+        return {name: self.clusters[name] for name in wanted
+                if name in self.clusters and sent.get(name) is not self.clusters[name]}  # fmt: skip
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
         plane = self
@@ -150,13 +150,13 @@ class ControlPlane(ads_pb2_grpc.AggregatedDiscoveryServiceServicer):
                     status = 404
                 elif plane.token is not None and self.headers.get("Authorization") != f"Bearer {plane.token}":
                     status, content = 401, b'{"message": "no such token"}'
-                elif request.version_info == str(plane._version):
+                elif request.version_info == str(plane.version):
                     status = 304
                 else:
-                    response = discovery_pb2.DiscoveryResponse(version_info=str(plane._version), type_url=ENDPOINTS)
+                    response = discovery_pb2.DiscoveryResponse(version_info=str(plane.version), type_url=ENDPOINTS)
                     for name in request.resource_names:
-                        if name in plane._clusters:
-                            response.resources.add().Pack(plane._clusters[name])
+                        if name in plane.clusters:
+                            response.resources.add().Pack(plane.clusters[name])
                     content = json_format.MessageToJson(response).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(content)))

@@ -13,7 +13,7 @@ from typing import Any
 import dns.resolver
 import pytest
 from driving import needs, until
-from inside import balanced_of, service_of
+from inside import balanced_of, resolver_of, service_of
 from servers import KnotServer
 
 from smartclient import Client, Dns
@@ -115,7 +115,7 @@ def test_the_machines_search_list(knot: KnotServer, tmp_path: Path, monkeypatch:
     read = partial(dns.resolver.Resolver, filename=str(tmp_path / "resolv.conf"))
     monkeypatch.setattr(dns.resolver, "Resolver", read)
     source = Dns(port=80)
-    source._resolver.port = knot.port
+    resolver_of(source).port = knot.port
     knot.change(("set", "orders.shop", "1", "A", "127.0.0.7"))
     addresses, ttl = source.resolve("orders")
     assert [str(one) for one in addresses] == ["127.0.0.7:80"]

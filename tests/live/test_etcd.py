@@ -15,7 +15,7 @@ from inside import balanced_of, service_of
 from servers import EtcdServer, etcd_program
 
 from smartclient import Client, Etcd, Instance, InstancesChanged
-from smartclient.discovery.etcd import _coded, _post, _range, events
+from smartclient.discovery.etcd import coded, events, key_range, post
 from smartclient.testing import Fleet
 
 pytestmark = pytest.mark.live
@@ -35,12 +35,12 @@ def etcd(tmp_path: Path) -> Iterator[EtcdServer]:
 def put(server: EtcdServer, key: str, value: Any) -> None:
     with Etcd(server.address).client() as client:
         text = value if isinstance(value, str) else json.dumps(value)
-        _post(client, "/v3/kv/put", {"key": _coded(key), "value": _coded(text)})
+        post(client, "/v3/kv/put", {"key": coded(key), "value": coded(text)})
 
 
 def delete(server: EtcdServer, prefix: str) -> None:
     with Etcd(server.address).client() as client:
-        _post(client, "/v3/kv/deleterange", _range(prefix))
+        post(client, "/v3/kv/deleterange", key_range(prefix))
 
 
 def listed(client: Client) -> set[Instance]:
@@ -122,8 +122,8 @@ def test_a_watch_that_was_compacted_reads_anew(etcd: EtcdServer) -> None:
         for turn in range(5):
             put(etcd, "/services/orders/a", fleet.addresses[turn % 2])
         with source.client() as client:
-            said = _post(client, "/v3/kv/range", {"key": _coded("/services/orders/a")})
-            _post(client, "/v3/kv/compaction", {"revision": said["header"]["revision"]})
+            said = post(client, "/v3/kv/range", {"key": coded("/services/orders/a")})
+            post(client, "/v3/kv/compaction", {"revision": said["header"]["revision"]})
             assert None in list(events(client, ["/services/orders/"], 2))
         with Client(source) as balanced:
             assert balanced.get(URL).status_code == 200
@@ -141,7 +141,7 @@ def test_register(etcd: EtcdServer) -> None:
 
 def _keys(server: EtcdServer) -> list[Any]:
     with Etcd(server.address).client() as client:
-        said = _post(client, "/v3/kv/range", _range("/services/"))
+        said = post(client, "/v3/kv/range", key_range("/services/"))
         return list(said.get("kvs") or ())
 
 
@@ -151,10 +151,10 @@ def test_wrong_credentials_are_said_and_the_last_list_stays(etcd: EtcdServer) ->
         with Client(Etcd(etcd.address)) as client:
             assert client.get(URL).status_code == 200
             with Etcd(etcd.address).client() as admin:
-                _post(admin, "/v3/auth/user/add", {"name": "root", "password": "right"})
-                _post(admin, "/v3/auth/role/add", {"name": "root"})
-                _post(admin, "/v3/auth/user/grant", {"user": "root", "role": "root"})
-                _post(admin, "/v3/auth/enable", {})
+                post(admin, "/v3/auth/user/add", {"name": "root", "password": "right"})
+                post(admin, "/v3/auth/role/add", {"name": "root"})
+                post(admin, "/v3/auth/user/grant", {"user": "root", "role": "root"})
+                post(admin, "/v3/auth/enable", {})
             etcd.kill()
             etcd.start()
             balanced: Any = balanced_of(client)
@@ -183,11 +183,11 @@ def test_a_user_that_may_read_but_one_of_the_two(etcd: EtcdServer) -> None:
     put(etcd, "/services/orders/a", "10.0.0.1:80")
     with Etcd(etcd.address).client() as admin:
         for user, role in (("root", "root"), ("app", "reader")):
-            _post(admin, "/v3/auth/user/add", {"name": user, "password": "right"})
-            _post(admin, "/v3/auth/role/add", {"name": role})
-            _post(admin, "/v3/auth/user/grant", {"user": user, "role": role})
-        _post(admin, "/v3/auth/role/grant", {"name": "reader", "perm": {"permType": "READ", **_range("/services/")}})
-        _post(admin, "/v3/auth/enable", {})
+            post(admin, "/v3/auth/user/add", {"name": user, "password": "right"})
+            post(admin, "/v3/auth/role/add", {"name": role})
+            post(admin, "/v3/auth/user/grant", {"user": user, "role": role})
+        post(admin, "/v3/auth/role/grant", {"name": "reader", "perm": {"permType": "READ", **key_range("/services/")}})
+        post(admin, "/v3/auth/enable", {})
     with Client(Etcd(etcd.address, user="app", password="right")) as client:
         until(lambda: len(listed(client)) == 1)
     with Client(Etcd(etcd.address, prefix="other", user="app", password="right"), timeout=1) as client:

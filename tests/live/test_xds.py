@@ -92,7 +92,7 @@ def test_one_stream_for_all_services_and_each_answer_is_acknowledged(plane: Cont
                 assert client.get(f"http://{name}/").status_code == 200
             until(lambda: len(plane.asked[-1].resource_names) == 20 and plane.asked[-1].response_nonce)
             assert [request.node.id for request in plane.asked if request.node.id] == ["sidecar~10.0.0.1~me.shop~shop"]
-            assert plane.asked[-1].version_info == str(plane._version)
+            assert plane.asked[-1].version_info == str(plane.version)
         until(lambda: threading.active_count() < 40)
 
 
@@ -103,7 +103,7 @@ def test_what_is_no_assignment_is_refused_and_the_rest_is_used(plane: ControlPla
         plane.put("orders", group(endpoint(fleet.addresses[0])))
         with Client(source(plane)) as client:
             assert client.get(URL).status_code == 200
-            good = plane._version
+            good = plane.version
             plane.put_raw("orders", cluster_pb2.Cluster(name="orders"))
             until(lambda: plane.refused)
             assert "expected a ClusterLoadAssignment" in plane.refused[0]

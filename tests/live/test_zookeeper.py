@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from driving import needs, until
-from inside import balanced_of, service_of
+from inside import balanced_of, service_of, session_of
 from servers import ZooKeeperServer
 
 from smartclient import Client, ZooKeeper
@@ -95,7 +95,7 @@ def test_a_service_that_is_not_there_yet(zookeeper: ZooKeeperServer) -> None:
     stop.set()
     source.interrupt(stop)
     assert next(watch, None) is None
-    assert source._shared is None
+    assert session_of(source) is None
 
 
 def test_killed_and_back_with_other_data(zookeeper: ZooKeeperServer) -> None:

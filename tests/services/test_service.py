@@ -504,7 +504,7 @@ def test_after_a_fork_nothing_waits_for_the_parents_threads() -> None:
         picker: Any = world.service.members.choice and world.service.members.choice.picker
         locks = [getattr(owner, "_lock", None) for owner in (balancer, picker)]
         held = [
-            lock for lock in (*locks, world.service.members.lock, world.service.members._updating) if lock is not None
+            lock for lock in (*locks, world.service.members.lock, world.service.members.updating) if lock is not None
         ]
         for lock in held:
             lock.acquire()
@@ -591,7 +591,7 @@ class TestServers:
         """67 % of the traffic went to the bad one, three attempts of a call all to it: 26 of 120 GETs were lost."""
         for seed in range(50):
             world = World(0, balancer="round_robin")
-            world.service.members.chooser._rng.seed(seed)
+            world.service.members.chooser.rng.seed(seed)
             listed = [Instance("10.0.0.1", 80, id=name) for name in "abcd"]
             world.service.update([*listed, Instance("10.0.0.2", 80), Instance("10.0.0.3", 80)])
             tried: list[Any] = []

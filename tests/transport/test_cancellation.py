@@ -16,7 +16,7 @@ import httpx
 import pytest
 import trio
 import trustme
-from inside import balanced_of, places_of, service_of
+from inside import balanced_of, dialing_of, places_of, service_of
 
 from smartclient import AsyncBalancedTransport, AsyncClient, OutlierDetection, Policy
 from smartclient.testing import FAILING, Behaviour, Fleet
@@ -118,7 +118,7 @@ def test_cancelled_anywhere(way: str, tls: bool) -> None:
                     nodes = service_of(transport).nodes
                     assert all(node.in_flight == 0 for node in nodes), at
                     assert places_of(transport).taken == 0
-                    assert not transport._dialing.active
+                    assert not dialing_of(transport).active
                     assert not any(node.health.local_failures for node in nodes if node.instance.port == fleet[2].port)
                     # What is idle works, and works for the next call.
                     assert (await client.get(f"{scheme}://orders/")).status_code == 200

@@ -17,7 +17,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import in_child
-from inside import balanced_of, service_of
+from inside import balanced_of, rng_of, service_of, shared_of
 
 from smartclient import AsyncClient, BalancedTransport, Client, Hedge, Policy, report
 from smartclient.testing import SILENT, Behaviour, Fleet
@@ -120,7 +120,7 @@ def test_loop_after_loop_and_then_trio(fleet: Any) -> None:
     async def last() -> None:
         await some()
         transport: Any = balanced_of(client)
-        assert all(len(node.connections._shared) <= 1 for node in service_of(transport).nodes)
+        assert all(len(shared_of(node)) <= 1 for node in service_of(transport).nodes)
         await client.aclose()
 
     for _ in range(3):
@@ -217,7 +217,7 @@ def test_a_generator_of_the_users_is_left_alone(tmp_path: Path) -> None:
     rng = random.Random(1)
     transport = BalancedTransport({"orders": ["10.0.0.1:80"]}, rng=rng)
     state = rng.getstate()
-    in_child(lambda: (tmp_path / "same").write_text(str(transport._rng.getstate() == state)))
+    in_child(lambda: (tmp_path / "same").write_text(str(rng_of(transport).getstate() == state)))
     assert (tmp_path / "same").read_text() == "True"
     transport.close()
 

@@ -220,8 +220,8 @@ def test_a_probe_that_is_overtaken_has_failed(driver: Any, fleet: Any) -> None:
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
         [silent] = [node for node in client.nodes() if node.instance.port == servers[0].port]
         with client.service().members.lock:
-            events = [client.service().members.health._eject(silent, "the test says so", time.monotonic())]
-        client.service()._apply(events, time.monotonic())
+            events = [client.service().members.health.eject(silent, "the test says so", time.monotonic())]
+        client.service().apply(events, time.monotonic())
         time.sleep(0.15)
         probed = len(servers[0].received)
         for _ in range(10):

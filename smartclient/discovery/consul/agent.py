@@ -47,23 +47,23 @@ class Agents:
         """Start without connections and watches; also in a forked child, which has none of its parent's threads and
         must not share its sockets.
         """
-        self._lock = threading.Lock()
+        self.lock = threading.Lock()
         self._reserve = min(RESERVE, self._limit // 2)
-        self._brief, self._blocking = Places(self._reserve), Places(self._limit - self._reserve)
-        self._most, self._changed_at = self._blocking.limit, float("-inf")
+        self.brief, self.blocking = Places(self._reserve), Places(self._limit - self._reserve)
+        self._most, self._changed_at = self.blocking.limit, float("-inf")
         self._idle: list[Agent] = []
         self._ends: dict[threading.Event, Callable[[], object]] = {}  # what wakes each watch that waits
-        self._watches = self._open = self._good = 0  # good: that have answered
+        self._watches = self.opened = self._good = 0  # good: that have answered
 
     @contextmanager
     def watching(self) -> Iterator[None]:
         """While a watch goes on."""
-        with self._lock:
+        with self.lock:
             self._watches += 1
         try:
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self._watches -= 1
             self._close_idle()
 
@@ -71,13 +71,13 @@ class Agents:
         """Seconds that a query may block for. before: how many queries of its watch have blocked; the first ones must
         not hold their connections for long, since more watches may follow.
         """
-        few = self._watches <= min(FEW, self._blocking.limit)
+        few = self._watches <= min(FEW, self.blocking.limit)
         return min(longest, TURN * 2 ** min(before, 10) if few else TURN)
 
     @contextmanager
     def one(self, stop: threading.Event, blocks: bool) -> Iterator[Agent]:
         """One of the connections, for a query of the watch with this `stop`. Raises ConnectionError if that is set."""
-        places = self._blocking if blocks else self._brief
+        places = self.blocking if blocks else self.brief
         self._take(places, stop)
         try:
             agent = self._some_agent()
@@ -95,26 +95,26 @@ class Agents:
         self._close_idle()
 
     def _some_agent(self) -> Agent:
-        with self._lock:
+        with self.lock:
             if self._idle:
                 return self._idle.pop()
         agent = self._make()
-        with self._lock:
-            self._open += 1
+        with self.lock:
+            self.opened += 1
         return agent
 
     def _answered(self, agent: Agent) -> None:
-        with self._lock:
+        with self.lock:
             self._good += agent.fresh
             agent.fresh = False
             self._idle.append(agent)
             now = self._clock()
-            fewer = self._blocking.limit < self._most or self._brief.limit < self._reserve
+            fewer = self.blocking.limit < self._most or self.brief.limit < self._reserve
             if fewer and now - self._changed_at > TRY_MORE_AFTER:
                 self._changed_at = now
-                self._blocking.resize(min(self._most, self._blocking.limit + 1))
-                if self._blocking.limit == self._most:
-                    self._brief.resize(self._reserve)
+                self.blocking.resize(min(self._most, self.blocking.limit + 1))
+                if self.blocking.limit == self._most:
+                    self.brief.resize(self._reserve)
 
     def _lost(self, agent: Agent, error: BaseException, stopped: bool) -> None:
         refused = agent.fresh and (
@@ -123,32 +123,32 @@ class Agents:
             or (isinstance(error, httpx.ConnectError) and agent.reached)  # reset during the TLS handshake
         )
         agent.close()
-        with self._lock:
-            self._open -= 1
+        with self.lock:
+            self.opened -= 1
             self._good -= not agent.fresh
             now = self._clock()
             if refused and not stopped and self._good > 1 and now - self._changed_at > ONE_STORM:
                 self._changed_at = now
-                self._brief.resize(1)
-                self._blocking.resize(min(self._blocking.limit, self._good - 1))
+                self.brief.resize(1)
+                self.blocking.resize(min(self.blocking.limit, self._good - 1))
 
     def interrupt(self, stop: threading.Event) -> None:
         """End what the watch with this `stop` waits for."""
-        with self._lock:
+        with self.lock:
             end = self._ends.get(stop)
             if end is not None:
                 end()
 
     @contextmanager
     def _ended_by(self, stop: threading.Event, end: Callable[[], object]) -> Iterator[None]:
-        with self._lock:
+        with self.lock:
             self._ends[stop] = end
         try:
             if stop.is_set():
                 raise ConnectionError("stopped")
             yield
         finally:
-            with self._lock:
+            with self.lock:
                 self._ends.pop(stop, None)
 
     def _take(self, places: Places, stop: threading.Event) -> None:
@@ -172,9 +172,9 @@ class Agents:
 
     def _close_idle(self) -> None:
         """Keep no more connections than there are watches."""
-        with self._lock:
-            spare = [self._idle.pop() for _ in range(min(len(self._idle), self._open - self._watches))]
-            self._open -= len(spare)
+        with self.lock:
+            spare = [self._idle.pop() for _ in range(min(len(self._idle), self.opened - self._watches))]
+            self.opened -= len(spare)
             self._good -= len(spare)
         for agent in spare:
             agent.close()

@@ -136,28 +136,28 @@ class Consul(Discovery):
         self._take_token(token, token_file)
         verify, cert = _tls_of_environment(verify, cert)
         several = [dc] if isinstance(dc, str) else list(dc or ())
-        self._dc = several[0] if several else None
-        self._tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
+        self.dc = several[0] if several else None
+        self.tags = (tag,) if isinstance(tag, str) else tuple(tag or ())
         self._near = near
-        self._stale = stale
+        self.stale = stale
         self._max_stale = max_stale
         self._cached = cached
         self._prepared = prepared
         self._interval = interval
         self._filter = filter
         self._passing = passing
-        self._wait = wait
+        self.wait = wait
         self._timeout = timeout
         self._most_bytes = most_bytes
         self._verify = tls([self.url], verify, cert)
-        self._agents = Agents(lambda: Agent(self.agent()), connections)
+        self.agents = Agents(lambda: Agent(self.agent()), connections)
         self._all_names = False  # only names it covers are queried
         self._elsewhere = self._failover(several) if len(several) > 1 else None
 
     def _failover(self, datacenters: Sequence[str]) -> Fallback:
         alone = [copy(self) for _ in datacenters]
         for one, name in zip(alone, datacenters, strict=True):
-            one._dc, one._all_names, one._elsewhere = name, True, None
+            one.dc, one._all_names, one._elsewhere = name, True, None
         return Fallback(*alone)
 
     def _take_token(self, token: str | None, token_file: str | None) -> None:
@@ -186,13 +186,13 @@ class Consul(Discovery):
         if self._elsewhere is not None:
             yield from self._elsewhere.watch(service, stop)
             return
-        with self._agents.watching():
+        with self.agents.watching():
             yield from (self._poll if self._prepared else self._watch)(_service_of(service) or service, stop)
 
     def interrupt(self, stop: threading.Event) -> None:
         if self._elsewhere is not None:
             self._elsewhere.interrupt(stop)
-        self._agents.interrupt(stop)
+        self.agents.interrupt(stop)
 
     def __str__(self) -> str:
         if self.socket is not None:
@@ -235,8 +235,8 @@ class Consul(Discovery):
         """A prepared query cannot block."""
         entry_of = Entries(query, self._passing)
         while not stop.is_set():
-            with self._agents.one(stop, blocks=False) as agent:
-                entries = agent.http.prepared(query, self._dc)
+            with self.agents.one(stop, blocks=False) as agent:
+                entries = agent.http.prepared(query, self.dc)
             yield entry_of.instances(entries)
             stop.wait(self._interval)
 
@@ -246,9 +246,9 @@ class Consul(Discovery):
         shown: list[Instance] | None = None
         entry_of = Entries(service, self._passing)
         while not stop.is_set():
-            with self._agents.one(stop, blocks=index > 0) as agent:
+            with self.agents.one(stop, blocks=index > 0) as agent:
                 began = time.monotonic()
-                wait = self._agents.wait(self._wait, waits) if index else 0.0
+                wait = self.agents.wait(self.wait, waits) if index else 0.0
                 answered, entries = self._ask(agent, service, index, wait)
                 soon = time.monotonic() - began < SOON
             instances = shown if answered == index != 0 else self._by_distance(entry_of.instances(entries))
@@ -276,8 +276,8 @@ class Consul(Discovery):
         """One query; it blocks while nothing has changed since `index` (0: it does not)."""
         if self._token_file is not None:
             agent.http.use_token(self._present_token())
-        answer = self._asked(agent, service, index, wait, self._stale)
-        if self._stale and self._max_stale is not None and agent.http.behind > self._max_stale:
+        answer = self._asked(agent, service, index, wait, self.stale)
+        if self.stale and self._max_stale is not None and agent.http.behind > self._max_stale:
             answer = self._asked(agent, service, 0, 0.0, False)
         answered, entries = int(answer[0]), answer[1]
         if not isinstance(entries, list):
@@ -285,7 +285,7 @@ class Consul(Discovery):
         return answered, entries
 
     def _asked(self, agent: Agent, service: str, index: int, wait: float, stale: bool) -> Any:
-        extra: list[tuple[str, str]] = [("tag", tag) for tag in self._tags]
+        extra: list[tuple[str, str]] = [("tag", tag) for tag in self.tags]
         if stale:
             extra.append(("stale", "1"))
         if self._cached:
@@ -298,7 +298,7 @@ class Consul(Discovery):
             index=index or None,
             wait=f"{wait * 1000:.0f}ms",
             passing=self._passing or None,
-            dc=self._dc,
+            dc=self.dc,
             near=self._near,
         )
 
