@@ -79,6 +79,19 @@ class NodeReturned(Event):
 
 
 @dataclass(frozen=True)
+class NodeFavoured(Event):
+    """An instance gets far more than its share of the calls. Told once in ten minutes.
+
+    share:   of all calls, from 0 to 1
+    reason:  why, and what may be wrong
+    """
+
+    instance: Instance
+    share: float
+    reason: str
+
+
+@dataclass(frozen=True)
 class InstancesChanged(Event):
     """Discovery published a list that differs from the one before.
 

@@ -46,6 +46,7 @@ from ..node import Node, Outcome
 from ..support.checks import count, seconds, setting, share
 from ..support.gil_breaks import GilBreaks
 from .base import Balancer, PickCall, Picker
+from .favoured import remark_on_quick
 from .penalty import Penalty
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
@@ -278,7 +279,7 @@ class SpeedWeighted:
         now = call.now
         self._calls += 1
         if self._due is None or now >= self._due or self._calls >= self._refresh_calls:
-            self._refresh_at(now)
+            self._refresh_at(call, now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
         best, least = None, 0.0
@@ -311,7 +312,7 @@ class SpeedWeighted:
         fits = owed.in_flight <= best.in_flight and owed.memory.cost * (owed.in_flight + 1) <= OWED_COST * least
         return owed if fits and call.usable(owed) else best
 
-    def _refresh_at(self, now: float) -> None:
+    def _refresh_at(self, call: PickCall, now: float) -> None:
         """Look at the nodes anew, in the call that comes first when that is due."""
         if self._due is not None and now > self._looked_at:
             self._part = part = (self._part + 1) % self._stride
@@ -319,14 +320,13 @@ class SpeedWeighted:
             calls, self._calls = self._calls, 0
             self._all_calls += calls
             self._update(part, age * self._stride, calls * self._stride, now)
+            remark_on_quick(call, self._nodes, _even_picks(self._nodes), log(self._usual))
             self._cumulative = list(accumulate(self._weights))
         self._looked_at = now
         self._due = now + self._refresh
 
     def _update(self, part: int, age: float, calls: int, now: float = 0.0) -> None:
-        """Give each node of a part its cost, and its weight in the draw. age, calls: seconds and calls since the last
-        look.
-        """
+        """Give each node of a part its cost, and its weight in the draw, after so many seconds and calls."""
         nodes = self._nodes[part :: self._stride]
         measured = [node for node in nodes if node.memory.count]
         spreads = [node.memory.spread for node in measured if node.memory.count > 1.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import KW_ONLY, dataclass
@@ -13,6 +14,7 @@ from ..node import Node
 from ..support.checks import number, optional, setting
 from ..support.hashing import hash_of
 from .base import Balancer, PickCall, Picker
+from .favoured import CROWDED, Crowding
 from .hash_on import HashOn, Missing, hash_key, key_of
 from .power_of_two import PowerOfTwoChoices
 
@@ -43,6 +45,7 @@ class Hashed(Balancer):
         table = self.table(sorted(nodes, key=address))
         read, missing = key_of(self.hash_on, "hash_on"), Missing(self.hash_on)
         others = PowerOfTwoChoices().picker(nodes, rng)
+        crowding, crowded = Crowding(nodes), CROWDED if self.bound is None else math.inf
 
         def pick(call: PickCall) -> Node:
             key = read(call)
@@ -55,6 +58,8 @@ class Hashed(Balancer):
                 return next((node for node in nodes if call.usable(node)), node)
             value = hash_of(key)
             node = table.node(value)
+            if node.in_flight >= crowded:
+                crowding.observe(call, node)
             if call.usable(node):
                 return node
             first, seen = node, {node}

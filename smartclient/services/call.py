@@ -8,6 +8,7 @@ from types import EllipsisType
 from typing import Any
 
 from ..errors import annotate, say_where
+from ..events import NodeFavoured
 from ..node import Node
 from ..policy import check_times
 from ..reports import ATTRIBUTE, CallReport
@@ -86,6 +87,7 @@ class Call:
     within:     a further condition of `usable`: the bound on a node's load
     rather:     nodes that its next attempt should go to, if there are any
     prefers:    the node of the request before it in the same auth flow: a challenge is answered where it was made
+    remarked:   what its picker said of a node
     free:       attempts that never reached a server, and were not counted
     served:     the node whose response it returned, unless that was a redirect
     """
@@ -99,6 +101,7 @@ class Call:
         "options",
         "prefers",
         "rather",
+        "remarked",
         "repeatable",
         "request",
         "retried",
@@ -126,6 +129,7 @@ class Call:
         self.prefers: Node | None = None
         self.served: Node | None = None
         self.free: int = 0
+        self.remarked: NodeFavoured | None = None
 
     @property
     def hash_key(self) -> str | None:
@@ -136,6 +140,10 @@ class Call:
         if node.excluded or node.removed or node in self.tried:
             return False
         return self.within is None or self.within(node)
+
+    def remark(self, node: Node, share: float, reason: str) -> None:
+        """Say that a node gets far more than its share of the calls, and why."""
+        self.remarked = NodeFavoured(self.service, node.instance, share, reason)
 
     def report(self) -> CallReport:
         return CallReport(

@@ -27,6 +27,7 @@ from .changes import Change
 from .latencies import Latencies
 from .members import Members
 from .picking import Unavailable
+from .remarks import Remarks
 
 LOOK_EVERY = 0.0001  # seconds, per node: checking a node takes about 1 µs
 REFRESH_EVERY = 10.0  # seconds
@@ -114,6 +115,7 @@ class Service:
         self._listed = False
         self.link_local = link_local
         self.drop: float = 0.0
+        self.remarks: Remarks = Remarks(observers)
         self._look_at = 0.0  # when to check next whether most nodes fail
         self._up: Node | None = None  # the last one that answered
 
@@ -175,6 +177,8 @@ class Service:
         if members.choice is None:
             raise Unavailable(self._why_none())
         node = members.claim(call)
+        if call.remarked is not None:
+            self.remarks(call.remarked, now)
         if call.attempt == 1 and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
@@ -283,9 +287,7 @@ class Service:
         return self.members.update(tuple(instances), grace), age
 
     def settle(self, told: Told) -> None:
-        """The rest: pickers, then waiting calls, then observers and the log. No lock is held, since all of them are
-        user code, may be slow, and may call the service.
-        """
+        """The rest: pickers, waiting calls, observers, the log. No lock is held: all may be slow, and call us."""
         if told[0] is not None:
             self.members.settle()
         self.ready.fire()
@@ -331,8 +333,7 @@ class Service:
             self.budget = BudgetAccount(self.policy.retry.budget)
         self.latencies, self._hedge_budgets = None, {}
         if self.admission is not None:
-            policy = self.policy
-            self.admission = Admission(policy.limits, policy.throttle, policy.circuit, self._rng)
+            self.admission = Admission(self.policy.limits, self.policy.throttle, self.policy.circuit, self._rng)
             if self.members.chooser.room is not None:
                 self.members.chooser.room = self.admission.room
             self._count()

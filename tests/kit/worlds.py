@@ -78,3 +78,6 @@ class FakeCall:
 
     def usable(self, node: Node) -> bool:
         return not (node.excluded or node.removed)
+
+    def remark(self, node: Node, share: float, reason: str) -> None:
+        """Said to nobody."""
