@@ -320,7 +320,7 @@ class SpeedWeighted:
             calls, self._calls = self._calls, 0
             self._all_calls += calls
             self._update(part, age * self._stride, calls * self._stride, now)
-            remark_on_quick(call, self._nodes, _even_picks(self._nodes), log(self._usual))
+            remark_on_quick(call, self._nodes[part :: self._stride], log(self._usual))
             self._cumulative = list(accumulate(self._weights))
         self._looked_at = now
         self._due = now + self._refresh

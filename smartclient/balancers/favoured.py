@@ -21,19 +21,16 @@ TIMES_ITS_LOAD = 4.0  # of an even share of the calls in flight
 LOOKS, BETWEEN = 3, 1.0  # in a row; seconds: a burst is soon over
 
 
-def remark_on_quick(call: PickCall, nodes: Sequence[Node], even: Sequence[float], usual: float) -> None:
-    """Remark on the quickest node if it draws the calls.
-
-    even:   picks that each would have by its weight
-    usual:  the logarithm of the median's latency, in seconds
-    """
-    picks = sum(even)
-    if picks < FEWEST_PICKS:
+def remark_on_quick(call: PickCall, nodes: Sequence[Node], usual: float) -> None:
+    """Remark on the quickest node if it draws the calls. usual: the logarithm of the median's latency"""
+    quick = [node for node in nodes if node.memory.count and usual - node.memory.mean > QUICKER]
+    if not quick or (picks := sum(node.memory.picks for node in nodes)) < FEWEST_PICKS:
         return
-    for node, expected in zip(nodes, even, strict=True):
+    weights = sum(node.weight for node in nodes)
+    for node in quick:
         memory = node.memory
         quicker = usual - memory.mean
-        if memory.count and quicker > QUICKER and memory.picks > TIMES_ITS_SHARE * expected:
+        if memory.picks > TIMES_ITS_SHARE * picks * node.weight / (weights or 1.0):
             call.remark(node, memory.picks / picks, f"it answers {exp(quicker):.0f} times quicker than its "
                         "peers; right if its machine is, wrong if it answers without doing the work")  # fmt: skip
             return
