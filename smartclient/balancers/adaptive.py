@@ -46,7 +46,7 @@ from ..node import Node, Outcome
 from ..support.checks import count, seconds, setting, share
 from ..support.gil_breaks import GilBreaks
 from .base import Balancer, PickCall, Picker
-from .favoured import remark_on_quick
+from .favoured import even_picks, remark_on_quick
 from .penalty import Penalty
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
@@ -360,7 +360,7 @@ def _factor(estimate: float, usual: float) -> float:
 def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
     """The nodes that are owed a call, each as often as it is. noise: the standard deviation of a latency's logarithm"""
     picks = sum(node.memory.picks for node in nodes)
-    measured = [(node, expected) for node, expected in zip(nodes, _even_picks(nodes), strict=True) if node.memory.count]
+    measured = [(node, expected) for node, expected in zip(nodes, even_picks(nodes), strict=True) if node.memory.count]
     if not picks or not measured:
         return []
     # Latencies where the calls go, without what their load adds.
@@ -384,16 +384,10 @@ def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
 
 def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
     """Where weights differ: the factors of the draw, none above its weight's, and 0 for who has had enough."""
-    left = [node.memory.picks <= INTENT * even + 1.0 for node, even in zip(nodes, _even_picks(nodes), strict=True)]
+    left = [node.memory.picks <= INTENT * even + 1.0 for node, even in zip(nodes, even_picks(nodes), strict=True)]
     if not any(left):
         return factors
     return [min(factor, 1.0) if has_left else 0.0 for factor, has_left in zip(factors, left, strict=True)]
-
-
-def _even_picks(nodes: Sequence[Node]) -> list[float]:
-    """How many of all their picks each would have had by its weight."""
-    share = sum(node.memory.picks for node in nodes) / (sum(node.weight for node in nodes) or 1.0)
-    return [share * node.weight for node in nodes]
 
 
 def _unloaded(node: Node) -> float:

@@ -21,16 +21,21 @@ TIMES_ITS_LOAD = 4.0  # of an even share of the calls in flight
 LOOKS, BETWEEN = 3, 1.0  # in a row; seconds: a burst is soon over
 
 
+def even_picks(nodes: Sequence[Node]) -> list[float]:
+    """How many of all their picks each would have had by its weight."""
+    share = sum(node.memory.picks for node in nodes) / (sum(node.weight for node in nodes) or 1.0)
+    return [share * node.weight for node in nodes]
+
+
 def remark_on_quick(call: PickCall, nodes: Sequence[Node], usual: float) -> None:
     """Remark on the quickest node if it draws the calls. usual: the logarithm of the median's latency"""
-    quick = [node for node in nodes if node.memory.count and usual - node.memory.mean > QUICKER]
-    if not quick or (picks := sum(node.memory.picks for node in nodes)) < FEWEST_PICKS:
+    if not any(node.memory.count and usual - node.memory.mean > QUICKER for node in nodes):
         return
-    weights = sum(node.weight for node in nodes)
-    for node in quick:
+    picks = sum(node.memory.picks for node in nodes)
+    for node, even in zip(nodes, even_picks(nodes), strict=True):
         memory = node.memory
         quicker = usual - memory.mean
-        if memory.picks > TIMES_ITS_SHARE * picks * node.weight / (weights or 1.0):
+        if picks >= FEWEST_PICKS and memory.count and quicker > QUICKER and memory.picks > TIMES_ITS_SHARE * even:
             call.remark(node, memory.picks / picks, f"it answers {exp(quicker):.0f} times quicker than its "
                         "peers; right if its machine is, wrong if it answers without doing the work")  # fmt: skip
             return
@@ -46,7 +51,7 @@ class Crowding:
         self._row = 0
 
     def observe(self, call: PickCall, node: Node) -> None:
-        """A call has been given to a node that has many in flight."""
+        """A call's key belongs to a node that has many in flight."""
         if call.now < self._due:
             return
         self._due = call.now + BETWEEN

@@ -856,7 +856,7 @@ def test_ctrl_c_while_a_body_is_closed_finishes_its_attempt(fleet: Any) -> None:
         transport: Any = balanced_of(client)
         for step in ("raw", "give_back"):
             with client.stream("GET", URL) as response:
-                body = body_of(response)  # type: ignore[attr-defined]
+                body = body_of(response)
 
                 def interrupted(*args: Any) -> None:
                     raise KeyboardInterrupt
