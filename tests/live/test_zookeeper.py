@@ -7,9 +7,11 @@ import signal
 import statistics
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from queue import SimpleQueue
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +20,7 @@ from inside import balanced_of, service_of, session_of
 from servers import ZooKeeperServer
 
 from smartclient import Client, ZooKeeper
+from smartclient.discovery.zookeeper.curator import Reading
 from smartclient.testing import Fleet
 
 pytestmark = pytest.mark.live
@@ -210,3 +213,32 @@ def test_one_that_is_out_of_service_is_not_called(zookeeper: ZooKeeperServer) ->
             assert listed(client) == {fleet.addresses[0]}
             writer.set("/services/orders/1", entry(fleet.addresses[1], payload={"metadata": {"instance_status": "UP"}}))
             until(lambda: len(listed(client)) == 2)
+
+
+class MadeMeanwhile:
+    """A client for which the base path is made after it was said not to exist, and before that is watched."""
+
+    def __init__(self, client: Any, make: Callable[[], object]) -> None:
+        self._client, self._make = client, make
+
+    def get_children_async(self, path: str, watch: Any) -> Any:
+        return self._client.get_children_async(path, watch=watch)
+
+    def exists_async(self, path: str, watch: Any) -> Any:
+        self._make()
+        return self._client.exists_async(path, watch=watch)
+
+
+def test_a_base_path_that_is_made_while_it_is_looked_for(zookeeper: ZooKeeperServer) -> None:
+    from kazoo.exceptions import NoNodeError
+
+    with kazoo(zookeeper) as admin:
+        events = SimpleQueue[Any]()
+        reading = Reading(SimpleNamespace(no_node=NoNodeError), "/later", "orders", events.put, 5)
+        reading.changed(MadeMeanwhile(admin, lambda: admin.ensure_path("/later")))
+        assert reading.values == {}
+        admin.create("/later/orders/a", entry("127.0.0.1:8000"), makepath=True)
+        while not reading.values:
+            reading.told([events.get(timeout=5)])
+            reading.changed(admin)
+        assert [value["port"] for value in reading.values.values()] == [8000]

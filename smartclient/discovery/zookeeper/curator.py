@@ -79,11 +79,14 @@ class Reading:
         """The spelling of the service's name there: names are case-insensitive, and it may be registered as "Orders".
         None: it does not exist; a watch will report when it is created.
         """
-        try:
-            names = client.get_children_async(self._base or "/", watch=self._say).get(timeout=self._timeout)
-        except self._kazoo.no_node:  # nobody has ever registered
-            client.exists_async(self._base, watch=self._say).get(timeout=self._timeout)
-            return None
+        while True:
+            try:
+                names = client.get_children_async(self._base or "/", watch=self._say).get(timeout=self._timeout)
+                break
+            except self._kazoo.no_node:  # nobody has ever registered
+                if client.exists_async(self._base, watch=self._say).get(timeout=self._timeout) is None:
+                    return None
+                # Made in between: what watches a node that exists does not report its children.
         same = [name for name in names if wire_name(name) == self._service]
         return self._service if self._service in same else min(same, default=None)
 
