@@ -13,9 +13,10 @@ from fleet import HERE, free_ports
 
 CONFIGURATIONS = {"haproxy": "haproxy.cfg", "nginx": "nginx.conf", "envoy": "envoy.yaml"}
 SERVER_LINES = {
-    "haproxy": "    server s{number} 127.0.0.1:{port}",
-    "nginx": "        server 127.0.0.1:{port} max_fails=3 fail_timeout=2s;",
-    "envoy": "      {indent}- endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}",
+    "haproxy": "    server s{number} 127.0.0.1:{port} weight {weight}",
+    "nginx": "        server 127.0.0.1:{port} weight={weight} max_fails=3 fail_timeout=2s;",
+    "envoy": "      {indent}- {{load_balancing_weight: {weight}, "
+    "endpoint: {{address: {{socket_address: {{address: 127.0.0.1, port_value: {port}}}}}}}}}",
 }
 
 
@@ -25,17 +26,30 @@ def program(name: str) -> str | None:
 
 
 class Sidecar:
-    """A sidecar in front of some ports. port: its own"""
+    """A sidecar in front of some ports.
 
-    def __init__(self, name: str, ports: list[int], home: Path) -> None:
+    port:     its own
+    weights:  of the ports
+    patience: seconds that it waits for an answer, and a sixth of those that a call may take
+    """
+
+    def __init__(
+        self, name: str, ports: list[int], home: Path, weights: list[int] | None = None, patience: float = 0.5
+    ) -> None:
         found = program(name)
         if found is None:
             raise SystemExit(f"no {name} here")
         [self.port] = free_ports(1)
-        lines = [SERVER_LINES[name].format(number=n, port=port, indent="  ") for n, port in enumerate(ports)]
+        lines = [
+            SERVER_LINES[name].format(number=n, port=port, weight=weight, indent="  ")
+            for n, (port, weight) in enumerate(zip(ports, weights or [1] * len(ports), strict=True))
+        ]
+        marks = {"PORT": f"{self.port}", "HOME": f"{home}", "SERVERS": "\n".join(lines)}
+        marks |= {"PATIENCE": f"{patience:g}s", "DEADLINE": f"{6 * patience:g}s"}
+        marks |= {"PATIENCE_MS": f"{1000 * patience:.0f}ms", "DEADLINE_MS": f"{6000 * patience:.0f}ms"}
         text = (HERE / CONFIGURATIONS[name]).read_text()
-        for mark, value in (("@PORT@", str(self.port)), ("@HOME@", str(home)), ("@SERVERS@", "\n".join(lines))):
-            text = text.replace(mark, value)
+        for mark, value in marks.items():
+            text = text.replace(f"@{mark}@", value)
         path = home / CONFIGURATIONS[name]
         path.write_text(text)
         command = {
