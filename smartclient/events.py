@@ -6,16 +6,13 @@ lock held. One that raises is logged once and never breaks a call. Without obser
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from .instance import Instance
+from .support.loggers import logger
 
-logger: logging.Logger = logging.getLogger("smartclient")
 
-
-@dataclass(frozen=True)
 class Event:
     """service: the service it happened to."""
 
@@ -23,50 +20,123 @@ class Event:
 
 
 @dataclass(frozen=True)
-class AttemptStarted(Event):
-    """An attempt is about to be sent. number: 1 for the first of its call."""
+class CallStarted(Event):
+    """A call has entered its service. For each there is one `CallFinished`, whatever happens.
 
-    instance: Instance
-    number: int
+    call_id:  unique in the process; all events of a call have it
+    url:      without user and password
+    """
 
-
-@dataclass(frozen=True)
-class AttemptFinished(Event):
-    """An attempt was judged: at its response headers or its error. elapsed: seconds."""
-
-    instance: Instance
-    number: int
-    outcome: str
-    status: int | None
-    error: str | None
-    elapsed: float
-
-
-@dataclass(frozen=True)
-class RetryScheduled(Event):
-    """Another attempt follows after `wait` seconds. number: that of the attempt to come."""
-
-    number: int
-    wait: float
-    reason: str
+    call_id: int
+    service: str
+    method: str
+    url: str
 
 
 @dataclass(frozen=True)
 class CallFinished(Event):
-    """A call returned its response or raised. elapsed: seconds up to the response headers, waits included."""
+    """A call is over: it raised, or the body of its response was read to its end, closed, or forgotten.
 
+    outcome:   "response": one was returned, of whatever status; "error"; "deadline"; "no_instances"; "refused";
+               "cancelled". A body that breaks off makes it "error", or "deadline"
+    reason:    of "refused": "limits", "throttle", "circuit", "dropped"
+    status:    of the response that was returned; None: there was none
+    error:     what was raised
+    attempts:  how many were made
+    elapsed:   seconds up to the response headers or the error, waits included
+    queued:    seconds of those that it waited for a place (limits, max_connections)
+    """
+
+    call_id: int
+    service: str
     method: str
+    outcome: str
+    reason: str | None
+    status: int | None
+    error: str | None
     attempts: int
+    elapsed: float
+    queued: float
+
+
+@dataclass(frozen=True)
+class AttemptStarted(Event):
+    """An attempt is about to be sent. For each there is one `AttemptFinished`.
+
+    number:  1 for the first of its call
+    kind:    "first", "retry", "hedge", or "probe": the call that finds out whether an ejected instance is well
+    """
+
+    call_id: int
+    service: str
+    instance: Instance
+    number: int
+    kind: str
+
+
+@dataclass(frozen=True)
+class AttemptFinished(Event):
+    """An attempt is over: it failed, or its response's body was read to its end, closed, or forgotten.
+
+    outcome:     "success", "failure", or "abandoned": a hedge that lost, a call that was cancelled, a problem of ours
+    status:      of its response; None: there was none
+    elapsed:     seconds up to the response headers or the error
+    reused:      it was sent on a connection that had been idle
+    connecting:  seconds that its new connection took; 0.0 if there was none
+    """
+
+    call_id: int
+    service: str
+    instance: Instance
+    number: int
+    kind: str
+    outcome: str
     status: int | None
     error: str | None
     elapsed: float
+    reused: bool
+    connecting: float
+
+
+@dataclass(frozen=True)
+class RetryScheduled(Event):
+    """Another attempt follows after `pause` seconds. number: that of the attempt to come."""
+
+    call_id: int
+    service: str
+    number: int
+    pause: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class RetryDenied(Event):
+    """Another attempt was wanted, and is not made.
+
+    reason:  "attempts": there have been enough (tenacity's stop); "budget": the retry budget is spent; "method": the
+             server may have processed it, and it must not be repeated; "body": its body cannot be sent again;
+             "deadline": too late for another; "retry_after", "pushback": the server asks to wait for too long, or not
+             to come again; "depth": it is made for a request that is a retry itself; "circuit", "limits"
+    """
+
+    call_id: int
+    service: str
+    reason: str
 
 
 @dataclass(frozen=True)
 class NodeEjected(Event):
-    """An instance was taken out for `duration` seconds. reason: which rule."""
+    """An instance was taken out for `duration` seconds.
 
+    rule:    for labels: "consecutive_5xx", "consecutive_gateway_failure", "consecutive_local_origin_failure",
+             "evidence", "wrong_answers", "success_rate", "failure_percentage", "latency", or "probe": the call that was
+             to find out whether it is well failed
+    reason:  for people
+    """
+
+    service: str
     instance: Instance
+    rule: str
     reason: str
     duration: float
 
@@ -75,7 +145,42 @@ class NodeEjected(Event):
 class NodeReturned(Event):
     """An ejected instance serves again."""
 
+    service: str
     instance: Instance
+
+
+@dataclass(frozen=True)
+class NodePaused(Event):
+    """An instance asked for a pause (Retry-After): it gets no calls for so many seconds."""
+
+    service: str
+    instance: Instance
+    seconds: float
+
+
+@dataclass(frozen=True)
+class NodeChecked(Event):
+    """Active checks find an instance well, or not, and that changes something."""
+
+    service: str
+    instance: Instance
+    healthy: bool
+
+
+@dataclass(frozen=True)
+class PanicChanged(Event):
+    """panic: so many instances are out that all are used (Envoy: healthy_panic_threshold)."""
+
+    service: str
+    panic: bool
+
+
+@dataclass(frozen=True)
+class CircuitChanged(Event):
+    """state: "open": calls fail at once, but for a probing one now and then; "closed"."""
+
+    service: str
+    state: str
 
 
 @dataclass(frozen=True)
@@ -86,6 +191,7 @@ class NodeFavoured(Event):
     reason:  why, and what may be wrong
     """
 
+    service: str
     instance: Instance
     share: float
     reason: str
@@ -99,6 +205,7 @@ class InstancesChanged(Event):
     age:     seconds since its last report
     """
 
+    service: str
     instances: tuple[Instance, ...]
     added: tuple[Instance, ...]
     removed: tuple[Instance, ...]
@@ -108,11 +215,20 @@ class InstancesChanged(Event):
 
 @dataclass(frozen=True)
 class DiscoveryFailed(Event):
-    """The source raised; it is asked again after `pause` seconds, the last good list stays in use."""
+    """The source raised; it is asked again after `pause` seconds. The last good list, if any, stays in use."""
 
+    service: str
     source: str
     error: str
     pause: float
+
+
+@dataclass(frozen=True)
+class DiscoveryRecovered(Event):
+    """The source answers again."""
+
+    service: str
+    source: str
 
 
 Observer = Callable[[Event], object]

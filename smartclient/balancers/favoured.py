@@ -13,18 +13,13 @@ from math import exp, log
 
 from ..node import Node
 from .base import PickCall
+from .shares import even_picks
 
 QUICKER, TIMES_ITS_SHARE = log(10.0), 3.0  # than the median; of an even share
 FEWEST_PICKS = 100.0
 CROWDED = 8  # calls in flight: with fewer a node is not looked at
 TIMES_ITS_LOAD = 4.0  # of an even share of the calls in flight
 LOOKS, BETWEEN = 3, 1.0  # in a row; seconds: a burst is soon over
-
-
-def even_picks(nodes: Sequence[Node]) -> list[float]:
-    """How many of all their picks each would have had by its weight."""
-    share = sum(node.memory.picks for node in nodes) / (sum(node.weight for node in nodes) or 1.0)
-    return [share * node.weight for node in nodes]
 
 
 def remark_on_quick(call: PickCall, nodes: Sequence[Node], usual: float) -> None:

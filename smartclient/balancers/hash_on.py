@@ -8,8 +8,8 @@ from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from ..events import logger
 from ..support.checks import nearest, wrong
+from ..support.loggers import logger
 from .base import PickCall
 
 HashOn = str | Callable[[Any], str | None]

@@ -7,7 +7,6 @@ from collections.abc import Generator
 from typing import Any
 
 from ..errors import describe
-from ..events import AttemptFinished, AttemptStarted
 from ..flavour import ENDED, NEVER_CONNECTED
 from ..limits import Refused
 from ..node import Outcome
@@ -19,6 +18,7 @@ from .context import TimeLeft
 from .effects import Effect, Send, Sleep, WaitForNodes
 from .places import leave_places, queue, try_places
 from .state import CallState
+from .telling import attempt_started
 
 ROOM_INTERVAL = 0.01  # seconds between two looks for an instance with room
 
@@ -61,7 +61,8 @@ def start(state: CallState, last: Exception | None) -> Generator[Effect, Any, At
             attempt = yield from _room(state, full, last)
     except Unavailable as error:
         raise state.flavour.NoInstances.of(service.name, str(error)) from last
-    announce(state, attempt)
+    if service.observed:
+        attempt_started(state, attempt, "first" if call.attempt == 1 else "retry")
     return attempt
 
 
@@ -72,9 +73,11 @@ def _admit(state: CallState) -> None:
         try:
             service.admission.admit(len(service.nodes), state.call.now)
         except Refused as refused:
+            state.refused = refused.rule
             error = state.flavour.NoInstances if refused.down else state.flavour.Overloaded
             raise error.of(service.name, str(refused)) from None
     if service.drop and service.draw_drop():
+        state.refused = "dropped"
         why = f"{service.source} has {service.drop:.3%} of the calls dropped"
         raise state.flavour.Overloaded.of(service.name, why)
 
@@ -91,6 +94,7 @@ def _room(state: CallState, full: Full, last: Exception | None) -> Generator[Eff
         if state.out_of_time():
             raise state.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last
         yield Sleep(ROOM_INTERVAL)
+        state.queued += ROOM_INTERVAL
         if not try_places(state.places):
             yield from queue(state, last)
         state.call.now = state.clock()
@@ -98,6 +102,7 @@ def _room(state: CallState, full: Full, last: Exception | None) -> Generator[Eff
             return begin(state)
         except Full:
             pass
+    state.refused = "limits"
     raise state.flavour.Overloaded.of(state.service.name, str(full)) from last
 
 
@@ -108,12 +113,6 @@ def begin(state: CallState) -> Attempt:
     except BaseException:
         leave_places(state.places)
         raise
-
-
-def announce(state: CallState, attempt: Attempt) -> None:
-    service = state.service
-    if service.observed:
-        service.observers(AttemptStarted(service.name, attempt.node.instance, attempt.number))
 
 
 def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
@@ -165,8 +164,6 @@ def judge(state: CallState, attempt: Attempt, response: Any, error: Exception | 
         attempt.unreached = fault is NEVER_CONNECTED
         attempt.judge(Outcome.FAILURE if blamed else Outcome.ABANDONED, error=describe(error))
         attempt.finish()
-    if state.service.observed:
-        announce_end(state, attempt)
     return attempt.started + attempt.elapsed
 
 
@@ -184,12 +181,3 @@ def _judge_response(state: CallState, attempt: Attempt, response: Any) -> None:
         attempt.judge(Outcome.FAILURE, status, retry_after=retry_after(response.headers))
     if response.is_closed:  # there is no body whose close would finish it
         attempt.finish()
-
-
-def announce_end(state: CallState, attempt: Attempt) -> None:
-    service = state.service
-    if service.observed:
-        service.observers(
-            AttemptFinished(service.name, attempt.node.instance, attempt.number, str(attempt.outcome), attempt.status,
-                            attempt.error, attempt.elapsed)
-        )  # fmt: skip

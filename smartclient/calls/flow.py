@@ -12,7 +12,6 @@ from collections.abc import Generator
 from typing import Any
 
 from ..errors import describe
-from ..events import CallFinished, RetryScheduled
 from ..inherited import work
 from ..node import Outcome
 from ..reports import KEY
@@ -24,6 +23,7 @@ from .effects import Discard, Effect, Read, Sleep
 from .hedging import hedged
 from .retrying import is_repeated_by_default, pause_before_next
 from .state import CallState
+from .telling import call_finished, call_lost, call_started, retry_denied, retry_scheduled
 
 
 class CallFlow:
@@ -47,6 +47,8 @@ class CallFlow:
     def run(self) -> Generator[Effect, Any, Any]:
         """The call, from the wait for its first node to the response that is returned or the error that is raised."""
         state = self.state
+        if state.service.observed:
+            call_started(state)
         try:
             if not state.service.ready.fired:
                 yield from wait_for_nodes(state)
@@ -126,7 +128,12 @@ class CallFlow:
         self._wanted = self._decisions.wanted(self._response, self._error, by_default, self._now)
         if not self._wanted:
             return None
-        return pause_before_next(state, retry, self._decisions, self._response, self._error, self._now)
+        pause = pause_before_next(state, retry, self._decisions, self._response, self._error, self._now)
+        if not isinstance(pause, str):
+            return pause
+        if state.service.observed:
+            retry_denied(state, pause)
+        return None
 
     def _wait(self, pause: float) -> Generator[Effect, Any, None]:
         """Make room for the next attempt, and wait for its time."""
@@ -135,9 +142,7 @@ class CallFlow:
         assert self._decisions is not None
         if self._response is not None:
             yield Discard(self._response)
-        if state.service.observed:
-            reason = describe(self._error) if self._error is not None else f"status {attempt.status}"
-            state.service.observers(RetryScheduled(state.service.name, call.attempt + 1, pause, reason))
+        retry_scheduled(state, attempt, pause, self._error)
         if pause > 0:
             yield Sleep(pause)
         self._decisions.again(pause)
@@ -169,13 +174,12 @@ class CallFlow:
     def _conclude(self, error: BaseException | None) -> None:
         """The only exit: attach the report to an error, and inform the observers."""
         state, call, service = self.state, self.state.call, self.state.service
-        status = None if self._response is None else self._response.status_code
-        said = None if error is None else describe(error)
         if isinstance(error, Exception):
             if self._attempt is not None:
                 self._attempt.finish()
             call.finished = state.clock()
+            call_lost(state, error)
             call.attach_to(error, named=isinstance(error, state.flavour.TransportError))
         if service.observed:
-            elapsed = state.clock() - call.started
-            service.observers(CallFinished(service.name, state.request.method, call.attempt, status, said, elapsed))
+            status = None if error is not None or self._response is None else self._response.status_code
+            call_finished(state, self._attempt, status, error)

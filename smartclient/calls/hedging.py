@@ -11,10 +11,11 @@ from ..node import Node, Outcome
 from ..retry.hedge import SOONEST, Hedge
 from ..services.attempt import Attempt
 from ..services.picking import Unavailable
-from .attempts import announce, announce_end, begin, judge, send
+from .attempts import begin, judge, send
 from .effects import Effect, Race
 from .places import leave_places, try_places
 from .state import CallState
+from .telling import attempt_started
 
 Result = tuple[Attempt, Any, "Exception | None"]
 
@@ -69,7 +70,7 @@ class Hedging:
 
     def more(self) -> Attempt | None:
         """Another attempt, on a node that has none of this call's; None: not possible, or over budget."""
-        state, call = self._state, self._state.call
+        state, call, service = self._state, self._state.call, self._state.service
         now = state.clock()
         if len(self._nodes) > self._hedge.max:
             return None
@@ -93,7 +94,8 @@ class Hedging:
             attempt.finish()
             return None
         self._nodes += (attempt.node,)
-        announce(state, attempt)
+        if service.observed:
+            attempt_started(state, attempt, "hedge")
         return attempt
 
     def good(self, response: Any) -> bool:
@@ -113,4 +115,3 @@ class Hedging:
 
     def overtaken(self, attempt: Attempt) -> None:
         attempt.overtake()
-        announce_end(self._state, attempt)

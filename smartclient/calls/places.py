@@ -48,13 +48,19 @@ def _wait(state: CallState, places: Places, last: Exception | None) -> Generator
         limit = "Policy.limits"
         patience: float | None = admission.limits.queue_timeout
         if places.waiting >= admission.limits.queue:
+            state.refused = "limits"
             reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
             raise overloaded.of(state.service.name, reason) from last
     else:
         limit, patience = "httpx.Limits.max_connections", state.timeouts.get("pool")
-    timeout = state.at_most(patience)
-    if not (yield WaitForTurn(places, timeout)):
+    timeout, began = state.at_most(patience), state.clock()
+    try:
+        came = yield WaitForTurn(places, timeout)
+    finally:
+        state.queued += state.clock() - began
+    if not came:
         if state.out_of_time():
             raise state.deadline_exceeded(f"waiting for a place ({limit})") from last
+        state.refused = "limits"
         reason = f"{places.limit} attempts in progress ({limit}), none ended within {timeout:.3g} s"
         raise overloaded.of(state.service.name, reason) from last

@@ -1,5 +1,5 @@
-"""What happens after an attempt: whether there is another one, and when. It changes nothing but the
-retry budget.
+"""What happens after an attempt: whether there is another one, and when; else why not (`RetryDenied.reason`). It
+changes nothing but the retry budget.
 """
 
 from __future__ import annotations
@@ -31,38 +31,45 @@ def is_repeated_by_default(state: CallState, retry: Retry, response: Any, error:
 
 def pause_before_next(
     state: CallState, retry: Retry, decisions: Decisions, response: Any, error: Exception | None, now: float
-) -> float | None:
-    """Seconds until the next attempt; None: there is none."""
+) -> float | str:
+    """Seconds until the next attempt; or why there is none."""
     fault = None if error is None else state.flavour.fault(error)
-    if not _may_be_sent(state, response, fault):
-        return None
+    if (obstacle := _obstacle(state, response, fault)) is not None:
+        return obstacle
     free = fault is NEVER_CONNECTED and _prefer_who_is_up(state, retry, now)
-    pause = decisions.pause(free)
-    if pause is not None and response is not None:
-        pause = _as_the_server_says(state, response, pause, now)
-    if pause is None or state.too_late_for_another(now + pause) or not _is_admitted(state, now):
-        return None
+    usual = decisions.pause(free)
+    if usual is None:
+        return "attempts"
+    pause = usual if response is None else _as_the_server_says(state, response, usual, now)
+    if isinstance(pause, str):
+        return pause
+    if state.too_late_for_another(now + pause):
+        return "deadline"
+    if (obstacle := _refusal(state, now)) is not None:
+        return obstacle
     if free:
         state.call.free += 1
         return pause
     budget = state.service.budget
     # The budget last: `take` spends it.
-    return None if budget is not None and not budget.take(now) else pause
+    return "budget" if budget is not None and not budget.take(now) else pause
 
 
-def _may_be_sent(state: CallState, response: Any, fault: Fault | None) -> bool:
-    """Whether the request may be sent again: repeatable if it may have been processed, and its body available."""
+def _obstacle(state: CallState, response: Any, fault: Fault | None) -> str | None:
+    """Why the request may not be sent again: it may have been processed, or its body is gone. None: it may."""
     call = state.call
     call.rather = None
     done = response.status_code not in NOT_DONE if fault is None else fault.sent
-    if done and (call.retried or not state.may_repeat()):
-        return False
+    if done and call.retried:
+        return "depth"
+    if done and not state.may_repeat():
+        return "method"
     if state.body is not None and not state.body.repeatable:
-        return False
+        return "body"
     if fault is EXHAUSTED:
-        return _leave_to_connected(state)
+        return None if _leave_to_connected(state) else "limits"
     # If it happens twice, our own trust settings are wrong.
-    return not (fault is CERTIFICATE and len(call.attempts) > 1)
+    return "attempts" if fault is CERTIFICATE and len(call.attempts) > 1 else None
 
 
 def _prefer_who_is_up(state: CallState, retry: Retry, now: float) -> bool:
@@ -91,16 +98,19 @@ def _is_connected(node: Node) -> bool:
     return node.connections is not None and bool(node.connections.has_idle)
 
 
-def _as_the_server_says(state: CallState, response: Any, pause: float, now: float) -> float | None:
-    """The pause, or the longer one that the server asks for, as long as the call can wait for it; else None."""
+def _as_the_server_says(state: CallState, response: Any, pause: float, now: float) -> float | str:
+    """The pause, or the longer one that the server asks for, as long as the call can wait for it."""
     pushback = response.headers.get(PUSHBACK)
     if pushback is not None:
-        return _as_pushed_back(state, pushback, now)
+        pushed = _as_pushed_back(state, pushback, now)
+        return "pushback" if pushed is None else pushed
     asked = retry_after(response.headers)
     if asked is None or asked <= pause:
         return pause
     waited = _as_asked(state, asked, now)
-    return pause if state.service.others_may_be_called(state.call) else waited
+    if state.service.others_may_be_called(state.call):
+        return pause
+    return "retry_after" if waited is None else waited
 
 
 def _as_asked(state: CallState, asked: float, now: float) -> float | None:
@@ -125,11 +135,11 @@ def _patience(state: CallState, now: float) -> float:
     return longest if left is None else min(longest, left)
 
 
-def _is_admitted(state: CallState, now: float) -> bool:
-    """Whether the service's limits let a retry through."""
+def _refusal(state: CallState, now: float) -> str | None:
+    """Why the service's limits let no retry through."""
     admission = state.service.admission
     if admission is None:
-        return True
+        return None
     if admission.places is not None and admission.places.waiting:
-        return False  # others wait for the place
-    return admission.admits(len(state.service.nodes), now)
+        return "limits"  # others wait for the place
+    return admission.refusal(len(state.service.nodes), now)

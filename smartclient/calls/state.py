@@ -24,6 +24,8 @@ class CallState:
 
     places:   of the client, and of the service, that each attempt takes
     retry, hedge: the call's own, else the policy's
+    queued:   seconds that it has waited for places
+    refused:  why it may not be made: "limits", "throttle", "circuit", "dropped"
     soonest:  when the first of the tried nodes will accept it again
     """
 
@@ -36,6 +38,8 @@ class CallState:
         "headers",
         "hedge",
         "places",
+        "queued",
+        "refused",
         "request",
         "retry",
         "service",
@@ -64,6 +68,8 @@ class CallState:
         self.flavour: Flavour = flavour
         self.clock: Callable[[], float] = clock
         self.soonest: float = math.inf
+        self.queued: float = 0.0
+        self.refused: str | None = None
         self.timeouts: Mapping[str, float | None] = request.extensions.get("timeout") or {}
         self.retry: Retry | None = policy.retry if options.retry is ... else options.retry
         self.hedge: Hedge | None = policy.hedge if options.hedge is ... else options.hedge

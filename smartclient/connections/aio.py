@@ -17,12 +17,12 @@ from typing import Any
 import anyio
 
 from ..calls.effects import Send
-from ..events import logger
 from ..flavour import Flavour
 from ..node import Node
 from ..retry.request_body import WatchedStream
 from ..services.attempt import Attempt
 from ..services.service import Service
+from ..support.loggers import logger
 from ..support.loops import current_loop, spawn
 from .base import NodeConnections, inherited
 from .dialing import Dialing

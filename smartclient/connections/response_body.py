@@ -68,6 +68,7 @@ class ResponseBody:
         error: Exception = self._connections.dialing.flavour.DeadlineExceeded.of(
             self.attempt.service.name, self._context.deadline, "while reading the body"
         )
+        self.attempt.late = describe(error)
         return error
 
     @property

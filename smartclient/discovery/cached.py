@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import describe
-from ..events import logger
 from ..instance import Instance, parse_all
+from ..support.loggers import DISCOVERY
 from ..support.untrusted import from_json
 from .base import Discovery
 from .combined import Fallback
@@ -112,7 +112,7 @@ class Cached(OverOne):
     def _say(self, service: str, trouble: str) -> None:
         if self._said.get(service) != trouble:
             self._said[service] = trouble
-            logger.warning("%s: %s", service, trouble)
+            DISCOVERY.warning("%s: %s", service, trouble)
 
     def _clear(self) -> None:
         """Remove temporary files of processes that died while writing."""
@@ -151,7 +151,7 @@ class _Saved(Discovery):
     def watch(self, service: str, stop: threading.Event) -> Iterator[Sequence[Instance]]:
         saved = self._cached.load(service)
         if saved:
-            logger.info("%s: a list saved %.0f s ago", service, self._cached.age(service) or 0.0)
+            DISCOVERY.info("%s: a list saved %.0f s ago", service, self._cached.age(service) or 0.0)
         yield saved or ()
 
     def __str__(self) -> str:

@@ -28,8 +28,8 @@ from typing import Any, ParamSpec
 import anyio
 import anyio.to_thread
 
-from ..events import logger
 from ..instance import Instance
+from ..support.loggers import DISCOVERY
 from ..support.untrusted import shown
 
 _ID = re.compile(r"[A-Za-z0-9_.:@-]{1,250}")
@@ -155,11 +155,11 @@ def kept_alive(
                 beat()
             except trouble as error:
                 if not failing:
-                    logger.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
+                    DISCOVERY.warning("%s: its registration with %s was not kept alive: %s", service, source, error)
                 failing = True
             else:
                 if failing:
-                    logger.info("%s: %s answers again", service, source)
+                    DISCOVERY.info("%s: %s answers again", service, source)
                 failing = False
 
     thread = threading.Thread(target=keep, name=f"smartclient-register-{service}", daemon=True)
@@ -174,6 +174,6 @@ def kept_alive(
             try:
                 end()
             except trouble as error:
-                logger.warning(
+                DISCOVERY.warning(
                     "%s: it was not deregistered with %s, and runs out by itself: %s", service, source, error
                 )

@@ -20,9 +20,10 @@ from random import Random
 from typing import Any
 
 from ..errors import describe
-from ..events import DiscoveryFailed, Observers, logger
+from ..events import DiscoveryFailed, DiscoveryRecovered, Observers
 from ..instance import Instance
 from ..support.hosts import is_link_local
+from ..support.loggers import DISCOVERY, about
 from ..support.untrusted import line, shown
 from .base import Discovery, Listing, Unreadable, drop_of, problem_of
 
@@ -32,6 +33,7 @@ LASTED = 5.0  # a watch that lasted this many seconds was a good one
 REST, LONGEST_REST = 8.0, 0.25  # pause after a list: a multiple of the seconds of work for it; at most so many seconds
 LITTLE = 0.005  # seconds: after less work no pause is needed
 IDLE_AFTER = 600.0
+REMINDER = 60.0  # seconds between two lines about the same trouble
 AT_MOST = 50_000  # instances of one service
 JOIN_AT_MOST = 0.1
 
@@ -101,6 +103,8 @@ class Watcher:
         self._pause = FIRST_PAUSE
         self._said: str | None = None
         self._flapping = False  # it lists, and then fails at once
+        self._say_at = 0.0  # when trouble that stays the same is said again
+        self._listed = False  # it has published a list
         self._refused: set[str] = set()
         self.stop_signal: StopSignal = StopSignal(lambda: clock() - used_at() > IDLE_AFTER)
         self.running: bool = False
@@ -121,7 +125,7 @@ class Watcher:
         try:
             self._discovery.interrupt(self.stop_signal)
         except Exception:
-            logger.exception("%s: %s could not be interrupted", self._service, self._discovery)
+            DISCOVERY.exception("%s: %s could not be interrupted", self._service, self._discovery)
 
     @property
     def alive(self) -> bool:
@@ -176,7 +180,7 @@ class Watcher:
         judges = not (self._rules.judged or self._rules.link_local)
         for number, address in enumerate(addresses):
             if number >= AT_MOST:
-                logger.warning("%s: %s lists more than %d instances; the rest is refused", self._service,
+                DISCOVERY.warning("%s: %s lists more than %d instances; the rest is refused", self._service,
                                self._discovery, AT_MOST)  # fmt: skip
                 break
             try:
@@ -190,10 +194,11 @@ class Watcher:
                 problem = line(str(error))
                 if problem not in self._refused and len(self._refused) < 1000:
                     self._refused.add(problem)
-                    logger.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, problem)
+                    DISCOVERY.warning("%s: an entry of %s is refused: %s", self._service, self._discovery, problem)
         if problem is not None and not instances:
             raise ValueError(f"no entry can be an address; the last: {problem}")  # that is no empty list
         self._publish(Listing(instances, drop_of(addresses)))
+        self._listed = True
 
     def _well(self, problem: str | None) -> None:
         """The source has answered. problem: the error of a part, if the rest is good"""
@@ -201,20 +206,29 @@ class Watcher:
             self._say(f"a part of {self._discovery} failed: {problem}; the rest is used", problem)
             self._tell(problem, 0.0)
         elif self._said is not None:
-            logger.info("%s: %s answers again", self._service, self._discovery)
+            DISCOVERY.info("%s: %s answers again", self._service, self._discovery, extra=about(self._service))
+            if self._observers:
+                self._observers(DiscoveryRecovered(self._service, str(self._discovery)))
         self._pause, self._said, self._flapping = FIRST_PAUSE, problem, False
 
     def _trouble(self, problem: str) -> float:
         pause = self._pause * (0.5 + 0.5 * self._rng.random())
         self._pause = min(self._pause * 2, LONGEST_PAUSE)
-        self._say(f"{self._discovery} failed: {problem}; the last good list stays in use", problem)
+        kept = "the last good list stays in use" if self._listed else "there is no list yet"
+        self._say(f"{self._discovery} failed: {problem}; {kept}", problem)
         self._said = problem
         self._tell(problem, pause)
         return pause
 
     def _say(self, text: str, problem: str) -> None:
-        """In the log, once while it stays the same."""
-        logger.log(logging.DEBUG if problem == self._said else logging.WARNING, "%s: %s", self._service, text)
+        """In the log, once a minute while it stays the same."""
+        now = self._clock()
+        again = problem == self._said and now < self._say_at
+        if not again:
+            self._say_at = now + REMINDER
+        DISCOVERY.log(
+            logging.DEBUG if again else logging.WARNING, "%s: %s", self._service, text, extra=about(self._service)
+        )
 
     def _tell(self, problem: str, pause: float) -> None:
         self._failed(problem)

@@ -27,7 +27,7 @@ import statistics
 from collections.abc import Iterable, Sequence
 from math import log
 from random import Random
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..node import Outcome
 from ..statuses import BAD_GATEWAYS, is_wrong
@@ -60,12 +60,20 @@ MOST_RELAPSES = 10  # times max_ejection_time, for a node that fails again whene
 LATENCY_CALLS = 20  # calls in an interval that make a mean latency
 
 
+class Finding(NamedTuple):
+    """Why a node is to be ejected: `NodeEjected`'s rule and reason."""
+
+    rule: str
+    reason: str
+
+
 class NodeHealth:
     """What the detector knows of one node.
 
     answers_5xx, gateway_failures, local_failures: in a row
     answers:     what is known of its wrong answers
     by_answers:  they are why it was ejected
+    finding:     why it was ejected the last time
     """
 
     __slots__ = (
@@ -83,6 +91,7 @@ class NodeHealth:
         "failing_since",
         "failures",
         "failures_before",
+        "finding",
         "gateway_failures",
         "latency_sum",
         "local_failures",
@@ -95,6 +104,7 @@ class NodeHealth:
         self._settings = settings
         self.answers: NodeAnswers = NodeAnswers()
         self.by_answers: bool = False
+        self.finding: Finding | None = None
         self.answers_5xx: int = 0
         self.gateway_failures: int = 0
         self.local_failures: int = 0
@@ -133,14 +143,14 @@ class NodeHealth:
         self.answers_5xx = self.answers_5xx + 1 if status >= 500 else 0
         self.gateway_failures = self.gateway_failures + 1 if status in BAD_GATEWAYS else 0
 
-    def reason(self, now: float, clean: bool) -> str | None:
+    def in_a_row(self, now: float, clean: bool) -> Finding | None:
         """Why the failures in a row are too many; None: they are not. clean: its peers have hardly any."""
-        settings = self._settings
-        for count, limit, what in (
-            (self.local_failures, settings.consecutive_local_origin_failure, "transport errors"),
-            (self.answers_5xx, settings.consecutive_5xx, "answers of 5xx"),
-            (self.gateway_failures, settings.consecutive_gateway_failure, "answers of 502, 503 or 504"),
+        for rule, count, what in (
+            ("consecutive_local_origin_failure", self.local_failures, "transport errors"),
+            ("consecutive_5xx", self.answers_5xx, "answers of 5xx"),
+            ("consecutive_gateway_failure", self.gateway_failures, "answers of 502, 503 or 504"),
         ):
+            limit = getattr(self._settings, rule)
             if limit is None:
                 continue
             if self._relapsing(now):
@@ -148,7 +158,7 @@ class NodeHealth:
             if clean and now - self.failing_since >= LASTING[1]:
                 limit = min(limit, LASTING[0])
             if count >= limit and self.evidence >= min(ENOUGH, EVIDENCE_PER_FAILURE * limit):
-                return f"{count} {what} in a row within {now - self.failing_since:.3g} s"
+                return Finding(rule, f"{count} {what} in a row within {now - self.failing_since:.3g} s")
         return None
 
     def eject(self, now: float, rng: Random) -> float:
@@ -194,8 +204,8 @@ class Detector:
         self._quick_sum = 0.0
 
     def observe(self, health: NodeHealth, outcome: Outcome, status: int | None, latency: float, now: float,
-                peers: int, lone: bool = False) -> str | None:  # fmt: skip
-        """Count an attempt; the reason, if its node is to be ejected.
+                peers: int, lone: bool = False) -> Finding | None:  # fmt: skip
+        """Count an attempt; why its node is to be ejected, if it is.
 
         peers: how many other nodes are in use
         lone:  a failure that is this node's own, however many others fail: it cannot be reached while
@@ -214,18 +224,19 @@ class Detector:
                 return None
             reason = self._answers.observe(health.answers, is_wrong(status), status, peers, now)
             health.by_answers = reason is not None
-            return reason
+            return None if reason is None else Finding("wrong_answers", reason)
         health.fail(status, now)
         if status is not None and status < 500:
             return None
         health.failures += 1
         self._failures += 1
         self._weigh(health, True, latency, now, peers, lone)
-        reason = health.reason(now, lone or self._peers_rate(health, peers) < CLEAN)
-        if reason is None and self.settings.evidence and health.evidence >= ENOUGH:
+        finding = health.in_a_row(now, lone or self._peers_rate(health, peers) < CLEAN)
+        if finding is None and self.settings.evidence and health.evidence >= ENOUGH:
             calls, failures = health.calls + health.calls_before, health.failures + health.failures_before
-            reason = f"{failures} of {calls} calls failed, of its peers' {self._peers_rate(health, peers):.1%}"
-        return reason
+            peers_rate = self._peers_rate(health, peers)
+            finding = Finding("evidence", f"{failures} of {calls} calls failed, of its peers' {peers_rate:.1%}")
+        return finding
 
     def forget(self, health: NodeHealth) -> None:
         """The node is ejected or gone: it no longer counts as a peer."""
@@ -240,12 +251,12 @@ class Detector:
         health.low = False
         health.calls = health.failures = health.calls_before = health.failures_before = 0
 
-    def end_interval(self, nodes: Sequence[Any], now: float) -> list[tuple[Any, str]]:
+    def end_interval(self, nodes: Sequence[Any], now: float) -> list[tuple[Any, Finding]]:
         """Take the interval's statistics; the nodes to be ejected and why."""
         self.interval_ends_at = now + self.settings.interval
-        found: dict[Any, str] = {}
-        for node, reason in (*self._by_success_rate(nodes), *self._by_percentage(nodes), *self._by_latency(nodes)):
-            found.setdefault(node, reason)
+        found: dict[Any, Finding] = {}
+        for node, finding in (*self._by_success_rate(nodes), *self._by_percentage(nodes), *self._by_latency(nodes)):
+            found.setdefault(node, finding)
         for node in nodes:
             health = node.health
             health.calls_before, health.failures_before = health.calls, health.failures
@@ -284,7 +295,7 @@ class Detector:
         health.quick = moved(before, failed)
         self._quick_sum += health.quick - before
 
-    def _by_success_rate(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+    def _by_success_rate(self, nodes: Iterable[Any]) -> list[tuple[Any, Finding]]:
         settings = self.settings
         if settings.success_rate_factor is None:
             return []
@@ -306,11 +317,11 @@ class Detector:
             # Twice in a row: a burst that hits all makes some look worse than others, once.
             if low and node.health.low:
                 why = f"success rate {rate:.1%}, below {least:.1%} (mean - {settings.success_rate_factor:g} sigma)"
-                found.append((node, why))
+                found.append((node, Finding("success_rate", why)))
             node.health.low = low
         return found
 
-    def _by_percentage(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+    def _by_percentage(self, nodes: Iterable[Any]) -> list[tuple[Any, Finding]]:
         settings = self.settings
         if settings.failure_percentage is None:
             return []
@@ -322,7 +333,7 @@ class Detector:
         if len(rates) < settings.failure_percentage_min_hosts:
             return []
         return [
-            (node, f"{rate:.0f} % of its calls failed")
+            (node, Finding("failure_percentage", f"{rate:.0f} % of its calls failed"))
             for node, rate in rates.items()
             if rate >= settings.failure_percentage and self._is_clear(node.health)
         ]
@@ -342,7 +353,7 @@ class Detector:
             divergence += (1.0 - own) * log((1.0 - own) / (1.0 - min(peers, HIGHEST_RATE)))
         return health.calls * divergence >= ENOUGH
 
-    def _by_latency(self, nodes: Iterable[Any]) -> list[tuple[Any, str]]:
+    def _by_latency(self, nodes: Iterable[Any]) -> list[tuple[Any, Finding]]:
         factor = self.settings.latency_factor
         if factor is None:
             return []
@@ -356,7 +367,7 @@ class Detector:
         # Of an even number the lower one: of two nodes the faster is the measure.
         usual = statistics.median_low(means.values())
         return [
-            (node, f"mean latency {mean * 1000:.0f} ms, {mean / usual:.1f} x the median")
+            (node, Finding("latency", f"mean latency {mean * 1000:.0f} ms, {mean / usual:.1f} x the median"))
             for node, mean in means.items()
             if usual > 0 and mean > factor * usual
         ]

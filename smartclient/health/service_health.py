@@ -11,10 +11,11 @@ from random import Random
 from ..events import Event, NodeEjected, NodeReturned
 from ..node import Node, Outcome
 from ..statuses import is_wrong
-from .detector import Detector, NodeHealth
+from .detector import Detector, Finding, NodeHealth
 from .outlier import OutlierDetection
 from .slow_start import SlowStart
 
+PROBE = "probe"
 WARM_STEP = 0.25  # seconds between the steps of a slow start
 
 
@@ -66,15 +67,15 @@ class ServiceHealth:
             # Only a probe counts for an ejected node (or, in panic, a call begun in panic): answers to calls from
             # before the ejection are outdated.
             if probing and node.health.by_answers and is_wrong(status):
-                events.append(self.eject(node, f"its probing call was answered {status}", now))
+                events.append(self.eject(node, Finding(PROBE, f"its probing call was answered {status}"), now))
             elif outcome is Outcome.SUCCESS and (probing or not node.excluded):
                 events.append(self.restore(node, now))
             elif outcome is Outcome.FAILURE and probing:
-                events.append(self.eject(node, "its probing call failed", now))
+                events.append(self.eject(node, Finding(PROBE, "its probing call failed"), now))
             return events
-        reason = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1, lone)
-        if reason is not None and outlier.may_eject(len(nodes), self.ejected):
-            events.append(self.eject(node, reason, now))
+        finding = detector.observe(node.health, outcome, status, latency, now, len(nodes) - self.ejected - 1, lone)
+        if finding is not None and outlier.may_eject(len(nodes), self.ejected):
+            events.append(self.eject(node, finding, now))
         if now >= detector.interval_ends_at:
             in_use = [other for other in nodes if other.ejected_until is None]
             for other, why in detector.end_interval(in_use, now):
@@ -145,14 +146,15 @@ class ServiceHealth:
         suspect = node.unhealthy or (node.health is not None and node.health.suspect)
         return max(node.ejected_until or 0.0, node.paused_until or 0.0, on_trial if suspect else 0.0)
 
-    def eject(self, node: Node, reason: str, now: float) -> Event:
+    def eject(self, node: Node, finding: Finding, now: float) -> Event:
         assert self._detector is not None
         self.ejected += node.ejected_until is None
         self._detector.forget(node.health)
         duration = node.health.eject(now, self._rng)
         node.ejected_until = now + duration
         node.excluded = True  # from now on; the next choice says whether it is used all the same (panic)
-        return NodeEjected(self._service, node.instance, reason, duration)
+        node.health.finding = finding
+        return NodeEjected(self._service, node.instance, *finding, duration)
 
     def _step(self, node: Node, now: float) -> None:
         assert self._slow_start is not None

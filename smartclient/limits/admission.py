@@ -21,12 +21,14 @@ UNLIMITED = 1 << 30
 class Refused(Exception):
     """This call is not let through. The flow turns it into one of the flavour's errors.
 
+    rule:  "circuit" or "throttle"
     down:  because the service is down, not because of load
     """
 
-    def __init__(self, reason: str, down: bool = False) -> None:
+    def __init__(self, reason: str, rule: str) -> None:
         super().__init__(reason)
-        self.down = down
+        self.rule = rule
+        self.down = rule == "circuit"
 
 
 class Admission:
@@ -54,20 +56,25 @@ class Admission:
         self._throttling = None if throttle is None else Throttling(throttle, rng)
         self._breaker = None if circuit is None else Breaker(circuit)
 
+    @property
+    def circuit_open(self) -> bool:
+        return self._breaker is not None and self._breaker.open
+
     def admit(self, members: int, now: float) -> None:
         """A call, or a retry, is about to be made. Raises Refused."""
         with self._lock:
             if self._breaker is not None and (reason := self._breaker.refuses(members, now)):
-                raise Refused(reason, down=True)
+                raise Refused(reason, "circuit")
             if self._throttling is not None and (reason := self._throttling.refuses(now)):
-                raise Refused(reason)
+                raise Refused(reason, "throttle")
 
-    def admits(self, members: int, now: float) -> bool:
+    def refusal(self, members: int, now: float) -> str | None:
+        """Why a retry is not let through: "circuit" or "limits"."""
         try:
             self.admit(members, now)
-        except Refused:
-            return False
-        return True
+        except Refused as refused:
+            return "circuit" if refused.down else "limits"
+        return None
 
     def observe(
         self, failed: bool, status: int | None, reason: str, latency: float, in_flight: int, members: int, now: float

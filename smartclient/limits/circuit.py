@@ -29,9 +29,10 @@ class Circuit(Settings):
 
 
 class Breaker:
-    """The live state of one service."""
+    """The live state of one service. open: calls fail at once, but for the probing ones"""
 
     def __init__(self, settings: Circuit) -> None:
+        self.open: bool = False
         self._settings = settings
         self._failures = 0
         self._reason = ""
@@ -50,9 +51,10 @@ class Breaker:
     def observe(self, status: int | None, reason: str, members: int, now: float) -> None:
         """An attempt ended. reason: of its failure; status: of its answer, None: there was none."""
         if status is not None and status not in BAD_GATEWAYS:
-            self._failures = 0
+            self._failures, self.open = 0, False
             return
         self._failures += 1
         self._reason = reason
-        if self._failures == max(self._settings.failures, members):
+        if not self.open and self._failures >= max(self._settings.failures, members):
+            self.open = True
             self._next_probe = now + self._settings.probe

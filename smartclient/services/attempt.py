@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..node import Node, Outcome
@@ -41,6 +41,7 @@ class Attempt:
         "error",
         "failures_before",
         "in_body",
+        "late",
         "node",
         "number",
         "outcome",
@@ -51,6 +52,7 @@ class Attempt:
         "stalled",
         "started",
         "status",
+        "then",
         "unreached",
         "waited",
     )
@@ -75,6 +77,8 @@ class Attempt:
         self.unreached: bool = False  # it could not connect
         self.overtaken: bool = False  # another attempt of the call was faster
         self.stalled: float = 0.0  # total stall time of the client when it started
+        self.late: str | None = None  # the error, if its call's time was over while its body was read
+        self.then: Callable[[], object] | None = None  # called once when it is over, if it is observed
         self._finished = False
 
     @property
@@ -124,6 +128,9 @@ class Attempt:
         finally:
             for places in self.places:
                 places.release()
+        then, self.then = self.then, None
+        if then is not None:
+            then()
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import EllipsisType
@@ -18,6 +19,13 @@ from ..support.checks import Check, kind, metadata, optional, seconds, string
 from .attempt import Attempt
 
 EXTENSION = "smartclient"
+
+_ids = itertools.count(1)
+
+
+def next_id() -> int:
+    """The number of a call, unique in the process. Counted for those that observers are told of."""
+    return next(_ids)
 
 
 @dataclass(frozen=True)
@@ -82,6 +90,7 @@ def call(
 class Call:
     """A call in progress: what a picker sees (`PickCall`), and its attempts so far.
 
+    id:         its number; 0: nobody observes it
     retried:    it is made for a request that is itself a retry
     repeatable: the first attempt may be followed by another, so it may be risked on a node that is being tried out
     within:     a further condition of `usable`: the bound on a node's load
@@ -97,6 +106,7 @@ class Call:
         "attempts",
         "finished",
         "free",
+        "id",
         "now",
         "options",
         "prefers",
@@ -113,6 +123,7 @@ class Call:
     )
 
     def __init__(self, request: Any, service: str, options: CallOptions, now: float) -> None:
+        self.id: int = 0
         self.request: Any = request
         self.service: str = service
         self.options: CallOptions = options

@@ -14,12 +14,12 @@ from typing import Any, NamedTuple
 
 from cachetools import TLRUCache
 
-from ..events import logger
 from ..health.service_health import ServiceHealth
 from ..instance import Instance
 from ..node import Node
 from ..policy import Policy
 from ..support.gil_breaks import GilBreaks
+from ..support.loggers import DISCOVERY, about
 from ..topology.groups import Group
 from .changes import Change, compare, servers_of
 from .picking import Choice, Chooser
@@ -41,6 +41,7 @@ class Plan(NamedTuple):
     in_use: Set[Node]
     due: tuple[Node, ...]
     next_change: float
+    panic: bool
 
 
 class Left(NamedTuple):
@@ -66,6 +67,7 @@ class Choices:
     next_change:  when `advance` has something to do
     empty_at:     when an empty list that is held back takes effect
     closed:       for good
+    panic:        so many are out that all are used
     in_flight:    attempts that are not over, of nodes that are gone, too
     """
 
@@ -89,6 +91,7 @@ class Choices:
         self.next_change: float = NEVER
         self.empty_at: float = NEVER
         self.closed: bool = False
+        self.panic: bool = False
         self.in_flight: int = 0
         self._service = service
         self._policy = policy
@@ -141,8 +144,8 @@ class Choices:
             except IndexError:  # another thread may say them
                 return
             ids = ", ".join(str(one.id) for one in registrations[:5])
-            logger.warning("%s: %s is registered %d times (%s): one server, with the weights of all (said once)",
-                           self._service, server, len(registrations), ids)  # fmt: skip
+            DISCOVERY.warning("%s: %s is registered %d times (%s): one server with the weights of all (said once)",
+                              self._service, server, len(registrations), ids, extra=about(self._service))  # fmt: skip
 
     def close(self) -> list[Node]:
         """Remove all; the nodes to be let go."""
@@ -198,8 +201,9 @@ class Choices:
                 self._breaks()
             out = [(node, node.ejected_until) for node in nodes if node.ejected_until is not None]
             over = {node for node, until in out if until <= now and node not in in_use}
+            panic = any(node.out for node in in_use)
             changes += [until for _, until in out if until > now]
-            plan = Plan(version, nodes, in_use, self._due(nodes, over), min(changes, default=NEVER))
+            plan = Plan(version, nodes, in_use, self._due(nodes, over), min(changes, default=NEVER), panic)
             if self._choose(plan, groups, stale, moved, building):
                 return
 
@@ -238,6 +242,7 @@ class Choices:
             for node in plan.nodes:
                 node.excluded = node not in plan.in_use
             self.choice, self.due, self._stale = choice, plan.due, stale
+            self.panic = plan.panic
             self.next_change = min(plan.next_change, self.empty_at)
             return True
 

@@ -15,12 +15,13 @@ from cachetools import TTLCache
 
 from ..discovery.base import Discovery, drop_of
 from ..discovery.watcher import Watcher
-from ..events import Observers, logger
+from ..events import Observers
 from ..health.stalls import Stalls
 from ..instance import Instance, parse_all
 from ..node import Node
 from ..policy import Policies
 from ..support.hosts import wire_name
+from ..support.loggers import DISCOVERY
 from ..support.untrusted import shown
 from .service import Service
 from .unknown import Unknown
@@ -58,7 +59,7 @@ class Services:
         self.discovery = discovery
         self._policies = policies
         for problem in policies.unknown(names) if (names := discovery.names()) is not None else ():
-            logger.warning("%s (of those that %s has)", problem, discovery)
+            DISCOVERY.warning("%s (of those that %s has)", problem, discovery)
         self._observers = observers
         self._retire_node = retire_node
         self._clock = clock

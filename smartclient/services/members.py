@@ -7,9 +7,10 @@ from __future__ import annotations
 import itertools
 from typing import Any
 
-from ..events import Event, logger
+from ..events import Event
 from ..node import Node, Outcome
 from ..statuses import is_wrong
+from ..support.loggers import logger
 from .attempt import Attempt
 from .call import Call
 from .choices import TURNS, Choices

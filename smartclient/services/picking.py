@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 
 from ..balancers import Balancer, Picker, Random
 from ..balancers.base import index_drawer
-from ..events import logger
 from ..node import Node
 from ..policy import Policy
 from ..support.hashing import SPAN, hash_of
+from ..support.loggers import logger
 from ..topology.groups import Group, arrange, is_well
 from .call import Call
 

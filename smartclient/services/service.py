@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
-from ..events import Event, InstancesChanged, Observers, logger
+from ..events import Event, Observers
 from ..health.stalls import Stalls
 from ..instance import Instance
 from ..limits import Admission
@@ -20,14 +20,15 @@ from ..policy import Policy
 from ..retry.budget import BudgetAccount
 from ..retry.hedge import Hedge
 from ..support.gil_breaks import GilBreaks
+from ..support.loggers import logger
 from ..support.waiting import Places, Signal
+from .announcements import Announcements
 from .attempt import Attempt
 from .call import Call
 from .changes import Change
 from .latencies import Latencies
 from .members import Members
 from .picking import Unavailable
-from .remarks import Remarks
 
 LOOK_EVERY = 0.0001  # seconds, per node: checking a node takes about 1 µs
 REFRESH_EVERY = 10.0  # seconds
@@ -115,7 +116,7 @@ class Service:
         self._listed = False
         self.link_local = link_local
         self.drop: float = 0.0
-        self.remarks: Remarks = Remarks(observers)
+        self.announce: Announcements = Announcements(name, source, observers)
         self._look_at = 0.0  # when to check next whether most nodes fail
         self._up: Node | None = None  # the last one that answered
 
@@ -178,7 +179,7 @@ class Service:
             raise Unavailable(self._why_none())
         node = members.claim(call)
         if call.remarked is not None:
-            self.remarks(call.remarked, now)
+            self.announce.favoured(call.remarked, now)
         if call.attempt == 1 and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
@@ -209,6 +210,8 @@ class Service:
         events, paused = self.members.learn(attempt, retry_after, now, lone, remember=not explained)
         if self.admission is not None and not explained:
             self._tell_admission(self.admission, attempt, now)
+        if paused:
+            self.announce.paused(attempt.node, (attempt.node.paused_until or now) - now)
         if events or paused:
             self.apply(events, now)
         if outcome is Outcome.FAILURE and now >= self._look_at and self._refresh is not None:
@@ -229,6 +232,7 @@ class Service:
         failed = attempt.outcome is Outcome.FAILURE
         in_flight, count = self.in_flight, len(self.nodes)
         admission.observe(failed, attempt.status, reason, attempt.elapsed, in_flight, count, now)
+        self.announce.circuit(admission.circuit_open, reason)
 
     def _ask_anew(self, now: float) -> None:
         """Have the source asked, if most nodes gave no answer the last time they were called."""
@@ -236,8 +240,7 @@ class Service:
         failing = sum(1 for node in self.nodes if node.health is not None and node.health.local_failures)
         if failing * 2 > len(self.nodes) and self._refresh is not None:
             self._look_at = now + REFRESH_EVERY
-            logger.info("%s: %d of %d instances fail; %s is asked anew",
-                        self.name, failing, len(self.nodes), self.source)  # fmt: skip
+            self.announce.failing(failing, len(self.nodes))
             self._refresh(self.name)
 
     def _overtaken(self, attempt: Attempt, explained: bool, now: float) -> None:
@@ -313,7 +316,7 @@ class Service:
         events = self.members.check(node, healthy, unejects, now)
         if events is None:
             return
-        logger.info("%s: active checks find %s %s", self.name, node.instance, "healthy" if healthy else "unhealthy")
+        self.announce.checked(node, healthy)
         self.apply(events, now)
 
     def close(self) -> None:
@@ -356,10 +359,7 @@ class Service:
         """Apply a change of health, and report it."""
         self.members.refresh(now)
         self._count()
-        for event in events:
-            logger.info("%s", event)
-            if self.observed:
-                self.observers(event)
+        self.announce.health(events)
 
     def _tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
         """Calls already see the new members: close the connections of removed ones, and tell the observers."""
@@ -367,14 +367,8 @@ class Service:
         if told is None or not told[0]:
             return
         change, idle = told
-        logger.info(
-            "%s: %d instances from %s (%d added, %d removed)",
-            self.name, len(change.nodes), self.source, len(change.added), len(change.removed),
-        )  # fmt: skip
         self._let_go(idle)
-        if self.observed:
-            listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
-            self.observers(InstancesChanged(self.name, listed, added, removed, self.source, age))
+        self.announce.listed(change, age)
         idle.clear()
         breaks = GilBreaks()
         while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
@@ -382,8 +376,12 @@ class Service:
             breaks()
 
     def _count(self) -> None:
+        """Who may be picked has changed."""
         if self.admission is not None:
             self.admission.count(self._in_use)
+        if self.members.panic or self.announce.panicked:
+            out = sum(1 for node in self.nodes if node.out)
+            self.announce.panic(self.members.panic, out, len(self.nodes))
 
     def _in_use(self) -> tuple[int, int]:
         """How many nodes take calls, and how many attempts are in flight on others."""

@@ -97,14 +97,21 @@ def has_ended(loop: Any) -> bool:
 
 
 def spawn(loop: Any, function: Callable[[], Awaitable[object]], otherwise: Callable[[], object]) -> None:
-    """Have that loop run an async function on its own, which must not raise; call `otherwise` if it has ended."""
+    """Have that loop run an async function on its own, which must not raise; call `otherwise` if it does not: it has
+    ended, or is about to, and cancels what has not begun.
+    """
+
+    def over(task: asyncio.Future[object]) -> None:
+        _tasks.discard(task)
+        if task.cancelled():
+            otherwise()
 
     def start() -> None:
         try:
             if isinstance(loop, asyncio.AbstractEventLoop):
                 task = asyncio.ensure_future(function())
                 _tasks.add(task)
-                task.add_done_callback(_tasks.discard)
+                task.add_done_callback(over)
             else:
                 sys.modules["trio"].lowlevel.spawn_system_task(function)
         except RuntimeError:  # trio, just about to end

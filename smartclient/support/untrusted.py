@@ -58,6 +58,8 @@ def line(text: str, most: int = SHOWN) -> str:
     if len(text) > ENOUGH:
         text = text[:ENOUGH] + "…"
     text = masked(" ".join(text.split()))
+    if not text.isprintable():  # colours of a terminal, or what reverses the direction of the text
+        text = "".join(one if one.isprintable() else ascii(one)[1:-1] for one in text)
     return text if len(text) <= most else f"{text[:most]}…"
 
 

@@ -21,6 +21,7 @@ from ..flavour import HTTPX
 from ..instance import Instance
 from ..node import Node
 from ..policy import Policy
+from ..services.announcements import Announcements
 from ..services.attempt import Attempt
 from ..services.call import CallOptions
 from ..services.service import Service
@@ -64,6 +65,13 @@ class Around(Protocol):
         """A call is over."""
 
 
+class Unlogged(Announcements):
+    """Of a service that is none."""
+
+    def log(self, logger: Any, level: int, text: str, *args: Any, **fields: Any) -> None:
+        pass
+
+
 class SimulatedClient:
     """One client, which knows nothing of the others."""
 
@@ -77,9 +85,12 @@ class SimulatedClient:
                 ejections.append({"server": int(event.instance.id or 0), "at_s": round(world.clock(), 3),
                                   "client": number, "reason": event.reason})  # fmt: skip
 
+        observers = Observers([saw])
         rng = Random(f"{world.scenario.seed}/{number}")
         self.service: Service = Service("simulated", policy, source="the scenario", clock=world.clock, rng=rng,
-                                        observers=Observers([saw]), retire=_nothing)  # fmt: skip
+                                        observers=observers, retire=_nothing)  # fmt: skip
+        self.service.observed = False  # calls need not be told, and nothing is logged
+        self.service.announce = Unlogged(self.service.name, self.service.source, observers)
         self.list(0.0)
         for stall in self._stalls:
             world.plan(stall.ends, self._wake, stall)

@@ -57,6 +57,7 @@ class AsyncTransport(TransportBase):
                         await quietly(partial(attempt.node.connections.end, link))
                     attempt.finish()
                 self._dialing.active.clear()
+                self._finish_lost()
             finally:
                 if self._fallback is not None:
                     await self._fallback.aclose()

@@ -16,11 +16,11 @@ from weakref import WeakKeyDictionary
 
 from ..connections.dialing import Dialing
 from ..connections.request import Address, address_of
-from ..events import logger
 from ..health.active import HealthCheck
 from ..node import Node
 from ..services.service import Service
 from ..support.hosts import is_link_local
+from ..support.loggers import HEALTH
 
 AT_ONCE = 50
 LONGEST_SLEEP = 0.5  # seconds: for instances that are new
@@ -66,7 +66,7 @@ class Checker:
                     self._thread.start()
                 except RuntimeError as error:  # no more threads to be had: the next call tries again
                     self._thread = None
-                    logger.warning("active health checks could not be started: %s", error)
+                    HEALTH.warning("active health checks could not be started: %s", error)
 
     def forget(self, service: Service) -> None:
         """There is no such service, or nobody calls it any more."""
@@ -98,7 +98,7 @@ class Checker:
         try:
             asyncio.run(self._check_all())
         except Exception:
-            logger.exception("active health checks ended")
+            HEALTH.exception("active health checks ended")
 
     async def _check_all(self) -> None:
         stop = asyncio.Event()
@@ -137,7 +137,7 @@ class Checker:
             except (Exception, asyncio.CancelledError) as error:
                 if isinstance(error, asyncio.CancelledError) and self._closed:
                     raise
-                logger.debug("%s: check of %s: %r", service.name, node.instance, error)
+                HEALTH.debug("%s: check of %s: %r", service.name, node.instance, error)
                 well = False
         patient.row = max(patient.row, 0) + 1 if well else min(patient.row, 0) - 1
         if patient.row >= settings.healthy:

@@ -52,6 +52,7 @@ class SyncTransport(TransportBase):
             finally:
                 attempt.finish()
         self._dialing.active.clear()
+        self._finish_lost()
 
     def _after_fork(self) -> None:
         super()._after_fork()

@@ -99,7 +99,7 @@ ROWS = {
     "404": Row("not-found", {"calls lost (≤ 0.15)": lost}),
     "canary": Row("canary", {"its share (≤ 0.025)": canary}),
     **{
-        f"low-{at_once}-{count}": Row(
+        f"low-{count}-{at_once}": Row(
             {"servers": [{"count": count, **LOW}], "at_once": at_once, "calls": 200 * count},
             {"least share ÷ even (≥ 0.6)": least_share},
             stretched=False,

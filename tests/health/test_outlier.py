@@ -61,7 +61,8 @@ class Watch:
     def say(self, node: int, outcome: Outcome, status: int | None = 200, latency: float = 0.01) -> str | None:
         self.now += 0.01
         health = self.nodes[node].health
-        return self.detector.observe(health, outcome, status, latency, self.now, len(self.nodes) - 1)
+        finding = self.detector.observe(health, outcome, status, latency, self.now, len(self.nodes) - 1)
+        return None if finding is None else finding.reason
 
     def fail(self, node: int, status: int | None = 503) -> str | None:
         return self.say(node, FAILURE, status, 0.001)
@@ -71,7 +72,7 @@ class Watch:
             assert self.say(node, SUCCESS) is None
 
     def end(self) -> dict[int, str]:
-        return {self.nodes.index(node): why for node, why in self.detector.end_interval(self.nodes, self.now)}
+        return {self.nodes.index(node): why.reason for node, why in self.detector.end_interval(self.nodes, self.now)}
 
 
 def test_the_counters_are_split() -> None:

@@ -22,6 +22,7 @@ from inside import balanced_of, places_of, services_of
 import smartclient
 from smartclient import AttemptFinished, AttemptStarted, Balancer, Hedge, Policy, Retry, call
 from smartclient.connections.network import Backend
+from smartclient.health.detector import Finding
 from smartclient.testing import FAILING, SILENT, Behaviour
 
 URL = "http://orders/v1/items"
@@ -220,7 +221,7 @@ def test_a_probe_that_is_overtaken_has_failed(driver: Any, fleet: Any) -> None:
     with driver.client({"orders": servers.addresses}, policy=policy) as client:
         [silent] = [node for node in client.nodes() if node.instance.port == servers[0].port]
         with client.service().members.lock:
-            events = [client.service().members.health.eject(silent, "the test says so", time.monotonic())]
+            events = [client.service().members.health.eject(silent, Finding("evidence", "said"), time.monotonic())]
         client.service().apply(events, time.monotonic())
         time.sleep(0.15)
         probed = len(servers[0].received)

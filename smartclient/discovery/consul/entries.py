@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from ...events import logger
 from ...instance import Instance
+from ...support.loggers import DISCOVERY
 from ..base import Unreadable, read
 
 
@@ -36,7 +36,7 @@ class Entries:
                 problem = made.reason
                 if problem not in self._refused and len(self._refused) < 1000:
                     self._refused.add(problem)
-                    logger.warning("%s: an entry of consul is refused: %s", self._service, problem)
+                    DISCOVERY.warning("%s: an entry of consul is refused: %s", self._service, problem)
         if entries and not found:
             raise ValueError(f"none of {len(entries)} entries was understood; the last: {problem}")
         return found

@@ -1,0 +1,73 @@
+"""Shares: what the nodes of a fleet have had of the calls, and who is owed some, or has had enough.
+
+Reckoned from what `AdaptiveMemory` counts; the rules and their figures are in `adaptive`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import log
+
+from ..node import Node
+
+WINDOW = 50.0  # calls per node over which picks are counted
+ALIKE, FAR = 0.9, 3.0  # standard errors: the mean distance in a fleet of equals; a greater one than that is no chance
+NEAR = log(1.25)  # nodes of equals that differ by less are as quick, however sure the difference is
+OUT_OF_SIGHT = 50.0  # calls per node after which what is known of a node is worth half as much
+MOST_OWED = 8  # calls at once
+INTENT = 1.5  # times its weight's share
+
+
+def even_picks(nodes: Sequence[Node]) -> list[float]:
+    """How many of all their picks each would have had by its weight."""
+    share = sum(node.memory.picks for node in nodes) / (sum(node.weight for node in nodes) or 1.0)
+    return [share * node.weight for node in nodes]
+
+
+def differ(nodes: Sequence[Node]) -> bool:
+    """Whether the weights of the instances differ by more than a cap would allow. (A slow start is no intent.)"""
+    weights = [node.instance.weight for node in nodes]
+    return max(weights) > INTENT * min(weights)
+
+
+def calls_so_far(nodes: Sequence[Node]) -> float:
+    """How many calls these nodes have had from an earlier picker: lists change, and what is known is not lost."""
+    most = WINDOW * len(nodes)
+    return -most * log(1.0 - min(sum(node.memory.picks for node in nodes) / most, 0.99))
+
+
+def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
+    """The nodes that are owed a call, each as often as it is. noise: the standard deviation of a latency's logarithm"""
+    picks = sum(node.memory.picks for node in nodes)
+    measured = [(node, expected) for node, expected in zip(nodes, even_picks(nodes), strict=True) if node.memory.count]
+    if not picks or not measured:
+        return []
+    # Latencies where the calls go, without what their load adds.
+    usual = sum(node.memory.picks * _unloaded(node) for node, _ in measured) / picks
+    distances = [(_unloaded(node) - usual) / node.memory.error(noise) for node, _ in measured]
+    if sum(min(abs(distance), FAR) for distance in distances) >= ALIKE * len(measured):
+        return []
+    owed: list[Node] = []
+    for (node, expected), distance in zip(measured, distances, strict=True):
+        memory = node.memory
+        missing = expected - memory.picks
+        if missing < 1.0 or memory.penalty:
+            continue
+        if distance <= FAR or memory.believed - usual < NEAR:
+            # No more than it has shown already: what is known of it grows by doubling.
+            owed += [node] * min(int(missing), MOST_OWED, max(int(memory.count), 1))
+        elif distance <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
+            owed.append(node)
+    return owed
+
+
+def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
+    """Where weights differ: the factors of the draw, none above its weight's, and 0 for who has had enough."""
+    left = [node.memory.picks <= INTENT * even + 1.0 for node, even in zip(nodes, even_picks(nodes), strict=True)]
+    if not any(left):
+        return factors
+    return [min(factor, 1.0) if has_left else 0.0 for factor, has_left in zip(factors, left, strict=True)]
+
+
+def _unloaded(node: Node) -> float:
+    return float(node.memory.believed) - log(node.memory.load) / 2

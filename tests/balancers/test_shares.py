@@ -1,0 +1,64 @@
+"""Who gets how many of the calls, in shapes that strangers have reported of other balancers."""
+
+from __future__ import annotations
+
+from random import Random
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from smartclient import Adaptive, Instance, Node, Outcome, Policy, SlowStart
+from smartclient.testing import simulate
+
+FAST_AND_SLOW = [{"count": 4, "slots": 4, "mean_ms": 10}, {"count": 16, "slots": 4, "mean_ms": 40}]
+SLOW = {"slots": 4, "mean_ms": 40}
+
+
+@pytest.mark.parametrize("distribution", ["exponential", "lognormal"])
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_changes_of_the_list_starve_nobody(distribution: str, seed: int) -> None:
+    """haproxy#1282, grpc-java#4462: each new list makes a new picker, which must not begin from nothing."""
+    server = {"slots": 4, "mean_ms": 10, "distribution": distribution}
+    comes_and_goes = [{**server, "joins_s": at, "leaves_s": at + 0.5} for at in range(1, 20)]
+    scenario = {"servers": [{"count": 4, **server}, *comes_and_goes], "at_once": 1, "calls": 1600, "seed": seed}
+    share = simulate(scenario)["balancers"]["adaptive"]["share"][:4]
+    assert min(share) / sum(share) * 4 > 0.6
+
+
+def mixed(last: dict[str, Any], **policy: Any) -> float:
+    scenario = {"servers": [*FAST_AND_SLOW, last], "load": 0.7, "clients": 10, "calls": 8000, "warmup_calls": 3000}
+    result = simulate(scenario, policy=Policy(**policy))
+    return float(result["balancers"]["adaptive"]["p99_ms"] / result["oracle"]["p99_ms"])
+
+
+def test_a_small_difference_of_weights_is_no_intent() -> None:
+    assert mixed({**SLOW, "weight": 1.01}) < 1.1 * mixed(SLOW)
+
+
+def test_a_slow_start_is_no_intent() -> None:
+    """envoy#19437, #19526."""
+    joins = {**SLOW, "joins_s": 1}
+    assert mixed(joins, slow_start=SlowStart(30)) < 1.2 * mixed(joins)
+
+
+def test_a_night_is_forgotten() -> None:
+    """linkerd#1441: what was slow in the evening is tried in the morning, however few calls follow."""
+    balancer = Adaptive()
+    nodes = [Node(Instance("h", n), balancer.memory()) for n in range(1, 5)]
+    pick = balancer.picker(nodes, Random(1))
+    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
+
+    def calls(count: int, slow: float) -> int:
+        before = nodes[0].memory.picks
+        for _ in range(count):
+            call.now += 0.005
+            node = pick(call)  # type: ignore[arg-type]
+            latency = slow if node is nodes[0] else 0.01
+            node.memory.observe(Outcome.SUCCESS, latency, None, call.now)
+        return int(nodes[0].memory.picks - before)
+
+    calls(2000, slow=0.2)
+    assert calls(100, slow=0.2) < 10
+    call.now += 8 * 3600
+    assert calls(200, slow=0.01) > 10
