@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from .retry.hedge import Hedge
     from .retry.retry import IDEMPOTENT, Retry
     from .services.call import call
+    from .services.status import ClientStatus, InstanceStatus, ServiceStatus
     from .topology.subset import Subset
 
 __version__ = "0.1.0"
@@ -154,6 +155,10 @@ _WHERE = {
     "RoundRobin": "balancers",
     "Sticky": "balancers",
     "WeightedRoundRobin": "balancers",
+    # what is (`client.status()`)
+    "ClientStatus": "services.status",
+    "InstanceStatus": "services.status",
+    "ServiceStatus": "services.status",
     # events
     "AttemptFinished": "events",
     "AttemptStarted": "events",
@@ -178,7 +183,7 @@ _WHERE = {
     "NoInstances": "errors",
     "Overloaded": "errors",
 }
-_PACKAGES = {"balancers", "discovery", "httpx2", "middleware", "testing"}
+_PACKAGES = {"balancers", "discovery", "httpx2", "middleware", "status", "testing"}
 
 __all__ = [
     # clients, and the transports beneath them
@@ -248,6 +253,10 @@ __all__ = [
     "RoundRobin",
     "Sticky",
     "WeightedRoundRobin",
+    # what is (`client.status()`)
+    "ClientStatus",
+    "InstanceStatus",
+    "ServiceStatus",
     # events
     "AttemptFinished",
     "AttemptStarted",

@@ -18,6 +18,8 @@ from .events import Observer
 from .flavour import HTTPX
 from .instance import Instance
 from .policy import Policies, Policy
+from .services.status import ClientStatus, StatusReader
+from .support.version import version
 from .transport.aio import AsyncTransport
 from .transport.base import environment_discovery, options_of, send_context
 from .transport.sync import SyncTransport
@@ -81,6 +83,7 @@ class ClientMixin:
         policies: Mapping[str, Policy] | None = None,
         connect: Callable[[Instance], Any] | None = None,
         observers: Iterable[Observer] = (),
+        status: bool | None = None,
         **keywords: Any,
     ) -> None:
         if discovery is None and keywords.get("trust_env", True):
@@ -101,6 +104,7 @@ class ClientMixin:
             policies=policies,
             connect=(lambda instance: transport) if shared else connect,
             observers=observers,
+            status=status,
             # An explicit transport is httpx's to close.
             _connect_owned=not shared,
             **passed,
@@ -117,8 +121,23 @@ class ClientMixin:
         if self._balanced is not None:
             self._balanced.refresh(service)
 
+    def status(self) -> ClientStatus:
+        """What is, of each service in use and its instances: JSON by `as_dict()`. From any thread; holds up no call."""
+        if self._balanced is None:
+            return StatusReader().read((), version())
+        status: ClientStatus = self._balanced.status()
+        return status
+
 
 class SyncClientMixin(ClientMixin):
+    def ready(self, service: str, timeout: float = 10.0) -> None:
+        """Wait until a service has instances, for readiness probes. Raises NoInstances, which says why it has none.
+
+        timeout: seconds
+        """
+        if self._balanced is not None:
+            self._balanced.wait_until_ready(service, timeout)
+
     def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
         """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
         token = send_context.set(SendContext(options_of(request), stream, transport=self._balanced))
@@ -129,6 +148,14 @@ class SyncClientMixin(ClientMixin):
 
 
 class AsyncClientMixin(ClientMixin):
+    async def ready(self, service: str, timeout: float = 10.0) -> None:
+        """Wait until a service has instances, for readiness probes. Raises NoInstances, which says why it has none.
+
+        timeout: seconds
+        """
+        if self._balanced is not None:
+            await self._balanced.wait_until_ready(service, timeout)
+
     async def send(self, request: Any, *, stream: bool = False, **keywords: Any) -> Any:
         """httpx's `send`. Its hops (auth, redirects, retries) share one deadline."""
         token = send_context.set(SendContext(options_of(request), stream, transport=self._balanced))
@@ -185,6 +212,8 @@ class Client(SyncClientMixin, httpx.Client):
     policies:   the settings of some services, each in place of `policy`
     connect:    a transport for an instance, in place of connections of our own: a Unix socket, a WSGI app, a mock
     observers:  callables that are told what happens (see `smartclient.events`)
+    status:     show `status()` on a Unix socket of this user's, for `smartclient top`; None: if the environment says
+                SMARTCLIENT_STATUS=1
     keywords:   httpx.Client's
     """
 
@@ -200,6 +229,7 @@ class Client(SyncClientMixin, httpx.Client):
             policies: Mapping[str, Policy] | None = None,
             connect: Callable[[Instance], httpx.BaseTransport] | None = None,
             observers: Iterable[Observer] = (),
+            status: bool | None = None,
             **keywords: Unpack[ClientKeywords],
         ) -> None: ...
 
@@ -222,5 +252,6 @@ class AsyncClient(AsyncClientMixin, httpx.AsyncClient):
             policies: Mapping[str, Policy] | None = None,
             connect: Callable[[Instance], httpx.AsyncBaseTransport] | None = None,
             observers: Iterable[Observer] = (),
+            status: bool | None = None,
             **keywords: Unpack[AsyncClientKeywords],
         ) -> None: ...

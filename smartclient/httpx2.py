@@ -118,6 +118,7 @@ class Client(SyncClientMixin, httpx2.Client):
             policies: Mapping[str, Policy] | None = None,
             connect: Callable[[Instance], httpx2.BaseTransport] | None = None,
             observers: Iterable[Observer] = (),
+            status: bool | None = None,
             **keywords: Unpack[ClientKeywords],
         ) -> None: ...
 
@@ -137,6 +138,7 @@ class AsyncClient(AsyncClientMixin, httpx2.AsyncClient):
             policies: Mapping[str, Policy] | None = None,
             connect: Callable[[Instance], httpx2.AsyncBaseTransport] | None = None,
             observers: Iterable[Observer] = (),
+            status: bool | None = None,
             **keywords: Unpack[AsyncClientKeywords],
         ) -> None: ...
 

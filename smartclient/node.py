@@ -42,6 +42,7 @@ class Node:
     instance:   what discovery says now
     weight:     the weight balancers use: the instance's, or less while it warms up
     in_flight:  attempts begun and not finished (a response body still open counts)
+    calls, failures: attempts, and failed ones
     excluded:   not to be picked: out (unless in panic), or of a priority or zone that is not in use
     removed:    discovery no longer names it: no new call, running ones finish
     answered_at: when it last answered; None: its latest attempt ended without an answer, or there was none
@@ -60,9 +61,11 @@ class Node:
     __slots__ = (
         "__weakref__",
         "answered_at",
+        "calls",
         "connections",
         "ejected_until",
         "excluded",
+        "failures",
         "health",
         "identity",
         "in_flight",
@@ -84,6 +87,8 @@ class Node:
         self.identity: str = identity_of(instance) if identity is None else identity
         self.weight: float = instance.weight
         self.in_flight: int = 0
+        self.calls: int = 0
+        self.failures: int = 0
         self.excluded: bool = False
         self.removed: bool = False
         self.answered_at: float | None = None

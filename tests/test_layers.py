@@ -22,6 +22,7 @@ FLOORS = [
     {"services"},
     {"calls"},
     {"connections"},
+    {"status"},
     {"transport"},
     {"client", "middleware"},
     {"httpx2"},
@@ -43,6 +44,7 @@ MAY_KNOW_HTTP = {
     "testing",
     "cli/demo",
     "cli/call",
+    "cli/top",
     "discovery/http",
     "discovery/http_client",
     "discovery/consul/source",
@@ -135,6 +137,7 @@ def test_time_and_chance_are_arguments() -> None:
         "testing/demo_server",
         "cli/demo",
         "cli/call",
+        "cli/top",
         "cli/resolve",
         "retry/retry_after",
     }

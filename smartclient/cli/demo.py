@@ -10,6 +10,7 @@ import asyncio
 import itertools
 import json
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -72,7 +73,7 @@ class Tally:
             self.ejections += 1
 
 
-def run(seconds: float, as_json: bool, consul: str | None) -> int:
+def run(seconds: float, as_json: bool, consul: str | None, status: bool = False) -> int:
     """Run the demo; its exit status."""
     with ExitStack() as stack:
         servers = [stack.enter_context(DemoServer(**settings)) for _, settings in FLEET]
@@ -82,7 +83,7 @@ def run(seconds: float, as_json: bool, consul: str | None) -> int:
             discovery = stack.enter_context(registered(consul, servers))
         ours, theirs = Tally(), Tally()
         show = stack.enter_context(screen(kinds, ours, theirs, quiet=as_json))
-        asyncio.run(traffic(seconds, discovery, list(kinds), ours, theirs, show))
+        asyncio.run(traffic(seconds, discovery, list(kinds), ours, theirs, show, status))
     if not as_json:
         print(verdict(ours, theirs, where="found in Consul" if consul else "given as a list"))
     else:
@@ -96,7 +97,13 @@ def run(seconds: float, as_json: bool, consul: str | None) -> int:
 
 
 async def traffic(
-    seconds: float, discovery: DiscoveryLike, addresses: list[str], ours: Tally, theirs: Tally, show: Callable[[], None]
+    seconds: float,
+    discovery: DiscoveryLike,
+    addresses: list[str],
+    ours: Tally,
+    theirs: Tally,
+    show: Callable[[], None],
+    status: bool = False,
 ) -> None:
     """The same calls at the same times through both clients. Open loop: a slow answer does not delay the next call."""
     async with httpx.AsyncClient(trust_env=False) as first:  # loads what httpx imports late: not measured
@@ -104,9 +111,11 @@ async def traffic(
     rotation = itertools.cycle(addresses)
     limits = httpx.Limits(max_connections=500)
     async with (
-        AsyncClient(discovery, observers=[ours.observe], trust_env=False, limits=limits) as balanced,
+        AsyncClient(discovery, observers=[ours.observe], trust_env=False, limits=limits, status=status) as balanced,
         httpx.AsyncClient(trust_env=False, limits=limits) as plain,
     ):
+        if status:
+            print(f"status: `smartclient top`, or {page_of(balanced)}")
         began = time.monotonic()
         tasks = []
         shown = 0.0
@@ -122,6 +131,21 @@ async def traffic(
                 show()
         await asyncio.gather(*tasks)
         show()
+
+
+def page_of(client: AsyncClient) -> str:
+    """Show its status on a page; where."""
+    from wsgiref.simple_server import WSGIRequestHandler, make_server
+
+    from ..status import wsgi_app
+
+    class Quiet(WSGIRequestHandler):
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = make_server("127.0.0.1", 0, wsgi_app(client), handler_class=Quiet)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return f"http://127.0.0.1:{server.server_port}/"
 
 
 async def one(client: httpx.AsyncClient, url: str, tally: Tally) -> None:

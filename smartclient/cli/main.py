@@ -26,10 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .simulate import run_simulation
 
         return run_simulation(parser, options)
+    if options.command == "top":
+        from .top import run_top
+
+        return run_top(parser, options)
     from .demo import Failed, run
 
     try:
-        return run(options.seconds, options.json, options.consul)
+        return run(options.seconds, options.json, options.consul, options.status)
     except Failed as error:
         parser.exit(2, f"smartclient demo: {error}\n")
     except KeyboardInterrupt:
@@ -49,6 +53,16 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--seconds", type=_positive, default=8.0, help="how long the traffic lasts (default 8)")
     demo.add_argument("--json", action="store_true", help="the result as one JSON object on the last line")
     demo.add_argument("--consul", metavar="URL", help="register the fleet with this Consul agent and discover it there")
+    demo.add_argument("--status", action="store_true", help="show its status to `smartclient top` and a browser")
+    top = commands.add_parser(
+        "top",
+        help="what running clients see: services, instances, who is out and why",
+        description="The status of the clients of this user's processes that show it (SMARTCLIENT_STATUS=1, or "
+        "Client(…, status=True)), live; piped, one plain snapshot. Exit status 1 if there is none.",
+    )
+    top.add_argument("target", nargs="?", metavar="PID | URL | SOCKET", help="one of them (default: all)")
+    top.add_argument("--interval", type=_positive, default=1.0, help="seconds between two looks (default 1)")
+    top.add_argument("--once", action="store_true", help="one snapshot")
     simulation = commands.add_parser(
         "simulate",
         help="play a scenario of servers and clients with each balancer, beside an oracle that sees all queues",

@@ -47,6 +47,12 @@ def table(result: dict[str, Any], servers: int) -> str:
             f"{name:22}{row['p50_ms']:10.1f}{row['p99_ms']:10.1f}{ratio:10.2f}{row['p999_ms']:10.1f}"
             f"{row['within_timeout']:10.2%}{row['failed']:10}{row['attempts']:10}{len(row['ejections']):10}  {spread}"
         )
+        for route, its in row.get("routes", {}).items():
+            least = oracle["routes"][route]["p99_ms"]
+            times = its["p99_ms"] / least if least else 1.0
+            lines.append(
+                f"  {route[:20]:20}{its['p50_ms']:10.1f}{its['p99_ms']:10.1f}{times:10.2f}{its['p999_ms']:10.1f}"
+            )
     return "\n".join(lines)
 
 
@@ -69,6 +75,7 @@ def draw(result: dict[str, Any], file: str) -> None:
     left.legend()
     for name, row in rows.items():
         right.plot(row["share"], label=name)
+    right.xaxis.get_major_locator().set_params(integer=True)
     right.set_xlabel("server")
     right.set_ylabel("share of the attempts")
     right.legend(fontsize="small")

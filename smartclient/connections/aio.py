@@ -174,6 +174,12 @@ class AsyncConnections(NodeConnections):
         self._shared: dict[Any, dict[Address, Shared]] = {}  # by loop
 
     @property
+    def idle(self) -> int:
+        """How many are unused, of all loops."""
+        stores = tuple(self._shared.values())
+        return sum(len(shared.idle) for by_address in stores for shared in tuple(by_address.values()))
+
+    @property
     def has_idle(self) -> bool:
         """Whether a request needs no new connection."""
         by_address = self._shared.get(current_loop(), {})

@@ -94,6 +94,11 @@ class SyncConnections(NodeConnections):
         self._stacks: dict[Address, Idle] = {}
 
     @property
+    def idle(self) -> int:
+        """How many are unused."""
+        return sum(len(stack) for stack in tuple(self._stacks.values()))
+
+    @property
     def has_idle(self) -> bool:
         """Whether a request needs no new connection."""
         return any(len(stack) for stack in tuple(self._stacks.values()))

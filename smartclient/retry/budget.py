@@ -46,14 +46,21 @@ class BudgetAccount:
         with self._lock:
             self._window.add(now, CALLS)
 
+    def left(self, now: float) -> int:
+        """Retries that may be made now."""
+        with self._lock:
+            return max(0, int(self._earned(now)))
+
     def take(self, now: float) -> bool:
         """Spend one retry, if the budget has it."""
-        settings = self._settings
         with self._lock:
-            calls, retries = self._window.sums(now)
-            earned = settings.ratio * calls + settings.min_per_second * settings.ttl
-            # Sums like 0.2 × 5 may not be exact: a small tolerance keeps the last retry.
-            if retries + 1 > earned + 1e-9:
+            if self._earned(now) < 1:
                 return False
             self._window.add(now, RETRIES)
             return True
+
+    def _earned(self, now: float) -> float:
+        """What is not spent yet. Sums like 0.2 × 5 may not be exact: a small tolerance keeps the last retry."""
+        calls, retries = self._window.sums(now)
+        settings = self._settings
+        return settings.ratio * calls + settings.min_per_second * settings.ttl - retries + 1e-9

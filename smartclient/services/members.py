@@ -35,6 +35,7 @@ class Members(Choices):
                     call.within is None or node.probe is call or turn >= TURNS or call.within(node)
                 ):
                     node.in_flight += 1
+                    node.calls += 1
                     self.in_flight += 1
                     return node
         raise AssertionError
@@ -50,6 +51,8 @@ class Members(Choices):
         node, outcome = attempt.node, attempt.outcome
         assert outcome is not None
         with self.lock:
+            if outcome is Outcome.FAILURE:
+                node.failures += 1
             if node.memory is not None and remember and outcome is Outcome.FAILURE:
                 self._remember(node, outcome, attempt.elapsed, retry_after, now)
             if node.health is not None:
@@ -74,6 +77,7 @@ class Members(Choices):
         """Its body failed after headers that were taken for a success."""
         node = attempt.node
         with self.lock:
+            node.failures += 1
             if node.memory is not None:
                 self._remember(node, Outcome.FAILURE, latency, None, now)
             if node.health is not None:

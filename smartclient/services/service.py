@@ -176,7 +176,7 @@ class Service:
         if self.policy.subset is not None and (told := members.want(*members.chooser.asked(call))):
             self._tell(told)
         if members.choice is None:
-            raise Unavailable(self._why_none())
+            raise Unavailable(self.why_none())
         node = members.claim(call)
         if call.remarked is not None:
             self.announce.favoured(call.remarked, now)
@@ -341,7 +341,8 @@ class Service:
                 self.members.chooser.room = self.admission.room
             self._count()
 
-    def _why_none(self) -> str:
+    def why_none(self) -> str:
+        """Why a call finds no instance."""
         known = len(self.nodes)
         if self.members.closed:
             return "the client has been closed"

@@ -43,6 +43,12 @@ class AsyncTransport(TransportBase):
             raise self._not_a_service(request)
         return await self._fallback.handle_async_request(request)
 
+    async def wait_until_ready(self, service: str, timeout: float) -> None:
+        """Wait until a service has instances. Raises NoInstances."""
+        until = self._clock() + timeout
+        while (waits := self._not_ready(service, until)) is not None:
+            await _wait(*waits, self._finish_lost)
+
     async def aclose(self) -> None:
         """Close all connections, those in use too; stop watching. In a cancelled scope as well."""
         with anyio.CancelScope(shield=True):

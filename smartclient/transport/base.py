@@ -28,12 +28,16 @@ from ..retry.request_body import RequestBody, body_of
 from ..services.attempt import AttemptOwner
 from ..services.call import EXTENSION, NO_OPTIONS, CallOptions
 from ..services.directory import Services
-from ..support.waiting import Places
+from ..services.status import ClientStatus, StatusReader
+from ..support.version import version
+from ..support.waiting import Places, Signal
 from .health_checks import Checker
 
 # Seconds after which a waiting call checks for lost places: a response that is dropped unread cannot wake a waiter,
 # since its destructor must not take a lock.
 LOST_INTERVAL = 0.1
+USUAL_LIMITS = {"max_connections": 100, "max_keepalive_connections": 20}  # httpx's own default for a client
+AGAIN = 0.5  # seconds after which a service without instances is looked at again
 
 send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
 
@@ -63,14 +67,12 @@ class TransportBase:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Any] | None = None,
         rng: Random | None = None,
+        status: bool | None = None,
         _connect_owned: bool = True,
     ) -> None:
-        source = _checked(discovery_of(discovery), connect)
-        if http2:
-            _require_h2()
+        source = _checked(discovery_of(discovery), connect, http2)
         httpx = self._flavour.httpx
-        # httpx's own default for a client: 100 connections, 20 kept alive, for 5 s.
-        limits = httpx.Limits(max_connections=100, max_keepalive_connections=20) if limits is None else limits
+        limits = httpx.Limits(**USUAL_LIMITS) if limits is None else limits
         self._clock = clock
         self._sleep = sleep or self._default_sleep
         self._fallback = fallback
@@ -104,6 +106,8 @@ class TransportBase:
             by_id=connect is not None,
             forgotten=None if self._checker is None else self._checker.forget,
         )
+        self._status = StatusReader()
+        self._status_socket: Any = self._status_on_a_socket() if _is_shown(status, trust_env) else None
         _all.add(self)
 
     def _new_checker(self, policies: Policies, connect: Any) -> Checker | None:
@@ -128,8 +132,26 @@ class TransportBase:
         """
         self._services.refresh(service)
 
+    def status(self) -> ClientStatus:
+        """What is, of each service in use and its instances: JSON by `as_dict()`. From any thread; holds up no call."""
+        return self._status.read(self._services, version())
+
+    def _status_on_a_socket(self) -> Any:
+        """Must not keep this transport alive."""
+        from ..status.socket import StatusSocket
+
+        this = weakref.ref(self)
+
+        def status() -> Any:
+            transport = this()
+            return StatusReader().read((), version()) if transport is None else transport.status()
+
+        return StatusSocket(status)
+
     def _stop(self) -> None:
         """Stop watching and checking, and remove all nodes."""
+        if self._status_socket is not None:
+            self._status_socket.close()
         self._services.close()
         if self._checker is not None:
             self._checker.close()
@@ -186,6 +208,23 @@ class TransportBase:
         if self._checker is not None:
             self._checker.after_fork()
         self._services.after_fork()
+        if self._status_socket is not None:
+            self._status_socket.after_fork()
+
+    def _not_ready(self, name: str, until: float) -> tuple[Any, float] | None:
+        """What to wait for until a service has instances, and how long; None: it has. Raises NoInstances if it is too
+        late.
+        """
+        service = self._services.get(name)
+        if service is None:
+            raise self._flavour.NoInstances.of(name, f"{self._services.discovery} does not cover it")
+        if service.nodes:
+            return None
+        left = until - self._clock()
+        if left <= 0:
+            raise self._flavour.NoInstances.of(name, service.why_none())
+        # A name without instances is forgotten, and asked for again.
+        return (Signal() if service.ready.fired else service.ready), min(left, AGAIN)
 
     def _not_a_service(self, request: Any) -> Exception:
         error: Exception = self._flavour.NoInstances.of(
@@ -193,6 +232,11 @@ class TransportBase:
             f"{self._services.discovery} does not cover this host, and there is no fallback transport",
         )
         return error
+
+
+def _is_shown(status: bool | None, trust_env: bool) -> bool:
+    """Whether the status is shown on a socket."""
+    return trust_env and os.environ.get("SMARTCLIENT_STATUS", "") not in ("", "0") if status is None else status
 
 
 def options_of(request: Any) -> CallOptions:
@@ -222,7 +266,9 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
 
 
-def _checked(source: Discovery | None, connect: Any) -> Discovery:
+def _checked(source: Discovery | None, connect: Any, http2: bool) -> Discovery:
+    if http2:
+        _require_h2()
     if source is None:
         raise TypeError("discovery: expected a source of instances, got None")
     if connect is not None and not callable(connect):

@@ -34,6 +34,12 @@ class SyncTransport(TransportBase):
             raise self._not_a_service(request)
         return self._fallback.handle_request(request)
 
+    def wait_until_ready(self, service: str, timeout: float) -> None:
+        """Wait until a service has instances. Raises NoInstances."""
+        until = self._clock() + timeout
+        while (waits := self._not_ready(service, until)) is not None:
+            _wait(*waits, self._finish_lost)
+
     def close(self) -> None:
         """Close all connections, those in use too; stop watching."""
         with ExitStack() as stack:  # from the last to the first; each step runs even if others fail

@@ -1,0 +1,130 @@
+"""`smartclient top`: the status of running clients, live in a terminal; off a terminal one plain snapshot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..status.socket import PATIENCE, sockets
+from ..status.words import duration, in_order, share, summary
+from ..support.untrusted import line
+
+WIDTH = 150  # off a terminal
+SHOWN = 30  # instances of a service
+COLOURS = {"usable": "green", "ejected": "red", "unhealthy": "red", "unused": "dim"}
+
+
+def run_top(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
+    """The command; its exit status."""
+    try:
+        from rich.console import Console
+    except ImportError:
+        parser.exit(2, "smartclient top needs rich: pip install 'smartclient[rich]'\n")
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    found = read(options.target)
+    if not found:
+        parser.exit(1, f"{nothing(options.target)}\n")
+    if options.once or not sys.stdout.isatty():
+        console.print(drawn(found))
+        return 0
+    from rich.live import Live
+
+    try:
+        with Live(drawn(found), console=console, screen=True, auto_refresh=False) as live:
+            while True:
+                time.sleep(options.interval)
+                live.update(drawn(read(options.target)), refresh=True)
+    except KeyboardInterrupt:
+        return 0
+
+
+def read(target: str | None) -> list[Mapping[str, Any]]:
+    """The status of each client that is meant: a process, a URL, a socket; None: all of this user's."""
+    if target is not None and target.startswith(("http://", "https://")):
+        return [one for one in [_over_http(target)] if one is not None]
+    if target is not None and not target.isdigit():
+        return [one for one in [_over_socket(Path(target))] if one is not None]
+    try:
+        paths = list(sockets())
+    except OSError:
+        return []
+    mine = [path for path in paths if target is None or path.name.startswith(f"{target}-")]
+    return [one for one in map(_over_socket, mine) if one is not None]
+
+
+def nothing(target: str | None) -> str:
+    if target is None:
+        return "no client shows its status: start one with SMARTCLIENT_STATUS=1, or Client(…, status=True)"
+    return f"{target}: no client shows its status there (SMARTCLIENT_STATUS=1, or Client(…, status=True))"
+
+
+def drawn(clients: list[Mapping[str, Any]]) -> Any:
+    """The clients as something that rich draws."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not clients:
+        return Text("no answer", style="red")
+    parts: list[Any] = []
+    for client in clients:
+        parts.append(Text(f"smartclient {line(str(client['version']))} in process {client['pid']}", style="bold"))
+        for service in client["services"]:
+            parts.append(Text(f"\n{line(service['name'])}", style="bold"))
+            parts += [Text(line(text), style="red" if bad else "dim") for text, bad in summary(service)]
+            parts.append(_table(service["instances"]))
+        if not client["services"]:
+            parts.append(Text("no service has been called yet", style="dim"))
+    return Group(*parts)
+
+
+def _table(instances: list[Mapping[str, Any]]) -> Any:
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
+    table.add_column("instance", no_wrap=True)
+    table.add_column("state", overflow="fold")
+    for column in ("calls", "failed", "share", "latency", "in flight", "idle"):
+        table.add_column(column, justify="right", no_wrap=True)
+    ordered = in_order(instances)
+    for one in ordered[:SHOWN]:
+        why = "" if one["returns_in"] is None else f"{duration(one['returns_in'])} left: "
+        why += one["why"] or ""
+        state = Text(line(one["state"]), style=COLOURS.get(one["state"], "yellow"))
+        cells = (
+            str(one["calls"]), str(one["failures"] or ""), share(one["share"]),
+            "" if one["latency"] is None else duration(one["latency"]),
+            str(one["in_flight"] or ""), str(one["connections"][0] or ""),
+        )  # fmt: skip
+        # Text, not markup: a "[" of a stranger's is a "[".
+        table.add_row(Text(line(one["address"])), state.append(f" {line(why)}", style="dim"), *map(Text, cells))
+    if len(ordered) > SHOWN:
+        table.add_row(Text(f"… {len(ordered) - SHOWN} more"))
+    return table
+
+
+def _over_socket(path: Path) -> Mapping[str, Any] | None:
+    import httpx
+
+    try:
+        with httpx.Client(transport=httpx.HTTPTransport(uds=os.fspath(path)), timeout=PATIENCE) as client:
+            said: Mapping[str, Any] = client.get("http://status/").json()
+            return said
+    except (httpx.HTTPError, json.JSONDecodeError):
+        return None
+
+
+def _over_http(url: str) -> Mapping[str, Any] | None:
+    import httpx
+
+    try:
+        said: Mapping[str, Any] = httpx.get(url, params={"format": "json"}, timeout=PATIENCE).json()
+        return said if "services" in said else None
+    except (httpx.HTTPError, ValueError, TypeError):
+        return None
