@@ -76,7 +76,7 @@ if TYPE_CHECKING:
     from .limits import AdaptiveLimit, Circuit, Limits, Throttle
     from .node import Memory, Node, Outcome
     from .policy import Policy
-    from .reports import AttemptReport, CallReport, report
+    from .reports import AttemptReport, CallReport, Candidate, Why, report
     from .retry.budget import RetryBudget
     from .retry.hedge import Hedge
     from .retry.retry import IDEMPOTENT, Retry
@@ -111,8 +111,10 @@ _WHERE = {
     "AttemptReport": "reports",
     "call": "services.call",
     "CallReport": "reports",
+    "Candidate": "reports",
     "deadline": "inherited",
     "report": "reports",
+    "Why": "reports",
     # instances, and where they come from (also in smartclient.discovery)
     "Cached": "discovery.cached",
     "Consul": "discovery.consul",
@@ -209,8 +211,10 @@ __all__ = [
     "AttemptReport",
     "call",
     "CallReport",
+    "Candidate",
     "deadline",
     "report",
+    "Why",
     # instances, and where they come from (also in smartclient.discovery)
     "Cached",
     "Consul",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,38 @@ from .instance import Instance
 
 KEY = "smartclient.call"  # in a response's extensions
 ATTRIBUTE = "_smartclient_report"  # on an exception
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An instance that was compared. parts: what its cost is made of, by name; "cost" is the whole, if there is one"""
+
+    instance: Instance
+    picked: bool
+    parts: Mapping[str, float]
+
+    def __str__(self) -> str:
+        parts = ", ".join(f"{name} {value:.3g}" for name, value in self.parts.items())
+        return f"{self.instance}{' (picked)' if self.picked else ''}: {parts}"
+
+
+@dataclass(frozen=True)
+class Why:
+    """Why an attempt went where it did (`call(explain=True)`).
+
+    balancer:    the algorithm's name
+    candidates:  the instances that were compared, the picked one first, then the least cost; of many the first 20
+    left_out:    instances that were not to be had, and the reason; of many the first 20
+    """
+
+    balancer: str
+    candidates: tuple[Candidate, ...]
+    left_out: tuple[tuple[Instance, str], ...]
+
+    def __str__(self) -> str:
+        compared = "; ".join(str(candidate) for candidate in self.candidates)
+        out = "; ".join(f"{instance} {reason}" for instance, reason in self.left_out)
+        return f"{self.balancer} compared {compared}{f'. Left out: {out}' if out else ''}"
 
 
 @dataclass(frozen=True)
@@ -20,6 +53,7 @@ class AttemptReport:
     error:    the exception in one line, if there was one
     elapsed:  seconds from sending to the response headers or the error
     waited:   seconds between the attempt before and this one
+    why:      why it went there; None: the call did not ask (`call(explain=True)`)
     """
 
     instance: Instance
@@ -28,6 +62,7 @@ class AttemptReport:
     error: str | None
     elapsed: float
     waited: float
+    why: Why | None = None
 
     def __str__(self) -> str:
         what = self.error or (f"status {self.status}" if self.status is not None else self.outcome)

@@ -243,6 +243,16 @@ class Adaptive(Balancer):
             return lambda call: nodes[0]
         return SpeedWeighted(self, nodes, rng)
 
+    def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> dict[str, float]:
+        memory, mean_weight = node.memory, fmean(one.weight for one in nodes) or 1.0
+        waiting = node.in_flight * mean_weight / (node.weight or mean_weight)
+        penalty = memory.penalty_left(call.now) * (waiting + 1.0) if memory.penalty else 0.0
+        parts = {"mean": memory.estimate, "usual in flight": memory.load - 1.0, "in flight": float(node.in_flight)}
+        parts |= {"weight": node.weight, "penalty": penalty, "picks of late": memory.picks}
+        return (
+            {"cost": memory.cost * (waiting + 1.0) + penalty, **parts} if memory.cost else {"unmeasured": 1.0, **parts}
+        )
+
 
 class SpeedWeighted:
     """The picker: cumulative draw weights, computed anew now and then by whichever call comes first."""

@@ -10,12 +10,14 @@ from __future__ import annotations
 import itertools
 from abc import ABC, abstractmethod
 from bisect import bisect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from random import Random as Rng
 from typing import Any, ClassVar, Protocol
 
 from ..node import Memory, Node
 from ..support.checks import Settings
+
+LIGHTEST = 1e-9  # instead of weight 0: such nodes are called if there are no others
 
 
 class PickCall(Protocol):
@@ -75,6 +77,12 @@ class Balancer(Settings, ABC):
     def for_service(self) -> Balancer:
         """What one service uses: itself, or something with a state of that service's own."""
         return self
+
+    def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> Mapping[str, float]:
+        """What a call would find at a node, in numbers with names; "cost" is what the picker compares. For
+        `call(explain=True)`.
+        """
+        return {"in flight": node.in_flight, "weight": node.weight}
 
     @abstractmethod
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:

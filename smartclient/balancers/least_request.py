@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random as Rng
 
 from ..node import Node
-from .base import Balancer, Picker, index_drawer
+from .base import LIGHTEST, Balancer, PickCall, Picker, index_drawer
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class LeastRequest(Balancer):
     """
 
     name = "least_request"
+
+    def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> dict[str, float]:
+        busy = (node.in_flight + 1) / (node.weight or LIGHTEST)
+        return {"cost": busy, "in flight": node.in_flight, "weight": node.weight}
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         draw = index_drawer([node.weight for node in nodes], rng)
@@ -42,6 +46,3 @@ class LeastRequest(Balancer):
             return rng.choices(best, [node.weight or LIGHTEST for node in best])[0]
 
         return pick
-
-
-LIGHTEST = 1e-9  # instead of weight 0: such nodes are called if there are no others

@@ -84,6 +84,13 @@ class PeakEwma(Balancer):
     def memory(self) -> PeakEwmaMemory:
         return PeakEwmaMemory(self)
 
+    def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> dict[str, float]:
+        mean = sum(one.weight for one in nodes) / len(nodes) or 1.0
+        cost = node.memory.cost(node.in_flight * mean / (node.weight or mean), call.now)
+        penalty = node.memory.penalty_left(call.now) if node.memory.penalty else 0.0
+        return {"cost": cost, "estimate": node.memory.estimate, "in flight": node.in_flight, "weight": node.weight,
+                "penalty": penalty}  # fmt: skip
+
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:
             return lambda call: nodes[0]

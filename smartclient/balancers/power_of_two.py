@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from random import Random as Rng
 
 from ..node import Node
-from .base import Balancer, Picker, pair_drawer
+from .base import LIGHTEST, Balancer, PickCall, Picker, pair_drawer
 
 
 @dataclass(frozen=True)
@@ -18,6 +18,10 @@ class PowerOfTwoChoices(Balancer):
     """
 
     name = "p2c"
+
+    def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> dict[str, float]:
+        busy = (node.in_flight + 1) / (node.weight or LIGHTEST)
+        return {"cost": busy, "in flight": node.in_flight, "weight": node.weight}
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:

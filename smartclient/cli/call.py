@@ -5,14 +5,24 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
 
 from ..client import Client
 from ..errors import describe
-from ..reports import report
-from ..support.untrusted import masked
+from ..reports import Why, report
+from ..services.call import call
+from ..support.untrusted import line, masked
+
+
+def explained(why: Why) -> Iterator[str]:
+    """Why an attempt went there, in lines."""
+    for candidate in why.candidates:
+        yield f"{why.balancer}: {candidate}"
+    for instance, reason in why.left_out:
+        yield f"left out: {instance}: {line(reason)}"
 
 
 def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
@@ -27,7 +37,7 @@ def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             began = time.monotonic()
             story: Any
             try:
-                response = client.request(options.method, options.url)
+                response = client.request(options.method, options.url, extensions=call(explain=options.explain))
                 what, story = str(response.status_code), report(response)
                 failed += response.status_code >= 500
             except httpx.HTTPError as error:
@@ -39,6 +49,8 @@ def run_call(parser: argparse.ArgumentParser, options: argparse.Namespace) -> in
             for attempt in story.attempts if story is not None else ():
                 said = attempt.error or (f"status {attempt.status}" if attempt.status else "")
                 print(f"        {attempt.instance}  {attempt.outcome}  {attempt.elapsed * 1000:.1f} ms  {said}")
+                for told in explained(attempt.why) if attempt.why is not None else ():
+                    print(f"          {told}")
             if story is None and number == 1:
                 where = masked(f"{options.url} is not a service of {options.discovery}")
                 print(f"      {where}: plain httpx", file=sys.stderr)

@@ -91,6 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     call.add_argument("url", metavar="URL")
     call.add_argument("-n", type=int, default=1, metavar="N", help="how many calls (default 1)")
     call.add_argument("--method", default="GET")
+    call.add_argument("--explain", action="store_true", help="why each attempt went where it did")
     for command in (resolve, call):
         command.add_argument("--discovery", metavar="URL", default=os.environ.get("SMARTCLIENT_DISCOVERY"),
                              required="SMARTCLIENT_DISCOVERY" not in os.environ,

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from ..node import Node, Outcome
-from ..reports import AttemptReport
+from ..reports import AttemptReport, Why
 from ..support.waiting import Places
 
 
@@ -55,6 +55,7 @@ class Attempt:
         "then",
         "unreached",
         "waited",
+        "why",
     )
 
     def __init__(
@@ -78,6 +79,7 @@ class Attempt:
         self.overtaken: bool = False  # another attempt of the call was faster
         self.stalled: float = 0.0  # total stall time of the client when it started
         self.late: str | None = None  # the error, if its call's time was over while its body was read
+        self.why: Why | None = None
         self.then: Callable[[], object] | None = None  # called once when it is over, if it is observed
         self._finished = False
 
@@ -134,4 +136,4 @@ class Attempt:
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)
-        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited)
+        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited, self.why)

@@ -12,10 +12,10 @@ from ..errors import annotate, say_where
 from ..events import NodeFavoured
 from ..node import Node
 from ..policy import check_times
-from ..reports import ATTRIBUTE, CallReport
+from ..reports import ATTRIBUTE, CallReport, Why
 from ..retry.hedge import Hedge
 from ..retry.retry import Retry
-from ..support.checks import Check, kind, metadata, optional, seconds, string
+from ..support.checks import Check, flag, kind, metadata, optional, seconds, string
 from .attempt import Attempt
 
 EXTENSION = "smartclient"
@@ -39,6 +39,7 @@ class CallOptions:
     prefer: Mapping[str, str] | EllipsisType | None = ...
     require: Mapping[str, str] | EllipsisType | None = ...
     hedge: Hedge | EllipsisType | None = ...
+    explain: bool = False
 
     def __post_init__(self) -> None:
         for name, check in CHECKS.items():
@@ -57,6 +58,7 @@ CHECKS: dict[str, Check] = {
     "prefer": optional(metadata),
     "require": optional(metadata),
     "hedge": optional(kind(Hedge)),
+    "explain": flag,
 }
 NO_OPTIONS = CallOptions()
 
@@ -70,6 +72,7 @@ def call(
     prefer: Mapping[str, str] | EllipsisType | None = ...,
     require: Mapping[str, str] | EllipsisType | None = ...,
     hedge: Hedge | EllipsisType | None = ...,
+    explain: bool = False,
 ) -> dict[str, Any]:
     """Extensions for one request: `client.get(url, extensions=smartclient.call(deadline=0.5))`.
 
@@ -83,8 +86,11 @@ def call(
     hedge:            a `Hedge`
     prefer:           metadata ({"version": "v2"}): instances that have it are used while there are any
     require:          metadata: no other instances are used; none has it: NoInstances
+
+    explain:          each attempt's report says why its instance was picked (`report(response).attempts[0].why`): who
+                      was compared, what each would have cost, who was left out
     """
-    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge)}
+    return {EXTENSION: CallOptions(hash_key, deadline, attempt_timeout, retry, prefer, require, hedge, explain)}
 
 
 class Call:
@@ -97,6 +103,7 @@ class Call:
     rather:     nodes that its next attempt should go to, if there are any
     prefers:    the node of the request before it in the same auth flow: a challenge is answered where it was made
     remarked:   what its picker said of a node
+    why:        why its latest node was picked, if it asks
     free:       attempts that never reached a server, and were not counted
     served:     the node whose response it returned, unless that was a redirect
     """
@@ -119,6 +126,7 @@ class Call:
         "service",
         "started",
         "tried",
+        "why",
         "within",
     )
 
@@ -141,6 +149,7 @@ class Call:
         self.served: Node | None = None
         self.free: int = 0
         self.remarked: NodeFavoured | None = None
+        self.why: Why | None = None
 
     @property
     def hash_key(self) -> str | None:

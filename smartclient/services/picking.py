@@ -23,6 +23,7 @@ from ..support.hashing import SPAN, hash_of
 from ..support.loggers import logger
 from ..topology.groups import Group, arrange, is_well
 from .call import Call
+from .explaining import Watched, noted, why
 
 Metadata = Mapping[str, str]
 MANY = 64  # with more nodes than this a retry looks at a sample, not at all of them
@@ -162,6 +163,8 @@ class Chooser:
         """The node of the call's next attempt. Raises Unavailable. in_flight: of all nodes together."""
         require, prefer = self.required(call), self.preferred(call)
         call.within = self.room
+        if call.options.explain and not self.balancer.over_members:
+            return self._explained(call, choice, members, require, prefer)
         if self.balancer.over_members:
             node = self._by_table(call, choice, require, prefer, in_flight)
         elif not (require or prefer):
@@ -169,10 +172,24 @@ class Chooser:
         else:
             node = self._by_metadata(call, choice, members, require, prefer)
         if node is not None:
+            if call.options.explain:
+                call.why = why(self.balancer, call, node, {}, members, members)
             return node
         found = self._candidates(call, choice, members, require, prefer)
         # A table for a single call would be expensive.
         return (Random().picker(found, self.rng) if self.balancer.over_members else self._made(found))(call)
+
+    def _explained(
+        self, call: Call, choice: Choice, members: tuple[Node, ...], require: Metadata | None, prefer: Metadata | None
+    ) -> Node:
+        """By a picker of its own, which is watched."""
+        found = self._candidates(call, choice, members, require, prefer)
+        watched = Watched(found, noted(self.balancer, call, found))
+        picker = self._made(watched)
+        watched.looked_at.clear()
+        node = picker(call)
+        call.why = why(self.balancer, call, node, watched.looked_at, found, members)
+        return node
 
     def _by_shared_picker(self, call: Call, choice: Choice, members: tuple[Node, ...]) -> Node | None:
         """A first attempt asks the picker of all; with many nodes a retry looks at a sample of them."""

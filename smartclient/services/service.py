@@ -183,7 +183,7 @@ class Service:
         if call.attempt == 1 and self.budget is not None and not call.retried:
             self.budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
-        attempt.stalled = self.stalls.total
+        attempt.stalled, attempt.why = self.stalls.total, call.why
         if node.probe is call:
             node.probe = attempt
         call.attempts.append(attempt)

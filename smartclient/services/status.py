@@ -15,6 +15,7 @@ from weakref import WeakKeyDictionary
 from ..node import Node
 from ..policy import Policy
 from .service import Service
+from .states import state_of
 
 _PLACE = re.compile(r" (?:object )?at 0x[0-9a-f]+")
 RECENT, KEPT = 10.0, 6  # seconds between two sets of counts that are kept, and how many are
@@ -169,7 +170,7 @@ def _written(value: object) -> str:
 
 def _instance(node: Node, share: float, now: float) -> InstanceStatus:
     instance, connections = node.instance, node.connections
-    state, why, until = _state(node, now)
+    state, why, until = state_of(node)
     latency = getattr(node.memory, "estimate", None)
     idle = 0 if connections is None else connections.idle
     return InstanceStatus(
@@ -189,23 +190,3 @@ def _instance(node: Node, share: float, now: float) -> InstanceStatus:
         metadata=dict(instance.metadata),
         connections=(idle, node.in_flight),
     )
-
-
-def _state(node: Node, now: float) -> tuple[str, str | None, float | None]:
-    """A node's state, why, and until when."""
-    if node.unhealthy:
-        return "unhealthy", "active checks fail", None
-    if not node.instance.healthy:
-        return "unhealthy", "its registry says so", None
-    until = node.ejected_until
-    if until is not None:
-        finding = None if node.health is None else node.health.finding
-        why = "ejected" if finding is None else f"{finding.rule}: {finding.reason}"
-        return ("probing" if node.probe is not None else "ejected"), why, until
-    if node.paused_until is not None:
-        return "paused", "it asked for a pause (Retry-After)", node.paused_until
-    if node.excluded:
-        return "unused", "its priority, zone or weight is not in use", None
-    if node.warm_since is not None:
-        return "warming", f"slow start: {node.weight:.3g} of a weight of {node.instance.weight:.3g}", None
-    return "usable", None, None
