@@ -185,7 +185,7 @@ _WHERE = {
     "NoInstances": "errors",
     "Overloaded": "errors",
 }
-_PACKAGES = {"balancers", "discovery", "httpx2", "middleware", "status", "testing"}
+_PACKAGES = {"balancers", "discovery", "httpx2", "middleware", "prometheus", "status", "testing"}
 
 __all__ = [
     # clients, and the transports beneath them

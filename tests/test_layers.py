@@ -24,7 +24,7 @@ FLOORS = [
     {"connections"},
     {"status"},
     {"transport"},
-    {"client", "middleware"},
+    {"client", "middleware", "prometheus"},
     {"httpx2"},
     {"testing"},
     {"__init__"},

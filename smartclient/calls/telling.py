@@ -26,6 +26,8 @@ SHOWN = 5  # attempts in the story of a call
 def call_started(state: CallState) -> None:
     call, service, request = state.call, state.service, state.request
     call.id = next_id()
+    if not service.observers.want(CallStarted):
+        return
     url = request.url.copy_with(userinfo=b"") if request.url.userinfo else request.url
     service.observers(CallStarted(call.id, service.name, request.method, str(url)))
 
@@ -35,6 +37,8 @@ def attempt_started(state: CallState, attempt: Attempt, kind: str) -> None:
         kind = "probe"
     attempt.then = partial(_attempt_finished, state, attempt, kind)
     service = state.service
+    if not service.observers.want(AttemptStarted):
+        return
     service.observers(AttemptStarted(state.call.id, service.name, attempt.node.instance, attempt.number, kind))
 
 

@@ -98,7 +98,7 @@ class TransportBase:
         self._services = Services(
             source,
             settings,
-            observers=Observers(observers),
+            observers=Observers(observers, self),
             retire_node=_retire,
             clock=clock,
             rng=rng,

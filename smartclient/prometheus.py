@@ -1,0 +1,264 @@
+"""Prometheus: an observer that counts. Needs the extra: pip install 'smartclient[prometheus]'.
+
+    from smartclient.prometheus import Metrics
+
+    client = smartclient.Client("consul://127.0.0.1:8500", observers=[Metrics()])
+
+What happens is counted as it happens; what is (instances, calls in flight) is read from `client.status()` when
+Prometheus asks. In prometheus-client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR: gunicorn), where collectors of one
+process alone are silently absent, it is written once a second while there are calls.
+
+    smartclient_calls_total{service, method, outcome}                smartclient_call_duration_seconds{service, method}
+    smartclient_attempts_total{service, kind, outcome}               smartclient_attempt_duration_seconds{service}
+    smartclient_calls_refused_total{service, reason}                 smartclient_retries_denied_total{service, reason}
+    smartclient_ejections_total{service, rule}                       smartclient_connections_total{service, reused}
+    smartclient_discovery_failures_total{service}                    smartclient_queue_seconds{service}
+    smartclient_instances{service, state}                            smartclient_in_flight{service}
+    smartclient_discovery_age_seconds{service}                       smartclient_retry_budget{service}
+    smartclient_circuit_open{service}
+
+Labels are bounded, whatever is called: methods come of a list, else "_OTHER"; so does a service that no registry has
+listed. A dashboard and alerts: examples/observability.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+from weakref import WeakSet
+
+from .events import (
+    AttemptFinished,
+    CallFinished,
+    DiscoveryFailed,
+    InstancesChanged,
+    NodeEjected,
+    RetryDenied,
+)
+from .services.status import ClientStatus, ServiceStatus
+
+try:
+    import prometheus_client
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+except ImportError:
+    raise ImportError("smartclient.prometheus needs prometheus-client: pip install 'smartclient[prometheus]'") from None
+
+OTHER = "_OTHER"
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+STATES = ("usable", "ejected", "probing", "unhealthy", "paused", "warming", "unused")
+MOST_SERVICES = 1000
+WRITTEN_EVERY = 1.0  # seconds, in multiprocess mode
+BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# Of a service: name, what it says, how processes are added up, how it is read.
+GAUGES: tuple[tuple[str, str, str, Callable[[ServiceStatus], float | None]], ...] = (
+    ("smartclient_in_flight", "Attempts in flight.", "livesum", lambda one: one.in_flight),
+    ("smartclient_discovery_age_seconds", "Since the source last sent a list.", "livemostrecent", lambda one: one.age),
+    ("smartclient_retry_budget", "Retries that may be made now.", "livesum", lambda one: one.retry_budget),
+    ("smartclient_circuit_open", "1: calls fail at once.", "livemax",
+     lambda one: None if one.circuit is None else float(one.circuit == "open")),
+)  # fmt: skip
+INSTANCES = ("smartclient_instances", "Instances by state, as this client sees them.")
+
+
+class Metrics:
+    """An observer; one may serve several clients.
+
+    registry:      prometheus-client's; None: its own default one
+    per_instance:  also what each instance has had, by address: `smartclient_instance_…`. Series of instances that are
+                   gone disappear. Not in multiprocess mode, where series cannot be removed: ValueError
+    """
+
+    def __init__(
+        self, registry: Any = None, per_instance: bool = False, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._several = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        if per_instance and self._several:
+            raise ValueError("Metrics(per_instance=True): series cannot be removed in multiprocess mode")
+        registry = prometheus_client.REGISTRY if registry is None else registry
+        self._per_instance = per_instance
+        self._clients: WeakSet[Any] = WeakSet()
+        self._listed: set[str] = set()
+        self._clock = clock
+        self._write_at = 0.0
+
+        def counter(name: str, text: str, *labels: str) -> _Children:
+            return _Children(prometheus_client.Counter(name, text, labels, registry=registry))
+
+        def histogram(name: str, text: str, *labels: str) -> _Children:
+            return _Children(prometheus_client.Histogram(name, text, labels, registry=registry, buckets=BUCKETS))
+
+        def gauge(name: str, text: str, mode: Any, *labels: str) -> _Children:
+            return _Children(prometheus_client.Gauge(name, text, labels, registry=registry, multiprocess_mode=mode))
+
+        self._calls = counter("smartclient_calls_total", "Calls that are over.", "service", "method", "outcome")
+        self._durations = histogram(
+            "smartclient_call_duration_seconds", "Up to the headers or the error, waits included.", "service", "method"
+        )
+        self._attempts = counter("smartclient_attempts_total", "Attempts that are over.", "service", "kind", "outcome")
+        self._attempt_durations = histogram(
+            "smartclient_attempt_duration_seconds", "Up to the headers or the error.", "service"
+        )
+        self._refused = counter(
+            "smartclient_calls_refused_total", "Calls that were not let through.", "service", "reason"
+        )
+        self._denied = counter("smartclient_retries_denied_total", "Retries that were not made.", "service", "reason")
+        self._ejections = counter("smartclient_ejections_total", "Instances taken out.", "service", "rule")
+        self._connections = counter("smartclient_connections_total", "Connections that were used.", "service", "reused")
+        self._failures = counter("smartclient_discovery_failures_total", "Errors of the source.", "service")
+        self._queued = histogram("smartclient_queue_seconds", "Waits for a place, of calls that waited.", "service")
+        self._tell: dict[type[Any], Callable[[Any], None]] = {
+            CallFinished: self._call,
+            AttemptFinished: self._attempt,
+            RetryDenied: lambda event: self._denied(self._service(event), event.reason).inc(),
+            NodeEjected: lambda event: self._ejections(self._service(event), event.rule).inc(),
+            DiscoveryFailed: lambda event: self._failures(self._service(event)).inc(),
+            InstancesChanged: self._changed,
+        }
+        self.wants = frozenset(self._tell)
+        if self._several:
+            self._gauges = {name: gauge(name, text, mode, "service") for name, text, mode, _ in GAUGES}
+            self._states = gauge(*INSTANCES, "livemostrecent", "service", "state")
+        else:
+            registry.register(_Collector(self))
+
+    def __call__(self, event: Any) -> None:
+        tell = self._tell.get(type(event))
+        if tell is not None:
+            tell(event)
+
+    def watch(self, client: Any) -> None:
+        """Called with each client that it observes."""
+        self._clients.add(client)
+
+    def statuses(self) -> Iterator[ClientStatus]:
+        for client in tuple(self._clients):
+            yield client.status()
+
+    # ---- events ----
+
+    def _call(self, event: CallFinished) -> None:
+        service = self._service(event)
+        method = event.method if event.method in METHODS else OTHER
+        self._calls(service, method, event.outcome).inc()
+        self._durations(service, method).observe(event.elapsed)
+        if event.reason is not None:
+            self._refused(service, event.reason).inc()
+        if event.queued:
+            self._queued(service).observe(event.queued)
+        if self._several and (now := self._clock()) >= self._write_at:
+            self._write_at = now + WRITTEN_EVERY
+            self._write()
+
+    def _attempt(self, event: AttemptFinished) -> None:
+        service = self._service(event)
+        self._attempts(service, event.kind, event.outcome).inc()
+        self._attempt_durations(service).observe(event.elapsed)
+        if event.reused:
+            self._connections(service, "true").inc()
+        elif event.connecting:
+            self._connections(service, "false").inc()
+
+    def _changed(self, event: InstancesChanged) -> None:
+        if event.instances and len(self._listed) < MOST_SERVICES:
+            self._listed.add(event.service)
+
+    def _service(self, event: Any) -> str:
+        """The label: anybody may call any name."""
+        service: str = event.service
+        return service if service in self._listed else OTHER
+
+    # ---- what is ----
+
+    def _write(self) -> None:
+        """In multiprocess mode: what a collector would say."""
+        for status in self.statuses():
+            for one in status.services:
+                service = one.name if one.name in self._listed else OTHER
+                for name, _, _, read in GAUGES:
+                    if (value := read(one)) is not None:
+                        self._gauges[name](service).set(value)
+                for state, count in _counted(one).items():
+                    self._states(service, state).set(count)
+
+    def families(self) -> Iterable[Any]:
+        """Outside of multiprocess mode: what is, in this moment."""
+        services = [one for status in self.statuses() for one in status.services if one.name in self._listed]
+        for name, text, _, read in GAUGES:
+            family = GaugeMetricFamily(name, text, labels=("service",))
+            for service, value in _added((one.name, read(one)) for one in services).items():
+                family.add_metric((service,), value)
+            yield family
+        family = GaugeMetricFamily(*INSTANCES, labels=("service", "state"))
+        for one in {one.name: one for one in services}.values():
+            for state, count in _counted(one).items():
+                family.add_metric((one.name, state), count)
+        yield family
+        if self._per_instance:
+            yield from self._of_instances(services)
+
+    def _of_instances(self, services: Iterable[ServiceStatus]) -> Iterable[Any]:
+        labels = ("service", "instance")
+        calls = CounterMetricFamily("smartclient_instance_attempts", "Attempts on an instance.", labels=labels)
+        failures = CounterMetricFamily("smartclient_instance_failures", "Failed attempts on it.", labels=labels)
+        in_flight = GaugeMetricFamily("smartclient_instance_in_flight", "Attempts in flight there.", labels=labels)
+        latency = GaugeMetricFamily("smartclient_instance_latency_seconds", "As the balancer sees it.", labels=labels)
+        usable = GaugeMetricFamily("smartclient_instance_usable", "0: it is out.", labels=labels)
+        for one in {one.name: one for one in services}.values():
+            for instance in one.instances:
+                key = (one.name, instance.address)
+                calls.add_metric(key, instance.calls)
+                failures.add_metric(key, instance.failures)
+                in_flight.add_metric(key, instance.in_flight)
+                if instance.latency is not None:
+                    latency.add_metric(key, instance.latency)
+                usable.add_metric(key, float(instance.state in ("usable", "warming")))
+        return calls, failures, in_flight, latency, usable
+
+
+class _Children:
+    """A metric's children by their labels: `labels()` costs more than counting."""
+
+    def __init__(self, metric: Any) -> None:
+        self._metric = metric
+        self._known: dict[tuple[str, ...], Any] = {}
+
+    def __call__(self, *labels: str) -> Any:
+        child = self._known.get(labels)
+        if child is None:
+            child = self._known[labels] = self._metric.labels(*labels)
+        return child
+
+
+class _Collector:
+    """Asked by a registry."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def collect(self) -> Iterable[Any]:
+        return self._metrics.families()
+
+    def describe(self) -> Iterable[Any]:
+        return ()
+
+
+def _counted(service: ServiceStatus) -> dict[str, int]:
+    """Instances in each state, those without any as well: a series that comes and goes alerts nobody."""
+    counts = dict.fromkeys(STATES, 0)
+    for instance in service.instances:
+        counts[instance.state] += 1
+    return counts
+
+
+def _added(values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """Of several clients of one service the sum."""
+    sums: dict[str, float] = {}
+    for service, value in values:
+        if value is not None:
+            sums[service] = sums.get(service, 0.0) + value
+    return sums
+
+
+__all__ = ["Metrics"]
