@@ -64,7 +64,7 @@ def call_lost(state: CallState, error: Exception) -> None:
         f"{one.instance} {line(one.error or f'status {one.status}')} ({one.elapsed:.3f} s)"
         for one in (attempt.report() for attempt in call.attempts[-SHOWN:])
     )
-    attempts = f"{len(call.attempts)} attempts: {tried}" if tried else "nothing was sent"
+    attempts = f"{len(call.attempts)} attempt(s): {tried}" if tried else "nothing was sent"
     took = call.finished - call.started
     state.service.announce.lost(
         f"a {line(state.request.method)} is lost after {took:.3f} s: {what}; {attempts}", call.finished

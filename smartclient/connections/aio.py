@@ -29,7 +29,8 @@ from .dialing import Dialing
 from .link import Link
 from .multiplexed import Shared, SharedRequest, send_shared
 from .network import async_backend
-from .request import Address, instance_request
+from .patched import asend_through_tool, is_patched
+from .request import Address, InMemory, instance_request
 from .response_body import ResponseBody
 
 AFTERWARDS = 0.005  # seconds
@@ -138,25 +139,6 @@ class TimedBody:
             await self._chunks.aclose()
 
 
-class InMemory:
-    """A request body in memory. httpx's own is an async generator, which httpcore leaves unfinished when it cannot
-    send all of it: trio warns about that.
-    """
-
-    __slots__ = ("_chunks",)
-
-    def __init__(self, chunks: Iterable[bytes]) -> None:
-        self._chunks = iter(chunks)
-
-    def __aiter__(self) -> InMemory:
-        return self
-
-    async def __anext__(self) -> bytes:
-        for chunk in self._chunks:
-            return chunk
-        raise StopAsyncIteration
-
-
 @cache
 def body_class(flavour: Flavour) -> Any:
     """`AsyncBody` as a byte stream of that flavour: its client checks."""
@@ -185,8 +167,15 @@ class AsyncConnections(NodeConnections):
         by_address = self._shared.get(current_loop(), {})
         return any(len(shared.idle) or any(True for _ in shared) for shared in by_address.values())
 
-    async def send(self, request: Any, effect: Send) -> Any:
-        """Send on an idle connection, else a new one; the response, its body unread."""
+    async def send(self, request: Any, effect: Send, direct: bool = False) -> Any:
+        """Send on an idle connection, else a new one; the response, its body unread. direct: past tools that patch
+        httpx
+        """
+        method = self.dialing.flavour.httpx.AsyncHTTPTransport.handle_async_request
+        if method is not self.dialing.own_method and not direct and self.transport is None:
+            if is_patched(method, self.dialing.flavour):
+                return await asend_through_tool(self, request, effect)
+            self.dialing.own_method = method
         times = effect.timeouts
         if times is None or times.ends_at is None:
             return await self._send(request, effect, [])
@@ -208,7 +197,7 @@ class AsyncConnections(NodeConnections):
             self._loop = current_loop()
             response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
             if not response.is_closed:  # MockTransport's are, from the start
-                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
+                response.stream = self.body_of(response.stream, effect)
             return response
         engine_request = self.engine_request(request, effect, address)
         if isinstance(effect.stream, flavour.ByteStream):

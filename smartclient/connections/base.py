@@ -36,6 +36,7 @@ class NodeConnections:
         self.transport: Any = None if dialing.connect is None else dialing.connect(node.instance)
         self._service = service
         self._instance = node.instance
+        self._body_class: Any = None
         self.addresses: dict[tuple[str, int | None], Address] = {}
 
     def address(self, request: Any) -> Address:
@@ -100,6 +101,10 @@ class NodeConnections:
         if self.dialing.owned:
             inherited.append(self.transport)
             self.node.connections = None
+
+    def body_of(self, stream: Any, effect: Send) -> Any:
+        """A stream that is not of a connection of ours, as a body whose end is that of its attempt."""
+        return self._body_class(stream, self, effect.attempt, effect.context, None, None)
 
     def response(self, raw: Any, body: Any) -> Any:
         return self.dialing.flavour.httpx.Response(

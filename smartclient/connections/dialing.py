@@ -23,6 +23,7 @@ class Dialing:
     owned:        whether such a transport is closed with its node
     active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
     lost:         attempts whose response was forgotten unread, for the next call to finish
+    own_method:   of httpx's transport, as httpx has it: nobody has patched it (`patched`)
     sweep:        looks through the idle connections of all nodes
     """
 
@@ -43,6 +44,7 @@ class Dialing:
         self.connect = connect
         self.owned = owned
         self.active: dict[Attempt, Link | None] = {}
+        self.own_method: Any = None
         self.lost: deque[Attempt] = deque()
         self.sweep: Sweep = Sweep()
         self.http1 = http1

@@ -6,6 +6,7 @@ again.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -54,6 +55,25 @@ class EngineRequest:
         self.headers: Any = headers
         self.stream: Any = stream
         self.extensions: Any = extensions
+
+
+class InMemory:
+    """A request body in memory. httpx's own is an async generator, which httpcore leaves unfinished when it cannot
+    send all of it: trio warns about that.
+    """
+
+    __slots__ = ("_chunks",)
+
+    def __init__(self, chunks: Iterable[bytes]) -> None:
+        self._chunks = iter(chunks)
+
+    def __aiter__(self) -> InMemory:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for chunk in self._chunks:
+            return chunk
+        raise StopAsyncIteration
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from .frames import Frames
 from .idle import Idle
 from .link import Link
 from .network import sync_backend
+from .patched import is_patched, send_through_tool
 from .request import Address, instance_request
 from .response_body import ResponseBody
 
@@ -103,15 +104,22 @@ class SyncConnections(NodeConnections):
         """Whether a request needs no new connection."""
         return any(len(stack) for stack in tuple(self._stacks.values()))
 
-    def send(self, request: Any, effect: Send) -> Any:
-        """Send on an idle connection, else a new one; the response, its body unread."""
+    def send(self, request: Any, effect: Send, direct: bool = False) -> Any:
+        """Send on an idle connection, else a new one; the response, its body unread. direct: past tools that patch
+        httpx
+        """
         attempt, dialing = effect.attempt, self.dialing
         flavour = dialing.flavour
+        method = flavour.httpx.HTTPTransport.handle_request
+        if method is not dialing.own_method and not direct and self.transport is None:
+            if is_patched(method, flavour):
+                return send_through_tool(self, request, effect)
+            dialing.own_method = method
         address = self.address(request)
         if self.transport is not None:
             response = self.transport.handle_request(instance_request(request, effect, address, flavour))
             if not response.is_closed:  # MockTransport's are, from the start
-                response.stream = self._body_class(response.stream, self, attempt, effect.context, None, None)
+                response.stream = self.body_of(response.stream, effect)
             return response
         engine_request = self.engine_request(request, effect, address)
         stack = self._stacks.get(address)
