@@ -29,7 +29,7 @@ from .dialing import Dialing
 from .link import Link
 from .multiplexed import Shared, SharedRequest, send_shared
 from .network import async_backend
-from .patched import asend_through_tool, is_patched
+from .patched import asend_through_tool
 from .request import Address, InMemory, instance_request
 from .response_body import ResponseBody
 
@@ -172,10 +172,8 @@ class AsyncConnections(NodeConnections):
         httpx
         """
         method = self.dialing.flavour.httpx.AsyncHTTPTransport.handle_async_request
-        if method is not self.dialing.own_method and not direct and self.transport is None:
-            if is_patched(method, self.dialing.flavour):
-                return await asend_through_tool(self, request, effect)
-            self.dialing.own_method = method
+        if method is not self.dialing.own_method and not direct and self.is_patched(method):
+            return await asend_through_tool(self, request, effect)
         times = effect.timeouts
         if times is None or times.ends_at is None:
             return await self._send(request, effect, [])

@@ -17,6 +17,7 @@ from ..node import Node
 from ..services.attempt import Attempt, AttemptOwner
 from .dialing import Dialing
 from .link import Link
+from .patched import is_patched
 from .request import Address, EngineRequest, EngineURL, address_of, extensions_for, headers_for
 
 # In a forked child: kept unclosed, since closing would write to the parent's sockets or use loops that are not here.
@@ -101,6 +102,13 @@ class NodeConnections:
         if self.dialing.owned:
             inherited.append(self.transport)
             self.node.connections = None
+
+    def is_patched(self, method: Any) -> bool:
+        """Whether a tool must see our attempts: it has put that method in the place of httpx's own."""
+        if self.transport is not None or is_patched(method, self.dialing.flavour):
+            return self.transport is None
+        self.dialing.own_method = method
+        return False
 
     def body_of(self, stream: Any, effect: Send) -> Any:
         """A stream that is not of a connection of ours, as a body whose end is that of its attempt."""

@@ -17,7 +17,7 @@ from .frames import Frames
 from .idle import Idle
 from .link import Link
 from .network import sync_backend
-from .patched import is_patched, send_through_tool
+from .patched import send_through_tool
 from .request import Address, instance_request
 from .response_body import ResponseBody
 
@@ -111,10 +111,8 @@ class SyncConnections(NodeConnections):
         attempt, dialing = effect.attempt, self.dialing
         flavour = dialing.flavour
         method = flavour.httpx.HTTPTransport.handle_request
-        if method is not dialing.own_method and not direct and self.transport is None:
-            if is_patched(method, flavour):
-                return send_through_tool(self, request, effect)
-            dialing.own_method = method
+        if method is not dialing.own_method and not direct and self.is_patched(method):
+            return send_through_tool(self, request, effect)
         address = self.address(request)
         if self.transport is not None:
             response = self.transport.handle_request(instance_request(request, effect, address, flavour))
