@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import socket
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -84,16 +83,3 @@ def agents(consul_binary: str, tmp_path: Path) -> Iterator[Callable[..., Agent]]
     yield start
     for agent in started:
         agent.stop(9)
-
-
-@pytest.fixture
-def free_port() -> Callable[[], int]:
-    """A port that nobody listens on."""
-
-    def find() -> int:
-        with socket.socket() as one:
-            one.bind(("127.0.0.1", 0))
-            port: int = one.getsockname()[1]
-            return port
-
-    return find

@@ -10,12 +10,12 @@ import shutil
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+from agent import free_port
 from driving import needs, until
 from prometheus_client import CollectorRegistry, generate_latest, start_http_server
 
@@ -252,7 +252,7 @@ def test_the_dashboard_and_the_alerts_ask_for_what_there_is(fleet: Any, counted:
 
 
 @pytest.mark.live
-def test_a_real_prometheus(tmp_path: Path, fleet: Any, counted: Counted, free_port: Callable[[], int]) -> None:
+def test_a_real_prometheus(tmp_path: Path, fleet: Any, counted: Counted) -> None:
     """It accepts the rules, scrapes, and says that calls are lost while everything is down."""
     prometheus, promtool = shutil.which("prometheus"), shutil.which("promtool")
     needs(None if prometheus and promtool else "no Prometheus (Debian: prometheus)")

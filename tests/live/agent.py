@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -29,11 +30,20 @@ def consul_program() -> str | None:
     return done.stdout.strip() or None
 
 
+# Below the ports that the kernel gives to connections, each worker of pytest's from a place of its own: a port that is
+# free now is still free when its server starts.
+_ports = itertools.count(10_000 + int(os.environ.get("PYTEST_XDIST_WORKER", "gw7")[2:]) % 8 * 2750)
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    while True:
+        port = next(_ports)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Agent:
