@@ -47,6 +47,7 @@ MAY_KNOW_HTTP = {
     "cli/top",
     "discovery/http",
     "discovery/http_client",
+    "discovery/http_transport",
     "discovery/consul/source",
     "discovery/consul/agent",
     "discovery/consul/registration",

@@ -19,6 +19,7 @@ import httpcore
 import httpx
 
 from ..support.untrusted import from_json
+from .http_transport import DirectTransport, unlogged
 
 MOST_BYTES = 64 << 20  # of an answer, after decompression
 Lines = Iterator[list[bytes]]
@@ -67,7 +68,7 @@ class HttpClient:
         self.timeout = timeout
         self._most = most
         self._network = Network()
-        transport = httpx.HTTPTransport(verify=verify)
+        transport = DirectTransport(verify=verify)
         # httpx has no option for its pool's network backend.
         transport._pool = self._pool = httpcore.ConnectionPool(
             ssl_context=verify, max_connections=1, network_backend=self._network, uds=uds
@@ -110,7 +111,7 @@ class HttpClient:
         timeout = httpx.Timeout(self.timeout, read=self.timeout + wait)
         request = self._client.build_request(method, path, timeout=timeout, **options)
         self._network.ends_at = self._end(wait)
-        answer = self._client.send(request, stream=True)
+        answer = self._send(request)
         try:
             content = bytearray()
             for piece in self._pieces(answer):
@@ -130,7 +131,7 @@ class HttpClient:
         timeout = httpx.Timeout(self.timeout, read=quiet)
         request = self._client.build_request(method, path, timeout=timeout, **options)
         self._network.ends_at = self._end(quiet)
-        answer = self._client.send(request, stream=True)
+        answer = self._send(request)
         try:
             if answer.status_code == 200:
                 yield self._batches(answer)
@@ -145,6 +146,10 @@ class HttpClient:
         finally:
             self._network.ends_at = None
             answer.close()
+
+    def _send(self, request: httpx.Request) -> httpx.Response:
+        with unlogged():
+            return self._client.send(request, stream=True)
 
     def _end(self, wait: float = 0.0) -> float:
         """When the answer to the current request must be complete. wait: seconds in which no data may arrive"""

@@ -375,3 +375,21 @@ def test_a_watch_that_fails_after_its_list_backs_off(caplog: pytest.LogCaptureFi
         assert 3 <= Forbidden.lists <= 7  # 0.1, 0.2, 0.4, 0.8 s, each less some jitter
     assert caplog.text.count("is forbidden") == 1
     assert "answers again" not in caplog.text
+
+
+def test_requests_to_registries_are_out_of_sight(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """No spans, no cassettes, no lines of httpx: tools that patch httpx do not see them."""
+
+    def patched(transport: httpx.HTTPTransport, request: httpx.Request) -> httpx.Response:
+        raise AssertionError("seen")
+
+    monkeypatch.setattr(httpx.HTTPTransport, "handle_request", patched)
+    with answering(lambda one: one.sendall(OK + b"Content-Length: 2\r\n\r\n{}")) as address:
+        with caplog.at_level("INFO", "httpx"), asking(address) as client:
+            assert client.get("/v1/things").json() == {}
+            assert not caplog.records
+            with httpx.Client(transport=httpx.MockTransport(lambda _: httpx.Response(200))) as another:
+                another.get("http://elsewhere/")
+            assert len(caplog.records) == 1
