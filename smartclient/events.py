@@ -2,8 +2,8 @@
 
 Observers are called in the thread where it happened (a call's own thread or event loop, or a discovery thread), with no
 lock held. One that raises is logged once and never breaks a call. Without observers no events are created. One that has
-a method `watch` is given each client it observes, for its `status()`. One that has `wants`, a set of kinds of events,
-may not be told of others.
+`wants`, a frozenset of kinds of events, may not be told of others; if it has a method `watch`, too, that is given each
+client it observes, for its `status()`.
 """
 
 from __future__ import annotations
@@ -258,18 +258,23 @@ Observer = Callable[[Event], object]
 class Observers:
     """The observers of one client. False when there are none: ask before building an event."""
 
-    def __init__(self, observers: Iterable[Observer] = (), client: Any = None) -> None:
+    def __init__(self, observers: Iterable[Observer] = ()) -> None:
         if callable(observers):
             raise TypeError(f"observers: expected a list of callables, got {observers!r}")
         self._observers = tuple(observers)
         for observer in self._observers:
             if not callable(observer):
                 raise TypeError(f"observers: expected callables, got {observer!r}")
-            if client is not None and hasattr(observer, "watch"):
-                observer.watch(client)
         wanted: list[Any] = [getattr(observer, "wants", None) for observer in self._observers]
-        self._wanted: frozenset[Any] | None = None if None in wanted else frozenset().union(*wanted)
+        all_told = not all(isinstance(kinds, frozenset) for kinds in wanted)  # another's `wants` may be anything
+        self._wanted: frozenset[Any] | None = None if all_told else frozenset().union(*wanted)
         self._failed: set[int] = set()
+
+    def watch(self, client: Any) -> None:
+        """Tell those that ask which client they observe."""
+        for observer in self._observers:
+            if isinstance(getattr(observer, "wants", None), frozenset) and hasattr(observer, "watch"):
+                observer.watch(client)
 
     def want(self, kind: type[Event]) -> bool:
         """Whether anybody wants events of that kind."""

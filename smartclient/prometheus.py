@@ -24,6 +24,7 @@ listed. A dashboard and alerts: examples/observability.
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -37,7 +38,7 @@ from .events import (
     NodeEjected,
     RetryDenied,
 )
-from .services.status import ClientStatus, ServiceStatus
+from .services.status import ClientStatus, InstanceStatus, ServiceStatus
 
 try:
     import prometheus_client
@@ -78,6 +79,7 @@ class Metrics:
             raise ValueError("Metrics(per_instance=True): series cannot be removed in multiprocess mode")
         registry = prometheus_client.REGISTRY if registry is None else registry
         self._per_instance = per_instance
+        self._lock = threading.Lock()
         self._clients: WeakSet[Any] = WeakSet()
         self._listed: set[str] = set()
         self._clock = clock
@@ -130,10 +132,13 @@ class Metrics:
 
     def watch(self, client: Any) -> None:
         """Called with each client that it observes."""
-        self._clients.add(client)
+        with self._lock:
+            self._clients.add(client)
 
     def statuses(self) -> Iterator[ClientStatus]:
-        for client in tuple(self._clients):
+        with self._lock:
+            clients = tuple(self._clients)
+        for client in clients:
             yield client.status()
 
     # ---- events ----
@@ -173,21 +178,24 @@ class Metrics:
 
     def _write(self) -> None:
         """In multiprocess mode: what a collector would say."""
-        for status in self.statuses():
-            for one in status.services:
-                service = one.name if one.name in self._listed else OTHER
-                for name, _, _, read in GAUGES:
-                    if (value := read(one)) is not None:
-                        self._gauges[name](service).set(value)
-                for state, count in _counted(one).items():
-                    self._states(service, state).set(count)
+        services = self._services()
+        for name, _, mode, read in GAUGES:
+            for service, value in _together(mode, ((one.name, read(one)) for one in services)).items():
+                self._gauges[name](service).set(value)
+        for one in {one.name: one for one in services}.values():
+            for state, count in _counted(one).items():
+                self._states(one.name, state).set(count)
+
+    def _services(self) -> list[ServiceStatus]:
+        """Of all clients, those that a registry has listed."""
+        return [one for status in self.statuses() for one in status.services if one.name in self._listed]
 
     def families(self) -> Iterable[Any]:
         """Outside of multiprocess mode: what is, in this moment."""
-        services = [one for status in self.statuses() for one in status.services if one.name in self._listed]
-        for name, text, _, read in GAUGES:
+        services = self._services()
+        for name, text, mode, read in GAUGES:
             family = GaugeMetricFamily(name, text, labels=("service",))
-            for service, value in _added((one.name, read(one)) for one in services).items():
+            for service, value in _together(mode, ((one.name, read(one)) for one in services)).items():
                 family.add_metric((service,), value)
             yield family
         family = GaugeMetricFamily(*INSTANCES, labels=("service", "state"))
@@ -205,15 +213,18 @@ class Metrics:
         in_flight = GaugeMetricFamily("smartclient_instance_in_flight", "Attempts in flight there.", labels=labels)
         latency = GaugeMetricFamily("smartclient_instance_latency_seconds", "As the balancer sees it.", labels=labels)
         usable = GaugeMetricFamily("smartclient_instance_usable", "0: it is out.", labels=labels)
-        for one in {one.name: one for one in services}.values():
+        found: dict[tuple[str, str], list[InstanceStatus]] = {}
+        for one in services:
             for instance in one.instances:
-                key = (one.name, instance.address)
-                calls.add_metric(key, instance.calls)
-                failures.add_metric(key, instance.failures)
-                in_flight.add_metric(key, instance.in_flight)
-                if instance.latency is not None:
-                    latency.add_metric(key, instance.latency)
-                usable.add_metric(key, float(instance.state in ("usable", "warming")))
+                found.setdefault((one.name, instance.address), []).append(instance)
+        for key, of_clients in found.items():
+            calls.add_metric(key, sum(instance.calls for instance in of_clients))
+            failures.add_metric(key, sum(instance.failures for instance in of_clients))
+            in_flight.add_metric(key, sum(instance.in_flight for instance in of_clients))
+            latencies = [instance.latency for instance in of_clients if instance.latency is not None]
+            if latencies:
+                latency.add_metric(key, max(latencies))
+            usable.add_metric(key, min(float(instance.state in ("usable", "warming")) for instance in of_clients))
         return calls, failures, in_flight, latency, usable
 
 
@@ -252,13 +263,13 @@ def _counted(service: ServiceStatus) -> dict[str, int]:
     return counts
 
 
-def _added(values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
-    """Of several clients of one service the sum."""
-    sums: dict[str, float] = {}
+def _together(mode: str, values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """Of several clients of one service: the sum of what adds up, else the greatest."""
+    found: dict[str, list[float]] = {}
     for service, value in values:
         if value is not None:
-            sums[service] = sums.get(service, 0.0) + value
-    return sums
+            found.setdefault(service, []).append(value)
+    return {service: sum(its) if mode == "livesum" else max(its) for service, its in found.items()}
 
 
 __all__ = ["Metrics"]

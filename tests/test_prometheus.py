@@ -189,6 +189,20 @@ def test_a_hedge_that_lost_is_counted_once(fleet: Any, counted: Counted) -> None
         until(lambda: counted['smartclient_in_flight{service="orders"}'] == 0)
 
 
+def test_several_clients_of_one_service() -> None:
+    """What adds up is added; an age is that of the oldest."""
+    counted = Counted(per_instance=True)
+    clients = [Client({"orders": ["10.0.0.1:80"]}, transport=ANSWERING, observers=[counted.metrics]) for _ in range(3)]
+    for client in clients:
+        for _ in range(5):
+            client.get(URL)
+    oldest = max(client.status().services[0].age for client in clients)
+    assert (counted['smartclient_discovery_age_seconds{service="orders"}'] or 0) < oldest + 1
+    assert counted['smartclient_instance_attempts_total{service="orders",instance="10.0.0.1:80"}'] == 15
+    for client in clients:
+        client.close()
+
+
 WORKER = """
     import os, sys, httpx, smartclient
     from smartclient.prometheus import Metrics

@@ -62,9 +62,11 @@ class CallFlow:
                 yield from self._wait(pause)
             response = self._outcome()
         except Exception as error:
-            if self._response is not None:  # a strategy of the user's raised
-                yield Discard(self._response)
-            self._conclude(error)
+            try:
+                if self._response is not None:  # a strategy of the user's raised
+                    yield Discard(self._response)
+            finally:
+                self._conclude(error)
             raise
         except BaseException as error:
             self._conclude(error)

@@ -74,8 +74,15 @@ def call_lost(state: CallState, error: Exception) -> None:
 def call_finished(state: CallState, attempt: Attempt | None, status: int | None, error: BaseException | None) -> None:
     """The flow is over. If it returned a response whose body is still open, the call is not."""
     elapsed = state.clock() - state.call.started
-    if error is None and attempt is not None and attempt.then is not None:
-        attempt.then = partial(_body_over, state, attempt, attempt.then, status, elapsed)
+    then = None
+    if error is None and attempt is not None:
+        then, attempt.then = attempt.then, None  # taken out first: another thread may be closing the client
+    if then is not None and attempt is not None:
+        attempt.then = partial(_body_over, state, attempt, then, status, elapsed)
+        if attempt.over:
+            then, attempt.then = attempt.then, None
+            if then is not None:
+                then()
     else:
         outcome = _outcome(state, error)
         _tell_end(state, outcome, status, None if error is None else describe(error), elapsed)

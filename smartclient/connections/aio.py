@@ -172,16 +172,15 @@ class AsyncConnections(NodeConnections):
         httpx
         """
         method = self.dialing.flavour.httpx.AsyncHTTPTransport.handle_async_request
-        if method is not self.dialing.own_method and not direct and self.is_patched(method):
-            return await asend_through_tool(self, request, effect)
+        patched = method is not self.dialing.own_method and not direct and self.is_patched(method)
         times = effect.timeouts
         if times is None or times.ends_at is None:
-            return await self._send(request, effect, [])
+            return await (asend_through_tool(self, request, effect) if patched else self._send(request, effect, []))
         # For what has no httpcore timeout: users' transports, HTTP/2 streams that wait for each other, slow bodies. The
         # timeouts of the phases come first, since their errors say more.
         made: list[Link] = []
         with anyio.move_on_after(times.cut(None) + AFTERWARDS):  # type: ignore[operator]
-            return await self._send(request, effect, made)
+            return await (asend_through_tool(self, request, effect) if patched else self._send(request, effect, made))
         httpx = self.dialing.flavour.httpx
         if made and made[0].backend.stream is None:
             raise httpx.ConnectTimeout("out of time while connecting")

@@ -14,8 +14,11 @@ from functools import cache
 from types import FunctionType, SimpleNamespace
 from typing import Any
 
+import anyio
+
 from ..calls.effects import Send
 from ..flavour import Flavour
+from ..retry.request_body import WatchedStream
 
 
 def is_patched(method: Any, flavour: Flavour) -> bool:
@@ -90,7 +93,11 @@ def send_through_tool(connections: Any, request: Any, effect: Send) -> Any:
     """An attempt of the blocking client."""
     flavour, pool = connections.dialing.flavour, Pool(connections, request, effect)
     transport = _private(flavour, False)(pool)
-    response = transport.handle_request(_for_the_tool(request, effect, flavour))
+    effect.attempt.held = True
+    try:
+        response = transport.handle_request(_for_the_tool(request, effect, flavour))
+    finally:
+        effect.attempt.held = False
     return _from_the_tool(response, pool, connections, effect)
 
 
@@ -98,5 +105,12 @@ async def asend_through_tool(connections: Any, request: Any, effect: Send) -> An
     """An attempt of the async client."""
     flavour, pool = connections.dialing.flavour, Pool(connections, request, effect)
     transport = _private(flavour, True)(pool)
-    response = await transport.handle_async_request(_for_the_tool(request, effect, flavour))
+    effect.attempt.held = True
+    try:
+        response = await transport.handle_async_request(_for_the_tool(request, effect, flavour))
+    finally:
+        effect.attempt.held = False
+        if isinstance(effect.stream, WatchedStream):
+            with anyio.CancelScope(shield=True):
+                await effect.stream.aclose()
     return _from_the_tool(response, pool, connections, effect)

@@ -40,6 +40,7 @@ class Attempt:
         "elapsed",
         "error",
         "failures_before",
+        "held",
         "in_body",
         "late",
         "node",
@@ -78,6 +79,9 @@ class Attempt:
         self.unreached: bool = False  # it could not connect
         self.overtaken: bool = False  # another attempt of the call was faster
         self.stalled: float = 0.0  # total stall time of the client when it started
+        self.held: bool = (
+            False  # a tool that patches httpx has its response: not judged yet, whatever it does to the body
+        )
         self.late: str | None = None  # the error, if its call's time was over while its body was read
         self.why: Why | None = None
         self.then: Callable[[], object] | None = None  # called once when it is over, if it is observed
@@ -89,6 +93,11 @@ class Attempt:
         not count, and neither does the time to connect.
         """
         return max(self.elapsed - self.connecting, 0.0) + self.in_body
+
+    @property
+    def over(self) -> bool:
+        """It is finished."""
+        return self._finished
 
     def judge(
         self,
@@ -120,7 +129,7 @@ class Attempt:
 
     def finish(self) -> None:
         """It is over: the node has one call less in flight."""
-        if self._finished:
+        if self._finished or self.held:
             return
         self._finished = True
         try:

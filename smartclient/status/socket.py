@@ -15,6 +15,7 @@ import socket
 import stat
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -84,20 +85,23 @@ class StatusSocket:
             for _ in sockets():  # removes stale ones
                 pass
             path = folder() / f"{os.getpid()}-{next(_numbers)}.sock"
+            while path.exists():  # of a process with our number elsewhere (containers)
+                path = path.with_name(f"{os.getpid()}-{next(_numbers)}.sock")
             if len(os.fsencode(path)) > LONGEST:
                 raise OSError(f"{path} is longer than a socket's path may be ({LONGEST} bytes); set XDG_RUNTIME_DIR")
-            listener = socket.socket(socket.AF_UNIX)
+            listener, unready = socket.socket(socket.AF_UNIX), path.with_suffix(".new")
             try:
-                listener.bind(str(path))
-                path.chmod(0o600)
+                # Under another name until it listens: whoever finds one that refuses takes it for a crash's.
+                listener.bind(str(unready))
+                unready.chmod(0o600)
                 listener.listen(READERS)
+                unready.rename(path)
                 threading.Thread(target=_serve, args=(listener, weakref.ref(self)), name="smartclient-status",
                                  daemon=True).start()  # fmt: skip
             except BaseException:
                 listener.close()
-                path.unlink(missing_ok=True)
                 raise
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, AttributeError) as error:  # the last where there are no Unix sockets, or users
             logger.warning("the status socket could not be opened: %s", error)
             return
         self._listener, self.path = listener, path
@@ -109,7 +113,8 @@ class StatusSocket:
         try:
             with reader:
                 reader.settimeout(PATIENCE)
-                reader.recv(65536)
+                if not reader.recv(65536):
+                    return  # somebody who only wanted to know whether we are here
                 body = json.dumps(self._status().as_dict()).encode()
                 reader.sendall(HEAD % len(body) + body)
         except OSError:
@@ -132,8 +137,11 @@ def _serve(listener: socket.socket, owner: weakref.ref[StatusSocket]) -> None:
     while True:
         try:
             reader, _ = listener.accept()
-        except OSError:  # closed
-            return
+        except OSError:
+            if listener.fileno() == -1 or owner() is None:  # closed
+                return
+            time.sleep(0.05)  # out of descriptors, say
+            continue
         one = owner()
         if one is None:
             reader.close()

@@ -73,9 +73,8 @@ class TransportBase:
         source = _checked(discovery_of(discovery), connect, http2)
         httpx = self._flavour.httpx
         limits = httpx.Limits(**USUAL_LIMITS) if limits is None else limits
-        self._clock = clock
         self._sleep = sleep or self._default_sleep
-        self._fallback = fallback
+        self._clock, self._fallback = clock, fallback
         self._lock = threading.Lock()
         self._places = None if limits.max_connections is None else Places(limits.max_connections)
         self._dialing = Dialing(
@@ -98,7 +97,7 @@ class TransportBase:
         self._services = Services(
             source,
             settings,
-            observers=Observers(observers, self),
+            observers=(told := Observers(observers)),
             retire_node=_retire,
             clock=clock,
             rng=rng,
@@ -109,6 +108,7 @@ class TransportBase:
         self._status = StatusReader()
         self._status_socket: Any = self._status_on_a_socket() if _is_shown(status, trust_env) else None
         _all.add(self)
+        told.watch(self)
 
     def _new_checker(self, policies: Policies, connect: Any) -> Checker | None:
         """The one that makes active checks, if a policy asks for them."""

@@ -11,8 +11,10 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import MagicMock, Mock
 
 import anyio
+import httpx
 import pytest
 from driving import until
 
@@ -459,3 +461,36 @@ def test_a_probe_is_told_as_one(fleet: Any) -> None:
     ejected = seen.of(smartclient.NodeEjected)
     assert ejected[0].rule in {"consecutive_5xx", "consecutive_gateway_failure", "evidence"}
     assert seen.paired()
+
+
+def test_an_error_after_an_error_does_not_hide_the_end(fleet: Any) -> None:
+    """The user's strategy raises, and so does the close of the response that it was asked about."""
+
+    class Body(httpx.SyncByteStream):
+        def __iter__(self) -> Any:
+            yield b"x"
+
+        def close(self) -> None:
+            raise OSError("it cannot be closed")
+
+    def strategy(state: Any) -> bool:
+        raise ZeroDivisionError
+
+    seen = Seen()
+    transport = httpx.MockTransport(lambda request: httpx.Response(503, stream=Body()))
+    policy = Policy(retry=Retry(retry=strategy, methods=set()))
+    with smartclient.Client(
+        {"orders": ["10.0.0.1:80"]}, policy=policy, transport=transport, observers=[seen]
+    ) as client:
+        with pytest.raises(Exception):  # noqa: B017
+            client.post(URL)
+    assert seen.paired()
+
+
+@pytest.mark.parametrize("kind", [Mock, MagicMock])
+def test_a_mock_is_an_observer(fleet: Any, kind: Any) -> None:
+    observer = kind()
+    with smartclient.Client({"orders": fleet(1).addresses}, observers=[observer]) as client:
+        assert client.get(URL).status_code == 200
+    told = [type(one.args[0]) for one in observer.call_args_list]
+    assert {CallStarted, AttemptStarted, AttemptFinished, CallFinished} <= set(told)

@@ -10,6 +10,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
+import anyio
 import httpx
 import pytest
 from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
@@ -135,6 +136,43 @@ def test_what_is_discarded_is_closed(driver: Any, monkeypatch: pytest.MonkeyPatc
         assert all(node.in_flight == 0 for node in client.nodes())
 
 
+def test_a_tool_that_reads_the_body_hides_nothing_from_health(
+    driver: Any, fleet: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync, asynchronous = driver.httpx.HTTPTransport.handle_request, driver.httpx.AsyncHTTPTransport.handle_async_request
+
+    def handle_request(transport: Any, request: Any) -> Any:
+        response = sync(transport, request)
+        response.read()
+        return response
+
+    async def handle_async_request(transport: Any, request: Any) -> Any:
+        response = await asynchronous(transport, request)
+        await response.aread()
+        return response
+
+    monkeypatch.setattr(driver.httpx.HTTPTransport, "handle_request", handle_request)
+    monkeypatch.setattr(driver.httpx.AsyncHTTPTransport, "handle_async_request", handle_async_request)
+    with driver.client({"orders": fleet(1, FAILING).addresses}, policy=Policy(retry=None, outlier=None)) as client:
+        for _ in range(3):
+            story = report(client.get(URL))
+            assert story is not None
+            assert [(attempt.outcome, attempt.status) for attempt in story.attempts] == [("failure", 503)]
+        [node] = client.nodes()
+        assert (node.calls, node.failures, node.in_flight) == (3, 3, 0)
+
+
+def test_a_deadline_holds_for_tools(async_driver: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def handle_async_request(transport: Any, request: Any) -> Any:
+        await anyio.sleep(5)
+        return async_driver.httpx.Response(200)
+
+    monkeypatch.setattr(async_driver.httpx.AsyncHTTPTransport, "handle_async_request", handle_async_request)
+    with async_driver.client({"orders": ["10.0.0.1:80"]}, policy=Policy(deadline=0.2, retry=None)) as client:
+        with pytest.raises(async_driver.names.DeadlineExceeded):
+            client.get(URL)
+
+
 # ---- the tools ----
 
 
@@ -153,8 +191,6 @@ def spans() -> Any:
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_opentelemetry_s_own_instrumentation(fleet: Any, spans: Any, asynchronous: bool) -> None:
-    import anyio
-
     servers = fleet(2)
     servers[0].behave(FAILING)
     policy = Policy("round_robin", outlier=None)
@@ -178,8 +214,6 @@ def test_opentelemetry_s_own_instrumentation(fleet: Any, spans: Any, asynchronou
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_pytest_httpx(httpx_mock: Any, asynchronous: bool) -> None:
-    import anyio
-
     httpx_mock.add_response(status_code=503)
     httpx_mock.add_response(url=URL, json={"mocked": True})
 
@@ -199,7 +233,6 @@ def test_pytest_httpx(httpx_mock: Any, asynchronous: bool) -> None:
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_vcrpy_records_and_replays(fleet: Any, tmp_path: Path, asynchronous: bool) -> None:
     """From vcrpy 7 on. What was recorded is found again whichever instance is picked: it has the service's URL."""
-    import anyio
     import vcr
 
     servers = fleet(3, Behaviour(body=b"recorded"))
