@@ -26,6 +26,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 from weakref import WeakSet
@@ -38,6 +39,7 @@ from .events import (
     NodeEjected,
     RetryDenied,
 )
+from .services.states import STATES
 from .services.status import ClientStatus, InstanceStatus, ServiceStatus
 
 try:
@@ -48,7 +50,6 @@ except ImportError:
 
 OTHER = "_OTHER"
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
-STATES = ("usable", "ejected", "probing", "unhealthy", "paused", "warming", "unused")
 MOST_SERVICES = 1000
 WRITTEN_EVERY = 1.0  # seconds, in multiprocess mode
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -182,9 +183,8 @@ class Metrics:
         for name, _, mode, read in GAUGES:
             for service, value in _together(mode, ((one.name, read(one)) for one in services)).items():
                 self._gauges[name](service).set(value)
-        for one in {one.name: one for one in services}.values():
-            for state, count in _counted(one).items():
-                self._states(one.name, state).set(count)
+        for service, state, count in _counted(services):
+            self._states(service, state).set(count)
 
     def _services(self) -> list[ServiceStatus]:
         """Of all clients, those that a registry has listed."""
@@ -199,9 +199,8 @@ class Metrics:
                 family.add_metric((service,), value)
             yield family
         family = GaugeMetricFamily(*INSTANCES, labels=("service", "state"))
-        for one in {one.name: one for one in services}.values():
-            for state, count in _counted(one).items():
-                family.add_metric((one.name, state), count)
+        for service, state, count in _counted(services):
+            family.add_metric((service, state), count)
         yield family
         if self._per_instance:
             yield from self._of_instances(services)
@@ -255,12 +254,12 @@ class _Collector:
         return ()
 
 
-def _counted(service: ServiceStatus) -> dict[str, int]:
-    """Instances in each state, those without any as well: a series that comes and goes alerts nobody."""
-    counts = dict.fromkeys(STATES, 0)
-    for instance in service.instances:
-        counts[instance.state] += 1
-    return counts
+def _counted(services: Iterable[ServiceStatus]) -> Iterator[tuple[str, str, int]]:
+    """Instances of each service in each state, none as well: a series that comes and goes alerts nobody."""
+    for one in {one.name: one for one in services}.values():
+        counts = Counter(instance.state for instance in one.instances)
+        for state in STATES:
+            yield one.name, state, counts[state]
 
 
 def _together(mode: str, values: Iterable[tuple[str, float | None]]) -> dict[str, float]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..status.socket import PATIENCE, sockets
-from ..status.words import duration, in_order, share, summary
+from ..status.words import duration, in_order, reason, share, summary
 from ..support.untrusted import line
 
 WIDTH = 150  # off a terminal
@@ -94,8 +94,6 @@ def _table(instances: list[Mapping[str, Any]]) -> Any:
         table.add_column(column, justify="right", no_wrap=True)
     ordered = in_order(instances)
     for one in ordered[:SHOWN]:
-        why = "" if one["returns_in"] is None else f"{duration(one['returns_in'])} left: "
-        why += one["why"] or ""
         state = Text(line(one["state"]), style=COLOURS.get(one["state"], "yellow"))
         cells = (
             str(one["calls"]), str(one["failures"] or ""), share(one["share"]),
@@ -103,7 +101,7 @@ def _table(instances: list[Mapping[str, Any]]) -> Any:
             str(one["in_flight"] or ""), str(one["connections"][0] or ""),
         )  # fmt: skip
         # Text, not markup: a "[" of a stranger's is a "[".
-        table.add_row(Text(line(one["address"])), state.append(f" {line(why)}", style="dim"), *map(Text, cells))
+        table.add_row(Text(line(one["address"])), state.append(f" {line(reason(one))}", style="dim"), *map(Text, cells))
     if len(ordered) > SHOWN:
         table.add_row(Text(f"… {len(ordered) - SHOWN} more"))
     return table

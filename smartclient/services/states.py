@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from ..node import Node
 
+# The worst first.
+STATES = ("ejected", "probing", "unhealthy", "paused", "warming", "usable", "unused")
+
 
 def state_of(node: Node) -> tuple[str, str | None, float | None]:
     """A node's state (`InstanceStatus.state`), why, and until when."""

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
+from ..services.states import STATES
 from ..support.untrusted import line
-from .words import ORDER, duration, in_order, share, summary
+from .words import duration, in_order, reason, share, summary
 
 AT_ONCE = 30  # usable instances that are shown; the others on demand
 COLUMNS = (
@@ -95,16 +96,14 @@ def _class(column: str) -> str:
 
 
 def _row(one: Mapping[str, Any], greatest: float) -> str:
-    state = one["state"] if one["state"] in ORDER else "unused"
-    why = "" if one["returns_in"] is None else f"{duration(one['returns_in'])} left: "
-    why += one["why"] or ""
+    state = one["state"] if one["state"] in STATES else "unused"
     width = 8 * one["share"] / greatest
     name = f"{one['id']} " if one["id"] else ""
     more = ", ".join(f"{key}={value}" for key, value in one["metadata"].items())
     rank = f" priority {one['priority']}" if one["priority"] else ""
     cells = (
         f'<td class="i" title="{said(name)}{said(more)}">{said(one["address"])}</td>',
-        f'<td><span class="{state}">{state}</span> <span class="dim">{said(why)}</span></td>',
+        f'<td><span class="{state}">{state}</span> <span class="dim">{said(reason(one))}</span></td>',
         f'<td class="n">{one["calls"]}</td>',
         f'<td class="n">{one["failures"] or ""}</td>',
         f'<td><span class="bar" style="width:{width:.2f}em"></span>{share(one["share"])}</td>',

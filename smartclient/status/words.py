@@ -6,8 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-# The states, the worst first.
-ORDER = ("ejected", "probing", "unhealthy", "paused", "warming", "usable", "unused")
+from ..services.states import STATES
 
 
 def in_order(instances: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -19,7 +18,7 @@ def summary(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     """A service in lines; whether a line is bad news."""
     states = Counter(one["state"] for one in service["instances"])
     count = len(service["instances"])
-    listed = ", ".join(f"{states[state]} {state}" for state in ORDER if states[state]) or "none"
+    listed = ", ".join(f"{states[state]} {state}" for state in STATES if states[state]) or "none"
     yield f"{count} instances ({listed}) from {service['source']}, listed {duration(service['age'])} ago", not count
     if service["panic"]:
         yield "Panic: too many instances are out, so all of them get calls.", True
@@ -40,6 +39,12 @@ def summary(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
         yield "policy: " + ", ".join(f"{name}={value}" for name, value in service["policy"].items()), False
 
 
+def reason(instance: Mapping[str, Any]) -> str:
+    """Why an instance is in its state, and for how long."""
+    left = "" if instance["returns_in"] is None else f"{duration(instance['returns_in'])} left: "
+    return left + (instance["why"] or "")
+
+
 def duration(seconds: float) -> str:
     """For people: 0.3 ms, 25 ms, 1.2 s, 3 min, 2 h."""
     if seconds < 0.01:
@@ -58,4 +63,4 @@ def share(part: float) -> str:
 
 
 def _rank(state: str) -> int:
-    return ORDER.index(state) if state in ORDER else len(ORDER)
+    return STATES.index(state) if state in STATES else len(STATES)

@@ -156,37 +156,27 @@ def broken_body(world: World) -> None:
         world.fails(lambda: client.get(URL))
 
 
-def too_many_in_flight(world: World) -> None:
-    limits = Limits(max_in_flight=1, queue=0)
-    with world.client({"orders": world.fleet(1).addresses}, Policy(limits=limits)) as client:
+def second_is_refused(world: World, policy: Policy | None = None, **keywords: Any) -> None:
+    """While the response of another call is open."""
+    with world.client({"orders": world.fleet(1).addresses}, policy, **keywords) as client:
         response = client.open("GET", URL)
         world.fails(lambda: client.get(URL), "Overloaded")
         client.finish(response)
-    world.seen[:] = [
-        event for event in world.seen if getattr(event, "call_id", 0) == world.seen.of(CallFinished)[0].call_id
-    ]
+    world.only(world.seen.of(CallFinished)[0].call_id)
+
+
+def too_many_in_flight(world: World) -> None:
+    second_is_refused(world, Policy(limits=Limits(max_in_flight=1, queue=0)))
 
 
 def queued_too_long(world: World) -> None:
-    limits = Limits(max_in_flight=1, queue=5, queue_timeout=0.1)
-    with world.client({"orders": world.fleet(1).addresses}, Policy(limits=limits)) as client:
-        response = client.open("GET", URL)
-        world.fails(lambda: client.get(URL), "Overloaded")
-        client.finish(response)
-    refused = world.seen.of(CallFinished)[0]
+    second_is_refused(world, Policy(limits=Limits(max_in_flight=1, queue=5, queue_timeout=0.1)))
+    [refused] = world.seen.of(CallFinished)
     assert 0.09 < refused.queued <= refused.elapsed
-    world.only(refused.call_id)
 
 
 def connections_used_up(world: World) -> None:
-    limits = world.driver.httpx.Limits(max_connections=1)
-    with world.client({"orders": world.fleet(1).addresses}, limits=limits, timeout=0.1) as client:
-        response = client.open("GET", URL)
-        world.fails(lambda: client.get(URL), "Overloaded")
-        client.finish(response)
-    world.seen[:] = [
-        event for event in world.seen if getattr(event, "call_id", 0) == world.seen.of(CallFinished)[0].call_id
-    ]
+    second_is_refused(world, limits=world.driver.httpx.Limits(max_connections=1), timeout=0.1)
 
 
 def throttled(world: World) -> None:
