@@ -5,6 +5,7 @@
 Needs a Consul agent: `consul agent -dev`.
 """
 
+import logging
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ import httpx
 from smartclient import Client, Consul, report
 from smartclient.testing.demo_server import DemoServer
 
+logging.basicConfig(stream=sys.stdout, format="%(name)s: %(message)s")  # that the killed one is ejected, say
 agent = sys.argv[1] if len(sys.argv) > 1 else "http://127.0.0.1:8500"
 SERVICE = "smartclient-example"
 
