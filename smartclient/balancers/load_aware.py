@@ -14,7 +14,6 @@ keeps weights within a tenth of and ten times the mean.
 from __future__ import annotations
 
 import itertools
-import json
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,8 +23,8 @@ from typing import ClassVar
 from ..node import Node, Outcome
 from ..support.checks import number, seconds, setting
 from .base import Balancer, PickCall, Picker
+from .load_report import HEADER, parse_report
 
-HEADER = "endpoint-load-metrics"
 LEAST, GREATEST = 1e-9, 1e15  # valid weights from a report; others are ignored
 LIGHTEST, HEAVIEST = 0.1, 10.0  # times the mean weight
 ROUNDS = 100  # the first is drawn among these: clients are not in step
@@ -64,30 +63,6 @@ class LoadMemory:
 
     def usable(self, now: float) -> bool:
         return now - self.at <= self._settings.expiry and now - self.since >= self._settings.blackout
-
-
-def parse_report(value: str) -> dict[str, float]:
-    """The numbers of an ORCA report; empty if it cannot be parsed (its binary form included)."""
-    kind, _, rest = value.strip().partition(" ")
-    found: dict[str, float] = {}
-    try:
-        if kind == "JSON":
-            pairs = json.loads(rest).items()
-        elif kind == "TEXT":
-            pairs = [part.split("=", 1) for part in rest.split(",")]
-        else:
-            return {}
-    except (ValueError, AttributeError, RecursionError):
-        return {}
-    for name, *written in pairs:
-        try:
-            figure = float(*written)
-        except (ValueError, TypeError, OverflowError):
-            continue
-        if written and math.isfinite(figure):
-            # protobuf's JSON says cpuUtilization.
-            found["".join(f"_{c.lower()}" if c.isupper() else c for c in str(name).strip())] = figure
-    return found
 
 
 @dataclass(frozen=True, kw_only=True)

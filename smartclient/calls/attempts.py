@@ -169,10 +169,8 @@ def judge(state: CallState, attempt: Attempt, response: Any, error: Exception | 
 
 def _judge_response(state: CallState, attempt: Attempt, response: Any) -> None:
     service, status = state.service, response.status_code
-    if service.load_header is not None:
-        load = response.headers.get(service.load_header)
-        if load:
-            service.reported(attempt, load)
+    if service.load_reports is not None:
+        service.load_reports.read(attempt, response.headers)
     if status in NOT_THE_SERVERS:
         attempt.judge(Outcome.ABANDONED, status)
     elif not is_failure(status):

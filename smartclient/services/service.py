@@ -27,6 +27,7 @@ from .attempt import Attempt
 from .call import Call
 from .changes import Change
 from .latencies import Latencies
+from .load_reports import LoadReports
 from .members import Members
 from .picking import Unavailable
 
@@ -103,7 +104,8 @@ class Service:
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
         self.members: Members = Members(name, policy, zone, clock, rng, by_id)
-        self.load_header: str | None = self.members.chooser.balancer.load_header
+        header = self.members.chooser.balancer.load_header
+        self.load_reports = None if header is None else LoadReports(header, self.members, clock)
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
         self.admission = Admission(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
         if self.admission is not None and policy.limits is not None and policy.limits.per_node is not None:
@@ -258,10 +260,6 @@ class Service:
         events = self.members.learn_of_body(attempt, latency, now)
         if events:
             self.apply(events, now)
-
-    def reported(self, attempt: Attempt, value: str) -> None:
-        """What the `load_header` of a response says."""
-        self.members.learn_load(attempt, value, self.clock())
 
     def finish(self, attempt: Attempt) -> None:
         """One call less in flight (called by `Attempt.finish`, once)."""

@@ -117,6 +117,7 @@ class Scenario:
     at_once: int | None = None
     connect: float = 0.0
     window: float | None = None
+    told: bool = False
 
     @property
     def calls_per_second(self) -> float:
@@ -232,6 +233,7 @@ def _scenario(fields: _Fields) -> Scenario:
         routes=_routes(fields),
         at_once=fields.whole("at_once", None, 1, MOST_CLIENTS) if fields.has("at_once") else None,
         connect=fields.number("connect_ms", 0.0, 0) / 1000,
+        told=fields.flag("told"),
         window=fields.number("window_s", None, 0.001) if fields.has("window_s") else None,
     )
     if not any(server.joins <= 0.0 for server in servers):

@@ -126,6 +126,10 @@ class SimulatedServer:
             calls += worker.ahead / (slots + ahead - 1) * ahead / slots
         return settings.rtt + settings.mean * calls * (1.0 if self._steady else self.slowness(now))
 
+    def in_flight(self) -> int:
+        """Requests in progress, queued ones included."""
+        return sum(worker.busy + len(worker.waiting) for worker in self._workers)
+
     def work(self) -> float:
         return self._draw(self._luck)
 

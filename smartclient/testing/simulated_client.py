@@ -11,6 +11,7 @@ from functools import partial
 from random import Random
 from typing import Any, Protocol
 
+from ..balancers.load_report import HEADER, with_in_flight
 from ..calls.context import SendContext
 from ..calls.effects import Discard, Effect, Ended, Race, Read, Send, Sleep
 from ..calls.flow import CallFlow
@@ -216,7 +217,10 @@ class Sending:
             self._resume(Response(200, self._body), None)
         else:
             self._client.give_back(self._server.number)
-            self._resume(Response(status), None)
+            response = Response(status)
+            if self._client.world.scenario.told:  # this one is over for the server
+                response.headers[HEADER] = str(with_in_flight(None, self._server.in_flight() + 1))
+            self._resume(response, None)
 
     def _give_up(self, _: Any, now: float) -> None:
         if self._waiting:

@@ -20,7 +20,8 @@ from worlds import FakeCall
 
 from smartclient import Adaptive, Balancer, Instance, LoadAware, Node, Outcome, PeakEwma, Policy
 from smartclient.balancers import BALANCERS
-from smartclient.balancers.load_aware import parse_report, reported_weights
+from smartclient.balancers.load_aware import reported_weights
+from smartclient.balancers.load_report import parse_report
 from smartclient.testing import Behaviour
 
 ALL = sorted(BALANCERS)

@@ -62,3 +62,32 @@ def test_a_night_is_forgotten() -> None:
     assert calls(100, slow=0.2) < 10
     call.now += 8 * 3600
     assert calls(200, slow=0.01) > 10
+
+
+def test_a_node_with_a_queue_of_others_is_passed_over() -> None:
+    balancer = Adaptive()
+    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2)]
+    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
+    pick = balancer.picker(nodes, Random(1))
+    for step in range(200):
+        call.now = step / 100
+        node = pick(call)  # type: ignore[arg-type]
+        node.memory.reported("TEXT named_metrics.in_flight=3", call.now)
+        node.memory.observe(Outcome.SUCCESS, 0.01, None, call.now)
+    nodes[0].memory.reported("TEXT named_metrics.in_flight=40", call.now)
+    assert [pick(call) for _ in range(2)] == [nodes[1]] * 2  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("workers", "better"), [(1, 0.98), (4, 1.1)])
+def test_servers_that_tell_their_load_shorten_the_tail(workers: int, better: float) -> None:
+    # A request meets any of the workers: what all have in progress helps nothing, and must not harm.
+    servers = [
+        {"count": count, "slots": 4 // workers, "workers": workers, "mean_ms": mean}
+        for count, mean in ((5, 10), (5, 40))
+    ]
+    scenario = {"servers": servers, "load": 0.7, "clients": 20, "calls": 15000, "warmup_calls": 3000}
+
+    def p99(told: bool) -> float:
+        return float(simulate({**scenario, "told": told}, ["adaptive"])["balancers"]["adaptive"]["p99_ms"])
+
+    assert p99(told=True) < better * p99(told=False)

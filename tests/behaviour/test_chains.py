@@ -10,6 +10,7 @@ import httpx
 import pytest
 
 from smartclient import AsyncClient, Client, Policy, Retry, RetryBudget, call, deadline, report
+from smartclient.balancers.load_report import parse_in_flight
 from smartclient.inherited import work
 from smartclient.middleware import ASGIMiddleware, WSGIMiddleware
 from smartclient.testing import FAILING, OK, Behaviour
@@ -231,3 +232,95 @@ def test_a_request_of_the_auth_flows_own_has_a_key_of_its_own(driver: Any, fleet
         token, pay = servers.received
         assert (token.target, pay.target) == ("/oauth/token", "/pay")
         assert token.headers["idempotency-key"] != pay.headers["idempotency-key"]
+
+
+LOAD = "endpoint-load-metrics"
+
+
+def test_a_server_tells_its_requests_in_progress() -> None:
+    inside = None
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/outer":
+            nonlocal inside
+            inside = await ask("/inner")
+        own = {"/orca": [(LOAD.encode(), b"TEXT cpu_utilization=0.5")], "/binary": [(LOAD.encode(), b"BIN abc")]}
+        headers = own.get(scope["path"], [])
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"well"})
+
+    aware = ASGIMiddleware(app)
+
+    async def ask(path: str, app: Any = aware) -> str | None:
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://here") as client:
+            return (await client.get(path)).headers.get(LOAD)
+
+    async def main() -> None:
+        assert await ask("/outer") == "TEXT named_metrics.in_flight=1"
+        assert inside == "TEXT named_metrics.in_flight=2"
+        assert await ask("/orca") == "TEXT cpu_utilization=0.5, named_metrics.in_flight=1"
+        assert await ask("/binary") == "BIN abc"
+        assert await ask("/", ASGIMiddleware(app, tell_load=False)) is None
+
+    anyio.run(main)
+
+
+def test_a_wsgi_server_counts_until_the_body_is_closed() -> None:
+    def app(environ: Any, start_response: Any) -> Any:
+        if environ["PATH_INFO"] == "/failing":
+            raise ValueError("no")
+        start_response("200 OK", [("Endpoint-Load-Metrics", "TEXT eps=1")])
+        return [b"well"]
+
+    aware = WSGIMiddleware(app)
+    told: list[str] = []
+
+    def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> None:
+        told.append(dict(headers)[LOAD])
+
+    environ = {"PATH_INFO": "/"}
+    bodies: list[Any] = [aware(environ, start), aware(environ, start)]
+    for body in [*bodies, *bodies]:  # closed twice: counted once
+        body.close()
+    with pytest.raises(ValueError, match="no"):
+        aware({"PATH_INFO": "/failing"}, start)
+    aware(environ, start)
+    assert told == [f"TEXT eps=1, named_metrics.in_flight={count}" for count in (1, 2, 1)]
+
+
+@pytest.mark.parametrize(
+    ("told", "in_flight"),
+    [
+        ("TEXT cpu_utilization=0.5, named_metrics.in_flight=7", 7),
+        ('JSON {"named_metrics": {"in_flight": 12}}', 12),
+        ("TEXT named_metrics.in_flight=0.5", None),
+        ("TEXT named_metrics.in_flight=-1", None),
+        ("TEXT in_flight=99999999999999", None),
+        ("TEXT cpu_utilization=1", None),
+        ("x" * 5000 + " in_flight=3", None),
+    ],
+)
+def test_what_is_read_of_a_report(told: str, in_flight: int | None) -> None:
+    assert parse_in_flight(told) == in_flight
+
+
+def telling(in_flight: int) -> Behaviour:
+    return Behaviour(headers=((LOAD, f"TEXT named_metrics.in_flight={in_flight}"),))
+
+
+def test_the_default_balancer_hears_of_the_calls_of_others(driver: Any, fleet: Any) -> None:
+    servers = fleet(2, telling(1))
+    with driver.client({"orders": servers.addresses}) as client:
+        for _ in range(40):
+            client.get(URL)
+        nodes = {node.instance.port: node for node in client.service().nodes}
+        memory = nodes[servers[0].port].memory
+        assert memory.crowd == 0.0
+        servers[0].behave(telling(30))
+        before = len(servers[0].received)
+        while len(servers[0].received) == before:
+            client.get(URL)
+        assert memory.crowd > 5.0
+        now = client.service().clock()
+        assert memory.crowding(now + 60.0) == 1.0  # the queue has moved on
+        assert nodes[servers[1].port].memory.crowd == 0.0

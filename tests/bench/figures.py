@@ -34,6 +34,8 @@ P99 = {
     "mixed": 1.18,
     "mixed-20-clients": 1.27,
     "mixed-100-clients": 1.5,
+    "told-20-clients": 1.27,
+    "told-100-clients": 1.5,
     "mixed-busy": 1.12,
     "three-speeds": 1.19,
     "hundred": 1.35,
