@@ -61,7 +61,7 @@ PATIENCE = 40  # calls per node before anybody is owed a call: the first few say
 OWED_COST = 5.0  # times the best node's cost that an owed one may have
 AGE_PER_CALL = 0.15  # seconds that a call adds to the age of knowledge at most: who calls seldom forgets slowly,
 FEW = 30  # and so does who has more nodes than that
-REFRESH_PER_NODE = 1e-4  # seconds: in large fleets the weights are computed less often,
+REFRESH_PER_NODE = 2e-4  # seconds: in large fleets the weights are computed less often,
 REFRESH_CALLS = 20  # calls per node: in small ones after so many calls, too
 LARGE, DRAWS_WHEN_LARGE = 1000, 3  # nodes: each is out of the processor's cache, and a fourth draw gains little
 AT_ONCE = 512  # nodes that are looked at in one go
@@ -72,7 +72,7 @@ FAILED_MOST = log(10.0)  # a slow failure counts as ten times the mean at most
 OPTIMISM, LEAST_NOISE = 0.15, 0.25  # times the noise, which is at least that
 LEAST_ERROR = 0.08  # of a mean's logarithm
 SILENT, SILENT_MOST = 3.0, 4.0  # means without an end; times the cost
-SHORTEST = 1e-6  # seconds
+SHORTEST, SHORTEST_LOG = 1e-6, log(1e-6)  # seconds
 IDLE_AGES = 0.01  # share of a pause by which knowledge ages, however few calls follow: a night is forgotten
 
 
@@ -92,12 +92,14 @@ class AdaptiveMemory(Crowded):
     """
 
     __slots__ = (
+        "_enough",
         "_handicap",
         "_heard_at",
         "_idle",
         "_newest",
         "_news",
         "_noise",
+        "_root_load",
         "_usual",
         "believed",
         "cost",
@@ -112,6 +114,8 @@ class AdaptiveMemory(Crowded):
     def __init__(self, newest: float, failure_penalty: float, penalty_decay: float) -> None:
         super().__init__(failure_penalty, penalty_decay, 4 * penalty_decay)
         self._newest = newest
+        self._enough = 1.0 / newest
+        self._root_load = 1.0
         self._heard_at = 0.0  # when an attempt last ended, or the first of those in flight began
         self._idle = 0.0  # seconds without news
         self._news = False  # since the last look
@@ -131,10 +135,11 @@ class AdaptiveMemory(Crowded):
         self.picks += 1.0
         self.own = in_flight + 1
         self.load += USUAL_LOAD * (in_flight + 1.0 - self.load)
+        self._root_load = sqrt(self.load)
         if self._idle:  # once it is tried again its mean counts in full, until it answers
             self._believe(self.mean)
         else:
-            self.cost = self.estimate / sqrt(self.load)
+            self.cost = self.estimate / self._root_load
         if not in_flight:
             self._heard_at = now
 
@@ -145,10 +150,10 @@ class AdaptiveMemory(Crowded):
             self.punish(retry_after, now)
             # A timeout says that it is at least so slow; a quick failure says nothing.
             if self.count and latency > 0.0 and (slower := log(latency) - self.mean) > 0.0:
-                self._move(FAILED, min(slower, FAILED_MOST))
+                self._believe_anew(self.mean + FAILED * min(slower, FAILED_MOST))
             return
         self.penalty = 0.0
-        self._learn(log(max(latency, SHORTEST)))
+        self._learn(log(latency) if latency > SHORTEST else SHORTEST_LOG)
 
     def observe_wrong(self, latency: float, now: float) -> None:
         """It gave an answer 4xx."""
@@ -176,7 +181,7 @@ class AdaptiveMemory(Crowded):
         noise:     of one latency's logarithm
         handicap:  the mean weight of nodes as a multiple of its own: who is meant to have few calls has few
         """
-        self._usual, self._noise, self._handicap = usual, max(noise, LEAST_NOISE), handicap
+        self._usual, self._noise, self._handicap = usual, OPTIMISM * max(noise, LEAST_NOISE), handicap
         mean = self.mean
         if self._idle and mean > usual:
             kept = exp(-self._idle / forget_over)
@@ -196,22 +201,25 @@ class AdaptiveMemory(Crowded):
 
     def _learn(self, value: float) -> None:
         # The mean of all so far, until there are enough for the newest to count by its share.
-        self.count = min(self.count + 1.0, 1.0 / self._newest)
+        count = self.count + 1.0
+        if count > self._enough:
+            count = self._enough
         if not self.estimate:
             self.mean = value
         away = value - self.mean
-        self.spread += (abs(away) - self.spread) / self.count
-        self._move(1.0 / self.count, away)
+        self.count = count
+        self.spread += (abs(away) - self.spread) / count
+        self._believe_anew(self.mean + away / count)
 
-    def _move(self, share: float, away: float) -> None:
-        self.mean += share * away
+    def _believe_anew(self, mean: float) -> None:
+        self.mean = mean
         self._news = True
-        self._believe(self.mean)
+        self._believe(mean)
 
     def _believe(self, mean: float) -> None:
         self.believed = mean
-        self.estimate = exp(mean - OPTIMISM * self._noise / sqrt(self.picks * self._handicap + 1.0))
-        self.cost = self.estimate / sqrt(self.load)
+        self.estimate = estimate = exp(mean - self._noise / sqrt(self.picks * self._handicap + 1.0))
+        self.cost = estimate / self._root_load
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,15 +260,14 @@ class Adaptive(Balancer):
     def explain(self, node: Node, nodes: Sequence[Node], call: PickCall) -> dict[str, float]:
         memory, mean_weight = node.memory, fmean(one.weight for one in nodes) or 1.0
         waiting = node.in_flight * mean_weight / (node.weight or mean_weight)
-        penalty = memory.penalty_left(call.now) * (waiting + 1.0) if memory.penalty else 0.0
+        penalty = memory.penalty_left(call.now) * (waiting + 1.0)
         parts = {"mean": memory.estimate, "usual in flight": memory.load - 1.0, "in flight": float(node.in_flight)}
         parts |= {"weight": node.weight, "penalty": penalty, "picks of late": memory.picks}
         if not memory.cost:
             return {"unmeasured": 1.0, **parts}
-        crowding = memory.crowding(call.now)
-        if crowding != 1.0:
-            parts["crowding"] = crowding
-        return {"cost": memory.cost * (waiting + 1.0) * crowding + penalty, **parts}
+        if memory.crowd:
+            parts["crowding"] = memory.crowding(call.now)
+        return {"cost": memory.unusual_cost(memory.cost * (waiting + 1.0), waiting, call.now), **parts}
 
 
 class SpeedWeighted:
@@ -305,15 +312,14 @@ class SpeedWeighted:
             node = nodes[index if index < last else last]
             if node is best:
                 continue
-            memory, weight = node.memory, node.weight
-            # A node of twice the weight is expected to bear twice the calls.
-            waiting = node.in_flight * mean_weight / weight if weight else node.in_flight
+            memory = node.memory
+            waiting: float = node.in_flight
+            if waiting:  # a node of twice the weight is expected to bear twice the calls
+                waiting = waiting * mean_weight / (node.weight or mean_weight)
             # Unmeasured ones are explored while most are unmeasured; one that joins others is taken for a usual one.
             cost = memory.cost * (waiting + 1.0) or usual * (waiting + self._measured)
-            if memory.crowd:
-                cost *= memory.crowding(now)
-            if memory.penalty:
-                cost += memory.penalty_left(now) * (waiting + 1.0)
+            if memory.unusual:
+                cost = memory.unusual_cost(cost, waiting, now)
             if best is None or cost < least:
                 best, least = node, cost
         assert best is not None

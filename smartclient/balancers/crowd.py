@@ -19,10 +19,11 @@ class Crowded(Penalty):
 
     own:       calls of this client in flight there, more or less
     estimate:  seconds that a call usually takes; 0: unknown
+    unusual:   there is a penalty or a crowd, or was a moment ago
     crowd:     by how much others have more calls there than usual, as a share; 0: as usual, or unknown
     """
 
-    __slots__ = ("_told_at", "_usual_others", "crowd", "estimate", "own")
+    __slots__ = ("_told_at", "_usual_others", "crowd", "estimate", "own", "unusual")
 
     def __init__(self, least: float, decay: float, longest: float | None = None) -> None:
         super().__init__(least, decay, longest)
@@ -31,6 +32,11 @@ class Crowded(Penalty):
         self.own: int = 0
         self.estimate: float = 0.0
         self.crowd: float = 0.0
+        self.unusual: bool = False
+
+    def punish(self, retry_after: float | None, now: float) -> None:
+        super().punish(retry_after, now)
+        self.unusual = True
 
     def reported(self, value: str, now: float) -> None:
         """Take a server's report: its requests in progress, the answered one included."""
@@ -42,6 +48,7 @@ class Crowded(Penalty):
         self._usual_others = usual = usual + USUAL * (others - usual)
         self.crowd = (others - usual) / (usual + 1.0)
         self._told_at = now
+        self.unusual = True
 
     def crowding(self, now: float) -> float:
         """The cost as a multiple of the usual."""
@@ -49,3 +56,13 @@ class Crowded(Penalty):
         if age >= 1.0:
             self.crowd = 0.0
         return 1.0 + self.crowd * (1.0 - age)
+
+    def unusual_cost(self, cost: float, waiting: float, now: float) -> float:
+        """A call's cost, with crowd and penalty. waiting: calls in flight, by weight"""
+        if self.crowd:
+            cost *= self.crowding(now)
+        if self.penalty:
+            cost += self.penalty_left(now) * (waiting + 1.0)
+        elif not self.crowd:
+            self.unusual = False
+        return cost
