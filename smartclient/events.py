@@ -2,8 +2,9 @@
 
 Observers are called in the thread where it happened (a call's own thread or event loop, or a discovery thread), with no
 lock held. One that raises is logged once and never breaks a call. Without observers no events are created. One that has
-`wants`, a frozenset of kinds of events, may not be told of others; if it has a method `watch`, too, that is given each
-client it observes, for its `status()`.
+`wants`, a frozenset of kinds of events, may not be told of others, and may have two methods: `watch` is given each
+client it observes, for its `status()`; `headers` is given each `AttemptStarted`, after the observers were, and returns
+what headers the attempt has in place of the request's own: pairs of strings.
 """
 
 from __future__ import annotations
@@ -255,20 +256,53 @@ for _kind in (CallStarted, CallFinished, AttemptStarted, AttemptFinished):
 Observer = Callable[[Event], object]
 
 
+Headers = tuple[tuple[bytes, bytes], ...]
+
+everywhere: list[Observer] = []
+"""Observers of each client of the process."""
+
+
 class Observers:
     """The observers of one client. False when there are none: ask before building an event."""
 
     def __init__(self, observers: Iterable[Observer] = ()) -> None:
         if callable(observers):
             raise TypeError(f"observers: expected a list of callables, got {observers!r}")
-        self._observers = tuple(observers)
+        self._observers = (*observers, *everywhere)
         for observer in self._observers:
             if not callable(observer):
                 raise TypeError(f"observers: expected callables, got {observer!r}")
+        self._failed: set[int] = set()
+        self._ask_wishes()
+
+    def _ask_wishes(self) -> None:
+        """What the observers want."""
         wanted: list[Any] = [getattr(observer, "wants", None) for observer in self._observers]
         all_told = not all(isinstance(kinds, frozenset) for kinds in wanted)  # another's `wants` may be anything
         self._wanted: frozenset[Any] | None = None if all_told else frozenset().union(*wanted)
-        self._failed: set[int] = set()
+        self._heading: tuple[Any, ...] = tuple(
+            observer
+            for observer in self._observers
+            if isinstance(getattr(observer, "wants", None), frozenset) and hasattr(observer, "headers")
+        )
+
+    def add(self, observer: Observer) -> None:
+        self._observers = (*self._observers, observer)
+        self._ask_wishes()
+
+    def remove(self, observer: Observer) -> None:
+        self._observers = tuple(one for one in self._observers if one is not observer)
+        self._ask_wishes()
+
+    def headers(self, event: AttemptStarted) -> Headers:
+        """What they give an attempt to send."""
+        found: list[tuple[bytes, bytes]] = []
+        for observer in self._heading:
+            try:
+                found += [(name.encode("ascii"), value.encode("latin-1")) for name, value in observer.headers(event)]
+            except Exception:
+                self._complain(observer, event)
+        return tuple(found)
 
     def watch(self, client: Any) -> None:
         """Tell those that ask which client they observe."""
@@ -288,6 +322,9 @@ class Observers:
             try:
                 observer(event)
             except Exception:
-                if id(observer) not in self._failed:
-                    self._failed.add(id(observer))
-                    logger.exception("observer %r failed on %r; said once", observer, event)
+                self._complain(observer, event)
+
+    def _complain(self, observer: Observer, event: Event) -> None:
+        if id(observer) not in self._failed:
+            self._failed.add(id(observer))
+            logger.exception("observer %r failed on %r; said once", observer, event)

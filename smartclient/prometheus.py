@@ -85,6 +85,8 @@ class Metrics:
         self._listed: set[str] = set()
         self._clock = clock
         self._write_at = 0.0
+        self._of_calls: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
+        self._of_attempts: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
         def counter(name: str, text: str, *labels: str) -> _Children:
             return _Children(prometheus_client.Counter(name, text, labels, registry=registry))
@@ -145,26 +147,43 @@ class Metrics:
     # ---- events ----
 
     def _call(self, event: CallFinished) -> None:
-        service = self._service(event)
-        method = event.method if event.method in METHODS else OTHER
-        self._calls(service, method, event.outcome).inc()
-        self._durations(service, method).observe(event.elapsed)
+        count, observe = self._of_calls.get((event.service, event.method, event.outcome)) or self._new_calls(event)
+        count()
+        observe(event.elapsed)
         if event.reason is not None:
-            self._refused(service, event.reason).inc()
+            self._refused(self._service(event), event.reason).inc()
         if event.queued:
-            self._queued(service).observe(event.queued)
+            self._queued(self._service(event)).observe(event.queued)
         if self._several and (now := self._clock()) >= self._write_at:
             self._write_at = now + WRITTEN_EVERY
             self._write()
 
     def _attempt(self, event: AttemptFinished) -> None:
-        service = self._service(event)
-        self._attempts(service, event.kind, event.outcome).inc()
-        self._attempt_durations(service).observe(event.elapsed)
+        key = (event.service, event.kind, event.outcome)
+        count, observe = self._of_attempts.get(key) or self._new_attempts(event)
+        count()
+        observe(event.elapsed)
         if event.reused:
-            self._connections(service, "true").inc()
+            self._connections(self._service(event), "true").inc()
         elif event.connecting:
-            self._connections(service, "false").inc()
+            self._connections(self._service(event), "false").inc()
+
+    # To find two metrics by their labels costs more than to count: what both events do is remembered by what they say.
+    # Names that anybody may make up are not.
+
+    def _new_calls(self, event: CallFinished) -> tuple[Callable[[], None], Callable[[float], None]]:
+        service, method = self._service(event), event.method if event.method in METHODS else OTHER
+        found = self._calls(service, method, event.outcome).inc, self._durations(service, method).observe
+        if OTHER not in (service, method):
+            self._of_calls[event.service, event.method, event.outcome] = found
+        return found
+
+    def _new_attempts(self, event: AttemptFinished) -> tuple[Callable[[], None], Callable[[float], None]]:
+        service = self._service(event)
+        found = self._attempts(service, event.kind, event.outcome).inc, self._attempt_durations(service).observe
+        if service != OTHER:
+            self._of_attempts[event.service, event.kind, event.outcome] = found
+        return found
 
     def _changed(self, event: InstancesChanged) -> None:
         if event.instances and len(self._listed) < MOST_SERVICES:

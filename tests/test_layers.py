@@ -24,7 +24,7 @@ FLOORS = [
     {"connections"},
     {"status"},
     {"transport"},
-    {"client", "middleware", "prometheus"},
+    {"client", "middleware", "prometheus", "opentelemetry"},
     {"httpx2"},
     {"testing"},
     {"__init__"},

@@ -132,7 +132,9 @@ def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
         )
         timeouts = TimeLeft(state.timeouts, first_end, state.clock)
     stream = state.request.stream if body is None else body.stream
-    headers = state.headers.of(attempt, context, state.clock()) if state.headers is not None else ()
+    headers = attempt.headers
+    if state.headers is not None:
+        headers += state.headers.of(attempt, context, state.clock())
     fresh = False
     while True:
         try:

@@ -10,7 +10,6 @@ from ..retry.request_body import RequestBody
 from ..services.call import NO_OPTIONS, Call, CallOptions
 from ..support.untrusted import LONGEST
 
-Headers = tuple[tuple[bytes, bytes], ...]
 SHORTEST = 0.001  # seconds: a timeout of 0 would mean "non-blocking" to a socket
 
 

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Generator
 from typing import Any, NamedTuple
 
+from ..events import Headers
 from ..services.attempt import Attempt
 from ..services.service import Service
 from ..support.waiting import Places
-from .context import Headers, SendContext, TimeLeft
+from .context import SendContext, TimeLeft
 
 
 class Send(NamedTuple):

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 from uuid import uuid4
 
+from ..events import Headers
 from ..inherited import as_header
 from ..policy import Policy
 from ..services.attempt import Attempt
 from ..services.call import Call
-from .context import Headers, SendContext
+from .context import SendContext
 
 IDEMPOTENCY_KEY = "Idempotency-Key"  # draft-ietf-httpapi-idempotency-key-header
 KEYED = frozenset({"POST", "PATCH"})

@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import describe
 from ..events import AttemptFinished, AttemptStarted, CallFinished, CallStarted, RetryDenied, RetryScheduled
+from ..node import Outcome
 from ..services.attempt import Attempt
 from ..services.call import next_id
 from ..support.loggers import CALL, about
@@ -39,7 +40,9 @@ def attempt_started(state: CallState, attempt: Attempt, kind: str) -> None:
     service = state.service
     if not service.observers.want(AttemptStarted):
         return
-    service.observers(AttemptStarted(state.call.id, service.name, attempt.node.instance, attempt.number, kind))
+    event = AttemptStarted(state.call.id, service.name, attempt.node.instance, attempt.number, kind)
+    service.observers(event)
+    attempt.headers = service.observers.headers(event)
 
 
 def retry_scheduled(state: CallState, attempt: Attempt, pause: float, error: Exception | None) -> None:
@@ -90,8 +93,11 @@ def call_finished(state: CallState, attempt: Attempt | None, status: int | None,
 
 def _attempt_finished(state: CallState, attempt: Attempt, kind: str) -> None:
     service = state.service
+    if not service.observers.want(AttemptFinished):
+        return
+    outcome = "success" if attempt.outcome is Outcome.SUCCESS else str(attempt.outcome)
     service.observers(
-        AttemptFinished(state.call.id, service.name, attempt.node.instance, attempt.number, kind, str(attempt.outcome),
+        AttemptFinished(state.call.id, service.name, attempt.node.instance, attempt.number, kind, outcome,
                         attempt.status, attempt.error, attempt.elapsed, attempt.reused, attempt.connecting)
     )  # fmt: skip
 
@@ -107,6 +113,8 @@ def _body_over(state: CallState, attempt: Attempt, tell_attempt: Any, status: in
 
 def _tell_end(state: CallState, outcome: str, status: int | None, error: str | None, elapsed: float) -> None:
     call, service = state.call, state.service
+    if not service.observers.want(CallFinished):
+        return
     reason = state.refused if outcome == "refused" else None
     service.observers(
         CallFinished(call.id, service.name, state.request.method, outcome, reason, status, error, len(call.attempts),

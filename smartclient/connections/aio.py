@@ -29,7 +29,7 @@ from .dialing import Dialing
 from .link import Link
 from .multiplexed import Shared, SharedRequest, send_shared
 from .network import async_backend
-from .patched import asend_through_tool
+from .patched import asend_through_tool, left_to_us
 from .request import Address, InMemory, instance_request
 from .response_body import ResponseBody
 
@@ -192,7 +192,9 @@ class AsyncConnections(NodeConnections):
         address = self.address(request)
         if self.transport is not None:
             self._loop = current_loop()
-            response = await self.transport.handle_async_request(instance_request(request, effect, address, flavour))
+            asked = instance_request(request, effect, address, flavour)
+            with left_to_us(flavour.httpx.AsyncHTTPTransport.handle_async_request, flavour):
+                response = await self.transport.handle_async_request(asked)
             if not response.is_closed:  # MockTransport's are, from the start
                 response.stream = self.body_of(response.stream, effect)
             return response

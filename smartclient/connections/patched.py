@@ -10,6 +10,8 @@ the method is httpx's own, that costs one comparison.
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from types import FunctionType, SimpleNamespace
 from typing import Any
@@ -19,6 +21,22 @@ import anyio
 from ..calls.effects import Send
 from ..flavour import Flavour
 from ..retry.request_body import WatchedStream
+
+around_tools: list[Callable[[], AbstractContextManager[Any]]] = []
+"""Contexts in which tools, and transports of `connect=`, are called: smartclient.opentelemetry has httpx's own
+instrumentation leave our attempts alone."""
+
+
+@contextmanager
+def left_to_us(method: Any, flavour: Flavour) -> Iterator[None]:
+    """method: of httpx's transports; as long as it is httpx's own there is nobody to tell"""
+    if not around_tools or not is_patched(method, flavour):
+        yield
+        return
+    with ExitStack() as stack:
+        for context in around_tools:
+            stack.enter_context(context())
+        yield
 
 
 def is_patched(method: Any, flavour: Flavour) -> bool:
@@ -95,7 +113,8 @@ def send_through_tool(connections: Any, request: Any, effect: Send) -> Any:
     transport = _private(flavour, False)(pool)
     effect.attempt.held = True
     try:
-        response = transport.handle_request(_for_the_tool(request, effect, flavour))
+        with left_to_us(flavour.httpx.HTTPTransport.handle_request, flavour):
+            response = transport.handle_request(_for_the_tool(request, effect, flavour))
     finally:
         effect.attempt.held = False
     return _from_the_tool(response, pool, connections, effect)
@@ -107,7 +126,8 @@ async def asend_through_tool(connections: Any, request: Any, effect: Send) -> An
     transport = _private(flavour, True)(pool)
     effect.attempt.held = True
     try:
-        response = await transport.handle_async_request(_for_the_tool(request, effect, flavour))
+        with left_to_us(flavour.httpx.AsyncHTTPTransport.handle_async_request, flavour):
+            response = await transport.handle_async_request(_for_the_tool(request, effect, flavour))
     finally:
         effect.attempt.held = False
         if isinstance(effect.stream, WatchedStream):

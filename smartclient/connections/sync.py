@@ -17,7 +17,7 @@ from .frames import Frames
 from .idle import Idle
 from .link import Link
 from .network import sync_backend
-from .patched import send_through_tool
+from .patched import left_to_us, send_through_tool
 from .request import Address, instance_request
 from .response_body import ResponseBody
 
@@ -115,7 +115,8 @@ class SyncConnections(NodeConnections):
             return send_through_tool(self, request, effect)
         address = self.address(request)
         if self.transport is not None:
-            response = self.transport.handle_request(instance_request(request, effect, address, flavour))
+            with left_to_us(method, flavour):
+                response = self.transport.handle_request(instance_request(request, effect, address, flavour))
             if not response.is_closed:  # MockTransport's are, from the start
                 response.stream = self.body_of(response.stream, effect)
             return response

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
+from ..events import Headers
 from ..node import Node, Outcome
 from ..reports import AttemptReport, Why
 from ..support.waiting import Places
@@ -40,6 +41,7 @@ class Attempt:
         "elapsed",
         "error",
         "failures_before",
+        "headers",
         "held",
         "in_body",
         "late",
@@ -79,9 +81,8 @@ class Attempt:
         self.unreached: bool = False  # it could not connect
         self.overtaken: bool = False  # another attempt of the call was faster
         self.stalled: float = 0.0  # total stall time of the client when it started
-        self.held: bool = (
-            False  # a tool that patches httpx has its response: not judged yet, whatever it does to the body
-        )
+        self.headers: Headers = ()  # what observers give it to send
+        self.held: bool = False  # a tool that patches httpx has its response: it is not judged, whatever that does
         self.late: str | None = None  # the error, if its call's time was over while its body was read
         self.why: Why | None = None
         self.then: Callable[[], object] | None = None  # called once when it is over, if it is observed

@@ -15,7 +15,7 @@ from cachetools import TTLCache
 
 from ..discovery.base import Discovery, drop_of
 from ..discovery.watcher import Watcher
-from ..events import Observers
+from ..events import Observer, Observers
 from ..health.stalls import Stalls
 from ..instance import Instance, parse_all
 from ..node import Node
@@ -100,6 +100,19 @@ class Services:
                     self._start(self._services[one])
         for watcher in replaced:
             watcher.stop()
+
+    def observe(self, observer: Observer) -> None:
+        """Tell one more, from now on."""
+        self._observers.add(observer)
+        self._look_who_observes()
+
+    def observe_no_more(self, observer: Observer) -> None:
+        self._observers.remove(observer)
+        self._look_who_observes()
+
+    def _look_who_observes(self) -> None:
+        for service in tuple(self._services.values()):
+            service.observed = bool(self._observers)
 
     @property
     def in_flight(self) -> int:

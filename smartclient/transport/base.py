@@ -19,7 +19,7 @@ from ..calls.flow import CallFlow
 from ..calls.state import CallState
 from ..connections.dialing import Dialing
 from ..discovery import Discovery, DiscoveryLike, discovery_of
-from ..events import Observer, Observers
+from ..events import Observer, Observers, everywhere
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
@@ -226,12 +226,30 @@ class TransportBase:
         # A name without instances is forgotten, and asked for again.
         return (Signal() if service.ready.fired else service.ready), min(left, AGAIN)
 
+    def _observe(self, observer: Any) -> None:
+        self._services.observe(observer)
+        observer.watch(self)
+
     def _not_a_service(self, request: Any) -> Exception:
         error: Exception = self._flavour.NoInstances.of(
             request.url.host,
             f"{self._services.discovery} does not cover this host, and there is no fallback transport",
         )
         return error
+
+
+def observe_all(observer: Observer) -> None:
+    """Have each client of the process observed, those that there are and those to come."""
+    everywhere.append(observer)
+    for transport in tuple(_all):
+        transport._observe(observer)
+
+
+def observe_no_more(observer: Observer) -> None:
+    """The contrary."""
+    everywhere.remove(observer)
+    for transport in tuple(_all):
+        transport._services.observe_no_more(observer)
 
 
 def _is_shown(status: bool | None, trust_env: bool) -> bool:

@@ -1,5 +1,5 @@
-"""CPU per call with nobody looking, with an observer that does nothing, and with `Metrics`; `status()` of many
-instances.
+"""CPU per call with nobody looking, with an observer that does nothing, with `Metrics`, and with OpenTelemetry, beside
+what its instrumentation of httpx costs a plain client; `status()` of many instances.
 
     python tests/bench/observed.py [--calls 2000]
 
@@ -14,10 +14,18 @@ import logging
 import time
 from typing import Any
 
+import httpcore
 import httpx
+from opentelemetry.instrumentation.httpx import HTTPXClientInstrumentor
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import BatchSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client import CollectorRegistry
 
 from smartclient import Client, Instance
+from smartclient.opentelemetry import SmartclientInstrumentor
 from smartclient.prometheus import Metrics
 
 TURNS = 9
@@ -27,13 +35,49 @@ def cpu_per_call(observers: list[Any], calls: int) -> float:
     """Microseconds."""
     transport = httpx.MockTransport(lambda request: httpx.Response(200))
     with Client({"orders": ["10.0.0.1:80", "10.0.0.2:80"]}, observers=observers, transport=transport) as client:
-        turns = []
-        for _ in range(TURNS):
-            began = time.process_time()
-            for _ in range(calls):
-                client.get("http://orders/")
-            turns.append(time.process_time() - began)
-        return min(turns) / calls * 1e6
+        return least(lambda: client.get("http://orders/"), calls)
+
+
+def plain_per_call(calls: int) -> float:
+    """The same of httpx itself, through the method that OpenTelemetry patches."""
+
+    class Pool(httpcore.ConnectionPool):
+        def handle_request(self, request: Any) -> Any:
+            return httpcore.Response(200, content=[])
+
+    transport = httpx.HTTPTransport()
+    transport._pool = Pool()
+    with httpx.Client(transport=transport) as client:
+        return least(lambda: client.get("http://orders/"), calls)
+
+
+def least(call: Any, calls: int) -> float:
+    turns = []
+    for _ in range(TURNS):
+        began = time.process_time()
+        for _ in range(calls):
+            call()
+        turns.append(time.process_time() - began)
+    return min(turns) / calls * 1e6
+
+
+def with_opentelemetry(calls: int) -> None:
+    provider, meters = TracerProvider(), MeterProvider([InMemoryMetricReader()])
+    provider.add_span_processor(BatchSpanProcessor(InMemorySpanExporter()))
+    settings = {"tracer_provider": provider, "meter_provider": meters}
+    bare, plain = cpu_per_call([], calls), plain_per_call(calls)
+    SmartclientInstrumentor().instrument(**settings)
+    ours = cpu_per_call([], calls)
+    SmartclientInstrumentor().uninstrument()
+    HTTPXClientInstrumentor().instrument(**settings)
+    theirs = plain_per_call(calls)
+    HTTPXClientInstrumentor().uninstrument()
+    print(f"{'SmartclientInstrumentor':28}{ours:8.1f} µs of CPU per call{ours - bare:+8.1f}")
+    print(
+        f"{'HTTPXClientInstrumentor':28}{theirs:8.1f} µs of CPU per call{theirs - plain:+8.1f}  (httpx, not balanced)"
+    )
+    provider.shutdown()
+    meters.shutdown()
 
 
 def status_ms(instances: int) -> float:
@@ -59,6 +103,7 @@ def main() -> None:
     for name, observers in rows.items():
         found = cpu_per_call(observers, options.calls)
         print(f"{name:28}{found:8.1f} µs of CPU per call{found - bare:+8.1f}")
+    with_opentelemetry(options.calls)
     print(f"status() of 1,000 instances {status_ms(1000):9.2f} ms")
 
 
