@@ -35,6 +35,7 @@ from .support.checks import (
     text,
     wrong,
 )
+from .support.forms import Checked, Form, form_of
 from .support.hosts import is_name, wire_name
 from .topology.subset import Subset
 
@@ -47,19 +48,22 @@ capacity: Check = number("a number from 0 up", lambda value: value >= 0)
 zone_sizes: Check = mapping("a mapping of zones to numbers", text, capacity)
 
 
-def balancer_or_name(name: str, value: Any) -> Any:
-    """A check of settings."""
+def _balancer_or_name(name: str, value: Any) -> Any:
     return (
         balancer_named(value, name) if isinstance(value, str) else kind(Balancer, "a Balancer or its name")(name, value)
     )
 
 
-def host_name(name: str, value: Any) -> Any:
-    """A check of settings: a name that a certificate may have."""
+def _host_name(name: str, value: Any) -> Any:
     text(name, value)
     if not is_name(wire_name(value)):
         raise wrong(name, "the name of a host", value)
     return value
+
+
+balancer_or_name: Check = Checked(_balancer_or_name, Form(settings=(Balancer,)))
+host_name: Check = Checked(_host_name, form_of(text))
+"""A name that a certificate may have."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,8 @@ from functools import cache
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
 
-from ..support.checks import nearest, wrong
+from ..support.checks import Check, nearest, wrong
+from ..support.forms import Checked, plain
 from ..support.loggers import logger
 from .base import PickCall
 
@@ -39,10 +40,13 @@ def key_of(hash_on: HashOn, name: str) -> KeyOf:
     raise wrong(name, EXPECTED, hash_on, ValueError, nearest(kind, (*simple, *named)))
 
 
-def hash_key(name: str, value: Any) -> Any:
-    """A check of settings."""
+def _hash_key(name: str, value: Any) -> Any:
     key_of(value, name)
     return value
+
+
+WRITTEN = r"^(key|path|ip|(header|cookie|query):.+)$"
+hash_key: Check = Checked(_hash_key, plain("string", pattern=WRITTEN))
 
 
 def end_user(call: PickCall) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import KW_ONLY, dataclass
 
-from ..support.checks import Settings, count, either, matching, number, setting, share
+from ..support.checks import Settings, count, either, matching, seconds, setting, share
 from ..support.checks import methods as method_set
 from ..support.checks import statuses as status_set
 from .budget import BudgetAccount, RetryBudget
@@ -19,7 +19,7 @@ from .retry import IDEMPOTENT
 SOONEST = 0.001  # seconds (Finagle: 1 ms)
 AFTER = either(
     "seconds > 0, or a percentile like 'p95'",
-    number("seconds", lambda value: 0 < value < 1e6),
+    seconds(most=1e6),
     matching("a percentile", r"p(?=.*[1-9])\d{1,2}(\.\d{1,9})?"),
 )
 TTL = 60.0  # seconds after which a call no longer earns a hedge: long, so that quiet clients have some

@@ -10,9 +10,10 @@ from typing import Any
 from tenacity import RetryCallState, stop_after_attempt, wait_random_exponential
 
 from ..statuses import BAD_GATEWAYS
-from ..support.checks import Settings, count, kind, optional, setting, wrong
+from ..support.checks import Check, Settings, count, kind, optional, setting, wrong
 from ..support.checks import methods as method_set
 from ..support.checks import statuses as status_set
+from ..support.forms import Checked, Form
 from ..support.untrusted import shown
 from .budget import RetryBudget
 
@@ -22,13 +23,17 @@ IDEMPOTENT = frozenset({"GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE", "QUE
 Strategy = Callable[[RetryCallState], Any]
 
 
-def strategy(name: str, value: Any) -> Any:
-    """A check of settings: one of tenacity's strategies, or a function like them."""
+def _strategy(name: str, value: Any) -> Any:
     if not callable(value) or isinstance(value, type):
         raise wrong(name, "a tenacity strategy (a callable)", value, TypeError)
     if inspect.iscoroutinefunction(value) or inspect.iscoroutinefunction(getattr(value, "__call__", None)):  # noqa: B004
         raise TypeError(f"{name}: a coroutine function cannot decide (its result is always true), got {shown(value)}")
     return value
+
+
+def strategy(group: str) -> Check:
+    """One of tenacity's strategies, or a function like them."""
+    return Checked(_strategy, Form(strategy=group))
 
 
 @dataclass(frozen=True)
@@ -53,12 +58,12 @@ class Retry(Settings):
 
     attempts: int = setting(3, count(most=1000))
     _: KW_ONLY
-    wait: Strategy = setting(factory=lambda: wait_random_exponential(multiplier=0.025, max=1.0), check=strategy)
+    wait: Strategy = setting(factory=lambda: wait_random_exponential(multiplier=0.025, max=1.0), check=strategy("wait"))
     statuses: Collection[int] = setting(BAD_GATEWAYS, status_set)
     methods: Collection[str] = setting(IDEMPOTENT, method_set)
     budget: RetryBudget | None = setting(factory=RetryBudget, check=optional(kind(RetryBudget)))
-    stop: Strategy | None = setting(None, optional(strategy))
-    retry: Strategy | None = setting(None, optional(strategy))
+    stop: Strategy | None = setting(None, optional(strategy("stop")))
+    retry: Strategy | None = setting(None, optional(strategy("retry")))
 
     @property
     def stops(self) -> Strategy:

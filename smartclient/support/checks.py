@@ -12,14 +12,18 @@ import re
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import MISSING, field, fields
 from difflib import get_close_matches
+from functools import reduce
+from operator import or_
 from typing import Any, TypeVar, overload
 
+from .forms import NULL, Checked, Form, form_of, plain
 from .untrusted import shown
 
 Value = TypeVar("Value")
 Check = Callable[[str, Any], Any]
 """Takes "Class.field" and its value; returns the value as it is kept, or raises ValueError or TypeError."""
 
+DURATION = r"^\s*\d+(\.\d+)?\s*(ms|s|m|h)\s*$"  # a time in a file: "25ms", "5s", "2m"
 MOST = 1e9  # of any number: what clocks and counters take
 
 
@@ -66,7 +70,7 @@ def nearest(name: object, known: Iterable[str]) -> str:
 # ---- kinds of checks ----
 
 
-def number(expected: str, valid: Callable[[float], bool]) -> Check:
+def number(expected: str, valid: Callable[[float], bool], **schema: Any) -> Check:
     """A number for which `valid` holds. (NaN fails every comparison; a bool is not a number.)"""
 
     def check(name: str, value: Any) -> Any:
@@ -76,18 +80,26 @@ def number(expected: str, valid: Callable[[float], bool]) -> Check:
             raise wrong(name, expected, value)
         return value
 
-    return check
+    return Checked(check, plain("number", description=expected, **schema))
 
 
 def seconds(zero: bool = False, most: float = MOST) -> Check:
     expected = f"seconds {'from 0 up' if zero else '> 0'}{'' if most == MOST else f', at most {most:g}'}"
-    return number(expected, lambda value: (value >= 0 if zero else value > 0) and value <= most)
+    check = number(expected, lambda value: (value >= 0 if zero else value > 0) and value <= most)
+    least = {"minimum": 0} if zero else {"exclusiveMinimum": 0}
+    written = {"type": "string", "pattern": DURATION}
+    return Checked(
+        check, Form({"anyOf": [{"type": "number", "description": expected, **least}, written]}, seconds=True)
+    )
 
 
 def share(zero: bool = True, one: bool = True) -> Check:
     """From 0 to 1."""
     expected = f"a share {'from 0' if zero else '> 0'} {'up to 1' if one else 'to less than 1'}"
-    return number(expected, lambda value: (value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1))
+    schema = {"minimum" if zero else "exclusiveMinimum": 0, "maximum" if one else "exclusiveMaximum": 1}
+    return number(
+        expected, lambda value: (value >= 0 if zero else value > 0) and (value <= 1 if one else value < 1), **schema
+    )
 
 
 def count(least: int = 1, most: int = int(MOST)) -> Check:
@@ -101,7 +113,7 @@ def count(least: int = 1, most: int = int(MOST)) -> Check:
             raise wrong(name, expected if value < least else f"a whole number from {least} to {most}", value)
         return value
 
-    return check
+    return Checked(check, plain("integer", minimum=least, maximum=most))
 
 
 def optional(check: Check) -> Check:
@@ -116,7 +128,7 @@ def optional(check: Check) -> Check:
             message = str(error)
             raise type(error)(message.replace(", got ", " or None, got ", 1)) from None
 
-    return checked
+    return Checked(checked, form_of(check) | NULL)
 
 
 def either(expected: str, *checks: Check) -> Check:
@@ -133,14 +145,17 @@ def either(expected: str, *checks: Check) -> Check:
                 pass
         raise wrong(name, expected, value, kind)
 
-    return checked
+    return Checked(checked, reduce(or_, map(form_of, checks)))
 
 
-def flag(name: str, value: Any) -> Any:
-    """True or False: a "no" would be true."""
+def _flag(name: str, value: Any) -> Any:
     if not isinstance(value, bool):
         raise wrong(name, "True or False", value, TypeError)
     return value
+
+
+flag: Check = Checked(_flag, plain("boolean"))
+"""True or False: a "no" would be true."""
 
 
 def kind(cls: type[Any], expected: str | None = None) -> Check:
@@ -153,7 +168,7 @@ def kind(cls: type[Any], expected: str | None = None) -> Check:
         article = "an" if cls.__name__[0] in "AEIOU" else "a"
         raise wrong(name, expected or f"{article} {cls.__name__}", value, TypeError, hint)
 
-    return check
+    return Checked(check, Form(settings=(cls,)))
 
 
 def one_of(known: Collection[str]) -> Check:
@@ -165,21 +180,25 @@ def one_of(known: Collection[str]) -> Check:
             raise wrong(name, expected, value, ValueError, nearest(value, known))
         return value
 
-    return check
+    return Checked(check, Form({"enum": list(known)}))
 
 
-def text(name: str, value: Any) -> Any:
-    """A string that is not empty."""
+def _text(name: str, value: Any) -> Any:
     if not string(name, value).strip():
         raise wrong(name, "a string that is not empty", value)
     return value
 
 
-def string(name: str, value: Any) -> Any:
-    """A string, which may be empty."""
+def _string(name: str, value: Any) -> Any:
     if not isinstance(value, str):
         raise wrong(name, "a string", value, TypeError)
     return value
+
+
+text: Check = Checked(_text, plain("string", pattern=r"\S"))
+"""A string that is not empty."""
+string: Check = Checked(_string, plain("string"))
+"""A string, which may be empty."""
 
 
 def matching(expected: str, pattern: str) -> Check:
@@ -191,7 +210,7 @@ def matching(expected: str, pattern: str) -> Check:
             raise wrong(name, expected, value)
         return value
 
-    return check
+    return Checked(check, plain("string", pattern=f"^(?:{pattern})$", description=expected))
 
 
 header_name: Check = matching("the name of a header", r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -208,7 +227,8 @@ def frozen(expected: str, item: Check) -> Check:
         except (ValueError, TypeError) as error:
             raise wrong(name, expected, value, type(error)) from None
 
-    return check
+    each = form_of(item)
+    return Checked(check, Form({"type": "array", "items": each.schema, "description": expected}, item=each))
 
 
 def mapping(expected: str, key: Check, item: Check) -> Check:
@@ -225,7 +245,8 @@ def mapping(expected: str, key: Check, item: Check) -> Check:
             raise wrong(name, expected, value, type(error)) from None
         return value
 
-    return check
+    each = form_of(item).schema
+    return Checked(check, Form({"type": "object", "additionalProperties": each, "description": expected}))
 
 
 metadata: Check = mapping("a mapping of strings like {'version': 'v2'}", text, string)
@@ -237,8 +258,12 @@ def callable_(expected: str) -> Check:
             raise wrong(name, expected, value, TypeError)
         return value
 
-    return check
+    return check  # has no written form
+
+
+def _method(name: str, value: Any) -> Any:
+    return header_name(name, value).upper()
 
 
 statuses: Check = frozen("a set of statuses like {503}", count(100, 599))
-methods: Check = frozen("a set of names like {'GET'}", lambda name, value: header_name(name, value).upper())
+methods: Check = frozen("a set of names like {'GET'}", Checked(_method, form_of(header_name)))

@@ -46,7 +46,7 @@ def plain_per_call(calls: int) -> float:
             return httpcore.Response(200, content=[])
 
     transport = httpx.HTTPTransport()
-    transport._pool = Pool()
+    vars(transport)["_pool"] = Pool()
     with httpx.Client(transport=transport) as client:
         return least(lambda: client.get("http://orders/"), calls)
 
