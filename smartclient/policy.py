@@ -36,7 +36,7 @@ from .support.checks import (
     wrong,
 )
 from .support.forms import Checked, Form, form_of
-from .support.hosts import is_name, wire_name
+from .support.hosts import is_name, is_pattern, matching_name, pattern_name, wire_name
 from .topology.subset import Subset
 
 Wanted = Mapping[str, str] | Callable[[Any], Mapping[str, str] | None] | None
@@ -146,7 +146,7 @@ def check_times(name: str, attempt_timeout: float | None, deadline: float | None
 
 
 class Policies:
-    """The policy of each service: its own, else the default."""
+    """The policy of each service: its own, else that of the longest glob that matches ("*.eu"), else the default."""
 
     def __init__(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
         optional(kind(Policy))("policy", policy)
@@ -157,12 +157,12 @@ class Policies:
         for service, own in (policies or {}).items():
             text("policies: a service's name", service)
             kind(Policy)(f"policies[{service!r}]", own)
-            self._policies[wire_name(service)] = own
+            self._policies[pattern_name(service)] = own
 
     def unknown(self, known: Collection[str]) -> Iterator[str]:
         """Errors for policies of services that do not exist. known: all services that exist"""
         for service in self._policies:
-            if service not in known:
+            if service not in known and not is_pattern(service):
                 yield f"policies[{service!r}]: there is no such service{nearest(service, known)}"
 
     def __iter__(self) -> Iterator[Policy]:
@@ -170,4 +170,5 @@ class Policies:
         return iter((self._default, *self._policies.values()))
 
     def __getitem__(self, service: str) -> Policy:
-        return self._policies.get(service, self._default)
+        name = matching_name(service, self._policies)
+        return self._default if name is None else self._policies[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import entry_points
-from typing import Literal
+from typing import Any, Literal
 
 from ..support.checks import nearest, wrong
 from .adaptive import Adaptive
@@ -73,6 +73,11 @@ def balancer_named(name: str, setting: str = "balancer") -> Balancer:
     if not isinstance(balancer, Balancer):
         raise TypeError(f"{setting}: {others[name].value}, the entry point {name!r}, made {balancer!r}, no Balancer")
     return balancer
+
+
+def entry_point_balancers() -> dict[str, Any]:
+    """What packages add, by name: classes, functions that make one, or balancers."""
+    return {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
 
 
 __all__ = [

@@ -26,6 +26,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .simulate import run_simulation
 
         return run_simulation(parser, options)
+    if options.command == "check":
+        from .check import run_check
+
+        return run_check(options.file, options.service)
+    if options.command == "schema":
+        from .schema import run_schema
+
+        return run_schema()
     if options.command == "top":
         from .top import run_top
 
@@ -75,6 +83,15 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--no-ejection", action="store_true", help="no outlier detection")
     simulation.add_argument("--no-retry", action="store_true", help="no retries")
     simulation.add_argument("--plot", metavar="FILE", help="draw it into an .svg or .png (needs 'smartclient[plot]')")
+    check = commands.add_parser(
+        "check",
+        help="a configuration file: all that is wrong with it, or what it makes of a service",
+        description="Checks a configuration file, with what the environment says on top of it. Exit status 1 and a "
+        "line for each problem; with --service the policy in force, and where each of its values comes from.",
+    )
+    check.add_argument("file", metavar="FILE")
+    check.add_argument("--service", metavar="NAME", help="print the policy of this service")
+    commands.add_parser("schema", help="the JSON Schema of configuration files, for editors")
     resolve = commands.add_parser(
         "resolve",
         help="what a client sees: the instances of a service",

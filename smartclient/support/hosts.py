@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 import socket
+from collections.abc import Collection
+from fnmatch import fnmatchcase
 from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address
 from unicodedata import normalize
@@ -37,6 +39,23 @@ def wire_name(host: str) -> str:
     except idna.IDNAError:
         return host
     return ".".join(labels)
+
+
+def pattern_name(name: str) -> str:
+    """A name of a service, or a glob of names, as names are compared."""
+    return name.lower() if is_pattern(name) else wire_name(name)
+
+
+def is_pattern(name: str) -> bool:
+    return any(sign in name for sign in "*?[")
+
+
+def matching_name(service: str, names: Collection[str]) -> str | None:
+    """Which of some names and globs stands for a service: its own name, else the longest glob that matches."""
+    if service in names:
+        return service
+    globs = [name for name in names if is_pattern(name) and fnmatchcase(service, name)]
+    return max(globs, key=lambda name: (len(name), name), default=None)
 
 
 def is_name(host: str) -> bool:
