@@ -79,13 +79,17 @@ class Places:
     def resize(self, limit: int) -> None:
         """Change the limit. If more places are taken than it allows, they are kept, but no new ones are granted."""
         with self._lock:
-            more = limit - self.limit
+            self._free += limit - self.limit
             self.limit = limit
-            if more <= 0:
-                self._free += more
-                return
-        for _ in range(more):
-            self.release()
+        while True:  # those who wait get what is free now
+            with self._lock:
+                if not self._queue or self._free <= 0:
+                    return
+                waiter = self._queue.popleft()
+                waiter.granted = True
+                self._free -= 1
+            if not waiter.wake():
+                self.release()
 
     def try_take(self) -> bool:
         """Take a place if one is free."""

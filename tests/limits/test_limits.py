@@ -11,6 +11,7 @@ from typing import Any
 
 import anyio
 import pytest
+from driving import until
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -437,3 +438,16 @@ def test_a_latency_of_nothing() -> None:
     for _ in range(10):
         gradient.observe(0.0, gradient.limit, False)
     assert gradient.limit > 20
+
+
+def test_a_list_that_goes_empty_lifts_the_limit_at_once(driver: Any, fleet: Any) -> None:
+    """From four places to any number: it took ten minutes, one place at a time."""
+    source = ScriptedDiscovery({"orders": (servers := fleet(2)).addresses}, grace=0)
+    policy = Policy(limits=Limits(per_node=2))
+    with driver.client(source, policy=policy) as client:
+        assert client.get(URL).status_code == 200
+        source.publish("orders", [])
+        until(lambda: not client.nodes(), 5)
+        source.publish("orders", servers.addresses)
+        until(client.nodes, 5)
+        assert client.get(URL).status_code == 200
