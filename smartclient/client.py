@@ -144,7 +144,7 @@ class SyncClientMixin(ClientMixin):
         try:
             return super().send(request, stream=stream, **keywords)  # type: ignore[misc]
         finally:
-            send_context.reset(token)
+            _reset(token)
 
 
 class AsyncClientMixin(ClientMixin):
@@ -162,7 +162,14 @@ class AsyncClientMixin(ClientMixin):
         try:
             return await super().send(request, stream=stream, **keywords)  # type: ignore[misc]
         finally:
-            send_context.reset(token)
+            _reset(token)
+
+
+def _reset(token: Any) -> None:
+    try:
+        send_context.reset(token)
+    except ValueError:  # collected in another context: that of this call is gone
+        pass
 
 
 _OURS_TOO = frozenset({"verify", "cert", "trust_env", "http1", "http2", "limits"})

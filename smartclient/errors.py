@@ -117,7 +117,10 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 def describe(error: BaseException) -> str:
     """An exception in one line, for reports and logs."""
-    text = line(str(error).partition("\n")[0], LINE)
+    try:
+        text = line(str(error).partition("\n")[0], LINE)
+    except Exception:  # a user's exception that cannot say itself must not take the place of itself
+        text = ""
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 

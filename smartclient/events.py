@@ -9,6 +9,7 @@ what headers the attempt has in place of the request's own: pairs of strings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from typing import Any
@@ -262,6 +263,18 @@ everywhere: list[Observer] = []
 """Observers of each client of the process."""
 
 
+_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
+FRAMING = ("connection", "content-length", "host", "transfer-encoding")
+
+
+def _header(name: str, value: str) -> tuple[bytes, bytes]:
+    """Raises ValueError for what would end the call, or change what it says."""
+    if not _NAME.fullmatch(name) or not _VALUE.fullmatch(value) or name.lower() in FRAMING:
+        raise ValueError(f"an attempt cannot have the header {name[:100]!r}: {value[:100]!r}")
+    return name.encode("ascii"), value.encode("latin-1")
+
+
 class Observers:
     """The observers of one client. False when there are none: ask before building an event."""
 
@@ -286,9 +299,13 @@ class Observers:
             if isinstance(getattr(observer, "wants", None), frozenset) and hasattr(observer, "headers")
         )
 
-    def add(self, observer: Observer) -> None:
+    def add(self, observer: Observer) -> bool:
+        """Once, however often it is added; whether it was new."""
+        if any(one is observer for one in self._observers):
+            return False
         self._observers = (*self._observers, observer)
         self._ask_wishes()
+        return True
 
     def remove(self, observer: Observer) -> None:
         self._observers = tuple(one for one in self._observers if one is not observer)
@@ -299,7 +316,7 @@ class Observers:
         found: list[tuple[bytes, bytes]] = []
         for observer in self._heading:
             try:
-                found += [(name.encode("ascii"), value.encode("latin-1")) for name, value in observer.headers(event)]
+                found += [_header(name, value) for name, value in observer.headers(event)]
             except Exception:
                 self._complain(observer, event)
         return tuple(found)

@@ -20,7 +20,9 @@ Where httpx is instrumented, too (`HTTPXClientInstrumentor`), our attempts are l
 
 from __future__ import annotations
 
+import os
 import re
+import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
@@ -39,6 +41,7 @@ from .events import (
 )
 from .instance import Instance
 from .services.status import ServiceStatus
+from .support.loggers import logger
 from .support.version import version
 from .transport.base import observe_all, observe_no_more
 
@@ -113,6 +116,8 @@ class Spans:
         self._attempts: dict[tuple[int, int, str], tuple[Any, Any, _Call]] = {}
         self._latest: dict[tuple[str, Instance], Any] = {}  # the span of the latest attempt on an instance
         self._clients: WeakSet[Any] = WeakSet()
+        self._lock = threading.Lock()  # of the set: a copy would fail while a client enters
+        _all.add(self)
         self._durations = meter.create_histogram(
             "http.client.request.duration",
             unit="s",
@@ -149,7 +154,8 @@ class Spans:
 
     def watch(self, client: Any) -> None:
         """Called with each client that it observes."""
-        self._clients.add(client)
+        with self._lock:
+            self._clients.add(client)
 
     def headers(self, event: AttemptStarted) -> Iterable[tuple[str, str]]:
         """What an attempt sends of its trace: its own, whatever the request had."""
@@ -157,7 +163,10 @@ class Spans:
         if found is None:
             return ()
         carrier: dict[str, str] = {}
-        propagate.inject(carrier, found[1])
+        try:
+            propagate.inject(carrier, found[1])
+        except Exception:  # of several propagators one failed, on baggage that cannot be written
+            logger.debug("%s: the trace's headers are not complete", event.service, exc_info=True)
         return carrier.items()
 
     def close(self) -> None:
@@ -256,8 +265,11 @@ class Spans:
     # ---- what is ----
 
     def _services(self) -> Iterator[ServiceStatus]:
-        for client in tuple(self._clients):
-            yield from client.status().services
+        with self._lock:
+            clients = tuple(self._clients)
+        for client in clients:
+            # A name that nobody has listed may be anybody's: it is no label.
+            yield from (service for service in client.status().services if service.instances)
 
     def _active(self, _: Any) -> Iterator[metrics.Observation]:
         found: Counter[str] = Counter()
@@ -274,6 +286,23 @@ class Spans:
                     found[service.name, state] += count
         for (name, state), count in found.items():
             yield metrics.Observation(count, {"server.address": name, "http.connection.state": state})
+
+    def after_fork(self) -> None:
+        """In a forked child: what is in progress is the parent's to tell."""
+        self._lock = threading.Lock()
+        self._calls, self._attempts, self._latest = {}, {}, {}
+
+
+_all: WeakSet[Spans] = WeakSet()
+
+
+def _after_fork() -> None:
+    for spans in tuple(_all):
+        spans.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
 
 
 def _port(parts: Any) -> int | None:

@@ -6,7 +6,7 @@
 
 What happens is counted as it happens; what is (instances, calls in flight) is read from `client.status()` when
 Prometheus asks. In prometheus-client's multiprocess mode (PROMETHEUS_MULTIPROC_DIR: gunicorn), where collectors of one
-process alone are silently absent, it is written once a second while there are calls.
+process alone are silently absent, a thread writes it once a second, from a process's first call on.
 
     smartclient_calls_total{service, method, outcome}                smartclient_call_duration_seconds{service, method}
     smartclient_attempts_total{service, kind, outcome}               smartclient_attempt_duration_seconds{service}
@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import os
 import threading
-import time
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -41,6 +41,7 @@ from .events import (
 )
 from .services.states import STATES
 from .services.status import ClientStatus, InstanceStatus, ServiceStatus
+from .support.loggers import logger
 
 try:
     import prometheus_client
@@ -72,10 +73,10 @@ class Metrics:
                    gone disappear. Not in multiprocess mode, where series cannot be removed: ValueError
     """
 
-    def __init__(
-        self, registry: Any = None, per_instance: bool = False, *, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, registry: Any = None, per_instance: bool = False) -> None:
         self._several = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
+        self._writing = 0  # in which process its thread runs
+        self._written: set[str] = set()  # services
         if per_instance and self._several:
             raise ValueError("Metrics(per_instance=True): series cannot be removed in multiprocess mode")
         registry = prometheus_client.REGISTRY if registry is None else registry
@@ -83,8 +84,7 @@ class Metrics:
         self._lock = threading.Lock()
         self._clients: WeakSet[Any] = WeakSet()
         self._listed: set[str] = set()
-        self._clock = clock
-        self._write_at = 0.0
+        _all.add(self)
         self._of_calls: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._of_attempts: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
@@ -138,6 +138,10 @@ class Metrics:
         with self._lock:
             self._clients.add(client)
 
+    def after_fork(self) -> None:
+        """In a forked child: a lock that the parent held would never be released."""
+        self._lock = threading.Lock()
+
     def statuses(self) -> Iterator[ClientStatus]:
         with self._lock:
             clients = tuple(self._clients)
@@ -154,9 +158,8 @@ class Metrics:
             self._refused(self._service(event), event.reason).inc()
         if event.queued:
             self._queued(self._service(event)).observe(event.queued)
-        if self._several and (now := self._clock()) >= self._write_at:
-            self._write_at = now + WRITTEN_EVERY
-            self._write()
+        if self._several and self._writing != os.getpid():
+            self._start_writing()
 
     def _attempt(self, event: AttemptFinished) -> None:
         key = (event.service, event.kind, event.outcome)
@@ -196,9 +199,26 @@ class Metrics:
 
     # ---- what is ----
 
-    def _write(self) -> None:
-        """In multiprocess mode: what a collector would say."""
+    def _start_writing(self) -> None:
+        """In multiprocess mode, from a call: threads of before a fork are gone."""
+        with self._lock:
+            if self._writing == os.getpid():
+                return
+            self._writing = os.getpid()
+        self.write()  # a short life is counted, too
+        this = weakref.ref(self)
+        threading.Thread(target=_write_now_and_then, args=(this,), name="smartclient-metrics", daemon=True).start()
+
+    def write(self) -> None:
+        """In multiprocess mode: what a collector would say. A gauge stays as it was last written."""
         services = self._services()
+        here = {one.name for one in services}
+        for service in self._written - here:  # its client is closed, or its source no longer names it
+            for name, _, _, _ in GAUGES:
+                self._gauges[name](service).set(0)
+            for state in STATES:
+                self._states(service, state).set(0)
+        self._written = here
         for name, _, mode, read in GAUGES:
             for service, value in _together(mode, ((one.name, read(one)) for one in services)).items():
                 self._gauges[name](service).set(value)
@@ -209,9 +229,9 @@ class Metrics:
         """Of all clients, those that a registry has listed."""
         return [one for status in self.statuses() for one in status.services if one.name in self._listed]
 
-    def families(self) -> Iterable[Any]:
-        """Outside of multiprocess mode: what is, in this moment."""
-        services = self._services()
+    def families(self, described: bool = False) -> Iterable[Any]:
+        """Outside of multiprocess mode: what is, in this moment. described: their names alone"""
+        services = [] if described else self._services()
         for name, text, mode, read in GAUGES:
             family = GaugeMetricFamily(name, text, labels=("service",))
             for service, value in _together(mode, ((one.name, read(one)) for one in services)).items():
@@ -246,6 +266,33 @@ class Metrics:
         return calls, failures, in_flight, latency, usable
 
 
+def _write_now_and_then(this: weakref.ref[Metrics]) -> None:
+    """Until nobody has it any more."""
+    never = threading.Event()
+    while not never.wait(WRITTEN_EVERY):
+        metrics = this()
+        if metrics is None:
+            return
+        try:
+            metrics.write()
+        except Exception:
+            logger.exception("metrics could not be written")
+            return
+        del metrics
+
+
+_all: WeakSet[Metrics] = WeakSet()
+
+
+def _after_fork() -> None:
+    for metrics in tuple(_all):
+        metrics.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)
+
+
 class _Children:
     """A metric's children by their labels: `labels()` costs more than counting."""
 
@@ -270,7 +317,8 @@ class _Collector:
         return self._metrics.families()
 
     def describe(self) -> Iterable[Any]:
-        return ()
+        """The families without samples: a scrape that names metrics finds them by these."""
+        return self._metrics.families(described=True)
 
 
 def _counted(services: Iterable[ServiceStatus]) -> Iterator[tuple[str, str, int]]:

@@ -17,7 +17,7 @@ from ..statuses import NOT_THE_SERVERS, is_failure
 from .context import TimeLeft
 from .effects import Effect, Send, Sleep, WaitForNodes
 from .places import leave_places, queue, try_places
-from .state import CallState
+from .state import CallState, Later
 from .telling import attempt_started
 
 ROOM_INTERVAL = 0.01  # seconds between two looks for an instance with room
@@ -29,9 +29,14 @@ def wait_for_nodes(state: CallState) -> Generator[Effect, Any, None]:
     service, came = state.service, False
     try:
         came = yield WaitForNodes(service, timeout)
-    finally:
-        if not came:
-            service.given_up()
+    except GeneratorExit:
+        state.collected(Later(service.given_up))
+        raise
+    except BaseException:
+        service.given_up()
+        raise
+    if not came:
+        service.given_up()
     if came:
         return
     if state.out_of_time():

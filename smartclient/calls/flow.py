@@ -25,6 +25,8 @@ from .retrying import is_repeated_by_default, pause_before_next
 from .state import CallState
 from .telling import call_finished, call_lost, call_started, retry_denied, retry_scheduled
 
+COLLECTED = "nobody waited for it any more"
+
 
 class CallFlow:
     """One call to one service. `run` is the generator.
@@ -68,6 +70,9 @@ class CallFlow:
             finally:
                 self._conclude(error)
             raise
+        except GeneratorExit:
+            state.collected(self)
+            raise
         except BaseException as error:
             self._conclude(error)
             raise
@@ -79,6 +84,13 @@ class CallFlow:
                 self._decisions.close()
             # An exception kept in a frame of its own traceback is a reference cycle.
             self._error = self._response = response = None
+
+    def finish(self) -> None:
+        """It was collected while it waited, and is ended by a later call."""
+        if self._attempt is not None:
+            self._attempt.judge(Outcome.ABANDONED, error=COLLECTED)
+            self._attempt.finish()
+        self._conclude(GeneratorExit(COLLECTED))
 
     def _prepare(self) -> None:
         state, body = self.state, self.state.body
@@ -102,6 +114,8 @@ class CallFlow:
                 self._attempt, self._response, self._error = yield from hedged(state, attempt, state.hedge)
         except state.flavour.TransportError as error:
             self._error = error
+        except GeneratorExit:
+            raise
         except BaseException as error:
             attempt.judge(Outcome.ABANDONED, error=describe(error))
             attempt.finish()

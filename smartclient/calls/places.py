@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Sequence
+from functools import partial
 from typing import Any
 
 from ..support.waiting import Places
 from .effects import Effect, WaitForTurn
-from .state import CallState
+from .state import CallState, Later
 
 
 def try_places(all_places: Sequence[Places]) -> bool:
@@ -37,6 +38,9 @@ def queue(state: CallState, last: Exception | None) -> Generator[Effect, Any, No
             if not places.try_take():
                 yield from _wait(state, places, last)
             taken.append(places)
+    except GeneratorExit:
+        state.collected(Later(partial(leave_places, taken)))
+        raise
     except BaseException:
         leave_places(taken)
         raise

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..flavour import Flavour
 from ..inherited import deadline as inherited_deadline
@@ -19,6 +20,12 @@ from .context import SendContext
 from .headers import AttemptHeaders, headers_of
 
 
+class Later(NamedTuple):
+    """What a later call has to do, in place of one that was collected."""
+
+    finish: Callable[[], object]
+
+
 class CallState:
     """One call to one service.
 
@@ -30,6 +37,7 @@ class CallState:
     """
 
     __slots__ = (
+        "_lost",
         "body",
         "call",
         "clock",
@@ -56,6 +64,7 @@ class CallState:
         places: Places | None,
         flavour: Flavour,
         clock: Callable[[], float],
+        lost: deque[Any] | None = None,
     ) -> None:
         options, policy = context.options, service.policy
         self.request: Any = request
@@ -67,6 +76,7 @@ class CallState:
             self.places = (service.admission.places, *self.places)
         self.flavour: Flavour = flavour
         self.clock: Callable[[], float] = clock
+        self._lost = lost
         self.soonest: float = math.inf
         self.queued: float = 0.0
         self.refused: str | None = None
@@ -91,6 +101,13 @@ class CallState:
         current = work.get()
         call.retried = current is not None and current.retried
         self.headers: AttemptHeaders | None = headers_of(request, call, policy, context) if policy.says else None
+
+    def collected(self, unfinished: Any) -> None:
+        """It was found by the garbage collector: that may run anywhere, also in a thread that holds a lock. So it is
+        finished later, by another call. unfinished: has `finish`
+        """
+        if self._lost is not None:
+            self._lost.append(unfinished)
 
     def repeatable(self) -> bool:
         """Whether the whole request may be sent again, should it have reached a server."""

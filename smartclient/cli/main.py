@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from .. import __version__
 
@@ -83,15 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     simulation.add_argument("--no-ejection", action="store_true", help="no outlier detection")
     simulation.add_argument("--no-retry", action="store_true", help="no retries")
     simulation.add_argument("--plot", metavar="FILE", help="draw it into an .svg or .png (needs 'smartclient[plot]')")
-    check = commands.add_parser(
-        "check",
-        help="a configuration file: all that is wrong with it, or what it makes of a service",
-        description="Checks a configuration file, with what the environment says on top of it. Exit status 1 and a "
-        "line for each problem; with --service the policy in force, and where each of its values comes from.",
-    )
-    check.add_argument("file", metavar="FILE")
-    check.add_argument("--service", metavar="NAME", help="print the policy of this service")
-    commands.add_parser("schema", help="the JSON Schema of configuration files, for editors")
+    _add_configuration(commands)
     resolve = commands.add_parser(
         "resolve",
         help="what a client sees: the instances of a service",
@@ -115,6 +108,18 @@ def _parser() -> argparse.ArgumentParser:
                              help="consul://…, dns://…, file:///… (default: SMARTCLIENT_DISCOVERY)")  # fmt: skip
         command.add_argument("--timeout", type=_positive, default=10.0, help="seconds to wait (default 10)")
     return parser
+
+
+def _add_configuration(commands: Any) -> None:
+    check = commands.add_parser(
+        "check",
+        help="a configuration file: all that is wrong with it, or what it makes of a service",
+        description="Checks a configuration file, with what the environment says on top of it. Exit status 1 and a "
+        "line for each problem; with --service the policy in force, and where each of its values comes from.",
+    )
+    check.add_argument("file", metavar="FILE")
+    check.add_argument("--service", metavar="NAME", help="print the policy of this service")
+    commands.add_parser("schema", help="the JSON Schema of configuration files, for editors")
 
 
 def _positive(text: str) -> float:

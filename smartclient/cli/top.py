@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import time
@@ -13,7 +12,7 @@ from typing import Any
 
 from ..status.socket import PATIENCE, sockets
 from ..status.words import duration, in_order, reason, share, summary
-from ..support.untrusted import line
+from ..support.untrusted import from_json, line
 
 WIDTH = 150  # off a terminal
 SHOWN = 30  # instances of a service
@@ -73,14 +72,24 @@ def drawn(clients: list[Mapping[str, Any]]) -> Any:
         return Text("no answer", style="red")
     parts: list[Any] = []
     for client in clients:
-        parts.append(Text(f"smartclient {line(str(client['version']))} in process {client['pid']}", style="bold"))
-        for service in client["services"]:
-            parts.append(Text(f"\n{line(service['name'])}", style="bold"))
-            parts += [Text(line(text), style="red" if bad else "dim") for text, bad in summary(service)]
-            parts.append(_table(service["instances"]))
-        if not client["services"]:
-            parts.append(Text("no service has been called yet", style="dim"))
+        try:
+            parts += _client(client)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            parts.append(Text("an answer that is not understood: of another version of smartclient?", style="red"))
     return Group(*parts)
+
+
+def _client(client: Mapping[str, Any]) -> list[Any]:
+    from rich.text import Text
+
+    parts: list[Any] = [Text(line(f"smartclient {client['version']} in process {client['pid']}"), style="bold")]
+    for service in client["services"]:
+        parts.append(Text(f"\n{line(service['name'])}", style="bold"))
+        parts += [Text(line(text), style="red" if bad else "dim") for text, bad in summary(service)]
+        parts.append(_table(service["instances"]))
+    if not client["services"]:
+        parts.append(Text("no service has been called yet", style="dim"))
+    return parts
 
 
 def _table(instances: list[Mapping[str, Any]]) -> Any:
@@ -101,7 +110,8 @@ def _table(instances: list[Mapping[str, Any]]) -> Any:
             str(one["in_flight"] or ""), str(one["connections"][0] or ""),
         )  # fmt: skip
         # Text, not markup: a "[" of a stranger's is a "[".
-        table.add_row(Text(line(one["address"])), state.append(f" {line(reason(one))}", style="dim"), *map(Text, cells))
+        shown = [Text(line(cell)) for cell in cells]
+        table.add_row(Text(line(one["address"])), state.append(f" {line(reason(one))}", style="dim"), *shown)
     if len(ordered) > SHOWN:
         table.add_row(Text(f"… {len(ordered) - SHOWN} more"))
     return table
@@ -112,9 +122,8 @@ def _over_socket(path: Path) -> Mapping[str, Any] | None:
 
     try:
         with httpx.Client(transport=httpx.HTTPTransport(uds=os.fspath(path)), timeout=PATIENCE) as client:
-            said: Mapping[str, Any] = client.get("http://status/").json()
-            return said
-    except (httpx.HTTPError, json.JSONDecodeError):
+            return _understood(client.get("http://status/").content)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return None
 
 
@@ -122,7 +131,11 @@ def _over_http(url: str) -> Mapping[str, Any] | None:
     import httpx
 
     try:
-        said: Mapping[str, Any] = httpx.get(url, params={"format": "json"}, timeout=PATIENCE).json()
-        return said if "services" in said else None
-    except (httpx.HTTPError, ValueError, TypeError):
+        return _understood(httpx.get(url, params={"format": "json"}, timeout=PATIENCE).content)
+    except (httpx.HTTPError, httpx.InvalidURL, ValueError):
         return None
+
+
+def _understood(content: bytes) -> Mapping[str, Any] | None:
+    said = from_json(content)
+    return said if isinstance(said, dict) and "services" in said else None

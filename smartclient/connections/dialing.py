@@ -22,7 +22,7 @@ class Dialing:
     connect:      makes a transport for an instance, in place of connections of ours
     owned:        whether such a transport is closed with its node
     active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
-    lost:         attempts whose response was forgotten unread, for the next call to finish
+    lost:         what was forgotten unfinished (responses unread, calls collected), for the next call to finish
     own_method:   of httpx's transport, as httpx has it: nobody has patched it (`patched`)
     sweep:        looks through the idle connections of all nodes
     """
@@ -45,7 +45,7 @@ class Dialing:
         self.owned = owned
         self.active: dict[Attempt, Link | None] = {}
         self.own_method: Any = None
-        self.lost: deque[Attempt] = deque()
+        self.lost: deque[Any] = deque()
         self.sweep: Sweep = Sweep()
         self.http1 = http1
         self.http2 = http2
@@ -69,6 +69,8 @@ class Dialing:
 
     def after_fork(self) -> None:
         self._lock = threading.Lock()
+        for attempt in self.active:
+            attempt.then = None  # its end is the parent's to tell
         self.active, self.lost, self.sweep = {}, deque(), Sweep()
 
     def idle(self, owner: Any) -> Idle:

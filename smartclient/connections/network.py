@@ -246,7 +246,7 @@ class Backend:
                 close(None)
             else:
                 self.beneath.get_extra_info("socket").close()
-        except (OSError, AttributeError):
+        except (OSError, AttributeError, RuntimeError):  # RuntimeError: it would wake a task of that loop
             pass
 
     def cut(self) -> None:

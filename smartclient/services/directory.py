@@ -101,16 +101,17 @@ class Services:
         for watcher in replaced:
             watcher.stop()
 
-    def observe(self, observer: Observer) -> None:
-        """Tell one more, from now on."""
-        self._observers.add(observer)
-        self._look_who_observes()
+    def observe(self, observer: Observer) -> bool:
+        """Tell one more, from now on; whether it was new."""
+        added = self._observers.add(observer)
+        self._count_observers()
+        return added
 
     def observe_no_more(self, observer: Observer) -> None:
         self._observers.remove(observer)
-        self._look_who_observes()
+        self._count_observers()
 
-    def _look_who_observes(self) -> None:
+    def _count_observers(self) -> None:
         for service in tuple(self._services.values()):
             service.observed = bool(self._observers)
 

@@ -6,6 +6,7 @@ import asyncio
 import math
 import time
 import weakref
+from collections import deque
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, ClassVar
@@ -13,6 +14,7 @@ from typing import Any, ClassVar
 import anyio
 
 from ..calls.effects import Discard, Effect, Race, Read, Send, Sleep, WaitForNodes, WaitForTurn
+from ..calls.state import Later
 from ..connections.aio import AsyncConnections, quietly
 from ..health.stalls import TICK
 from ..services.attempt import Attempt
@@ -47,7 +49,7 @@ class AsyncTransport(TransportBase):
         """Wait until a service has instances. Raises NoInstances."""
         until = self._clock() + timeout
         while (waits := self._not_ready(service, until)) is not None:
-            await _wait(*waits, self._finish_lost)
+            await self._wait(*waits)
 
     async def aclose(self) -> None:
         """Close all connections, those in use too; stop watching. In a cancelled scope as well."""
@@ -97,6 +99,11 @@ class AsyncTransport(TransportBase):
                 for node in service.nodes:
                     if node.connections is not None:
                         node.connections.forget_loop(loop)
+            for attempt, link in tuple(self._dialing.active.items()):
+                if link is not None and link.backend.loop is loop:  # nobody will go on with it
+                    self._dialing.active.pop(attempt, None)
+                    attempt.finish()
+                    link.backend.abandon()
 
     async def _drive(self, request: Any, flow: Generator[Effect, Any, Any]) -> Any:
         cancelled_before = cancellations()
@@ -141,13 +148,18 @@ class AsyncTransport(TransportBase):
         if isinstance(effect, Sleep):
             return await self._sleep(effect.seconds)
         if isinstance(effect, WaitForTurn):
-            return await _wait(effect.places, effect.timeout, self._finish_lost)
+            return await self._wait(effect.places, effect.timeout)
         assert isinstance(effect, WaitForNodes)
-        return await _wait(effect.service.ready, effect.timeout, self._finish_lost)
+        return await self._wait(effect.service.ready, effect.timeout)
+
+    async def _wait(self, what: Places | Signal, timeout: float | None) -> bool:
+        return await _wait(what, timeout, self._finish_lost, self._dialing.lost)
 
 
-async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None]) -> bool:
-    """Wait to be woken by it, from whichever thread; whether it came in time."""
+async def _wait(
+    what: Places | Signal, timeout: float | None, now_and_then: Callable[[], None], lost: deque[Any]
+) -> bool:
+    """Wait to be woken by it, from whichever thread; whether it came in time. lost: for who leaves late"""
     loop = current_loop()
     ends_at = math.inf if timeout is None else time.monotonic() + timeout
     came = taken = False
@@ -168,6 +180,10 @@ async def _wait(what: Places | Signal, timeout: float | None, now_and_then: Call
             now_and_then()
         taken = came
         return taken
+    except GeneratorExit:
+        taken = True
+        lost.append(Later(partial(what.leave, waiter)))
+        raise
     finally:
         if not taken:  # also if it was woken and the call was cancelled in the same loop iteration
             what.leave(waiter)

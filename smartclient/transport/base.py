@@ -107,8 +107,7 @@ class TransportBase:
         )
         self._status = StatusReader()
         self._status_socket: Any = self._status_on_a_socket() if _is_shown(status, trust_env) else None
-        _all.add(self)
-        told.watch(self)
+        _enter(self, told)
 
     def _new_checker(self, policies: Policies, connect: Any) -> Checker | None:
         """The one that makes active checks, if a policy asks for them."""
@@ -169,7 +168,9 @@ class TransportBase:
         if context is None or context.transport is not self:
             context = SendContext(options_of(request))
         body = self._body(request, context)
-        return CallFlow(CallState(request, service, context, body, self._places, self._flavour, self._clock))
+        return CallFlow(
+            CallState(request, service, context, body, self._places, self._flavour, self._clock, self._dialing.lost)
+        )
 
     def _body(self, request: Any, context: SendContext) -> RequestBody | None:
         body = body_of(request, self._flavour.ByteStream, self._flavour.WatchedStream)
@@ -227,8 +228,8 @@ class TransportBase:
         return (Signal() if service.ready.fired else service.ready), min(left, AGAIN)
 
     def _observe(self, observer: Any) -> None:
-        self._services.observe(observer)
-        observer.watch(self)
+        if self._services.observe(observer):
+            observer.watch(self)
 
     def _not_a_service(self, request: Any) -> Exception:
         error: Exception = self._flavour.NoInstances.of(
@@ -240,16 +241,30 @@ class TransportBase:
 
 def observe_all(observer: Observer) -> None:
     """Have each client of the process observed, those that there are and those to come."""
-    everywhere.append(observer)
-    for transport in tuple(_all):
+    with _entering:
+        everywhere.append(observer)
+        transports = tuple(_all)
+    for transport in transports:
         transport._observe(observer)
 
 
 def observe_no_more(observer: Observer) -> None:
     """The contrary."""
-    everywhere.remove(observer)
-    for transport in tuple(_all):
+    with _entering:
+        everywhere.remove(observer)
+        transports = tuple(_all)
+    for transport in transports:
         transport._services.observe_no_more(observer)
+
+
+def _enter(transport: TransportBase, told: Observers) -> None:
+    """It is one of the process's from now on. told: its observers; some may have come while it was made"""
+    with _entering:
+        _all.add(transport)
+        late = tuple(everywhere)
+    told.watch(transport)
+    for observer in late:
+        transport._observe(observer)
 
 
 def _is_shown(status: bool | None, trust_env: bool) -> bool:
@@ -273,9 +288,12 @@ def _retire(node: Node) -> None:
 
 
 _all: weakref.WeakSet[TransportBase] = weakref.WeakSet()
+_entering = threading.Lock()
 
 
 def _after_fork() -> None:
+    global _entering
+    _entering = threading.Lock()
     for transport in tuple(_all):
         transport._after_fork()
 
