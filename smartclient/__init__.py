@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         WeightedRoundRobin,
     )
     from .client import AsyncBalancedTransport, AsyncClient, BalancedTransport, Client
+    from .config import Config, ConfigError, load_config
     from .discovery import (
         Cached,
         Consul,
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
         CallFinished,
         CallStarted,
         CircuitChanged,
+        ConfigRejected,
         DiscoveryFailed,
         DiscoveryRecovered,
         Event,
@@ -65,6 +67,7 @@ if TYPE_CHECKING:
         NodeReturned,
         Observer,
         PanicChanged,
+        PolicyChanged,
         RetryDenied,
         RetryScheduled,
     )
@@ -157,6 +160,10 @@ _WHERE = {
     "RoundRobin": "balancers",
     "Sticky": "balancers",
     "WeightedRoundRobin": "balancers",
+    # configuration files
+    "Config": "config",
+    "ConfigError": "config",
+    "load_config": "config",
     # what is (`client.status()`)
     "ClientStatus": "services.status",
     "InstanceStatus": "services.status",
@@ -167,6 +174,7 @@ _WHERE = {
     "CallFinished": "events",
     "CallStarted": "events",
     "CircuitChanged": "events",
+    "ConfigRejected": "events",
     "DiscoveryFailed": "events",
     "DiscoveryRecovered": "events",
     "Event": "events",
@@ -178,6 +186,7 @@ _WHERE = {
     "NodeReturned": "events",
     "Observer": "events",
     "PanicChanged": "events",
+    "PolicyChanged": "events",
     "RetryDenied": "events",
     "RetryScheduled": "events",
     # errors
@@ -213,6 +222,7 @@ __all__ = [
     "CallReport",
     "Candidate",
     "deadline",
+    "load_config",
     "report",
     "Why",
     # instances, and where they come from (also in smartclient.discovery)
@@ -257,6 +267,9 @@ __all__ = [
     "RoundRobin",
     "Sticky",
     "WeightedRoundRobin",
+    # configuration files
+    "Config",
+    "ConfigError",
     # what is (`client.status()`)
     "ClientStatus",
     "InstanceStatus",
@@ -267,6 +280,7 @@ __all__ = [
     "CallFinished",
     "CallStarted",
     "CircuitChanged",
+    "ConfigRejected",
     "DiscoveryFailed",
     "DiscoveryRecovered",
     "Event",
@@ -278,6 +292,7 @@ __all__ = [
     "NodeReturned",
     "Observer",
     "PanicChanged",
+    "PolicyChanged",
     "RetryDenied",
     "RetryScheduled",
     # errors

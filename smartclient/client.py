@@ -7,6 +7,7 @@ overridden (a call's deadline covers its redirects and auth).
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, TypedDict
 
@@ -36,7 +37,9 @@ if TYPE_CHECKING:
         QueryParamTypes,
         TimeoutTypes,
     )
-    from typing_extensions import Unpack
+    from typing_extensions import Self, Unpack
+
+    from .config import Config
 
 
 class BalancedTransport(SyncTransport, httpx.BaseTransport):
@@ -84,10 +87,17 @@ class ClientMixin:
         connect: Callable[[Instance], Any] | None = None,
         observers: Iterable[Observer] = (),
         status: bool | None = None,
+        _config: Config | None = None,
         **keywords: Any,
     ) -> None:
+        if _config is None and keywords.get("trust_env", True):
+            _config = environment_config()
+        if discovery is None and _config is not None:
+            discovery = _config.discovery
         if discovery is None and keywords.get("trust_env", True):
             discovery = environment_discovery()
+        if discovery is None and _config is not None:
+            discovery = {}  # a later version of the file may name one
         source = discovery_of(discovery)
         if source is None:
             Policies(policy, policies)  # a wrong policy is an error even where there is nothing to balance yet
@@ -107,11 +117,42 @@ class ClientMixin:
             status=status,
             # An explicit transport is httpx's to close.
             _connect_owned=not shared,
+            _config=_config,
             **passed,
         )
         self._balanced = balanced
         mine: Any = self  # `_mounts` is private, and of another type in each flavour
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
+
+    @classmethod
+    def from_config(cls, path: str | os.PathLike[str] | None = None, **overrides: Any) -> Self:
+        """A client by a configuration file (YAML, TOML, JSON), which is watched: what changes in it is in force within
+        a second, and nothing that it does not concern is lost. Needs the extra: pip install 'smartclient[config]'.
+
+        path:       of the file; None: the environment's SMARTCLIENT_CONFIG
+        overrides:  arguments of the client; `policies` (by name or glob) go before the file's, `policy` is for services
+                    that the file does not name
+
+        Raises ConfigError, which says all that is wrong with the file.
+        """
+        from .config import load_config
+
+        found = os.environ.get(CONFIG) if path is None else path
+        if not found:
+            raise ValueError(f"from_config: no path was given, and {CONFIG} is not set")
+        return cls(_config=load_config(found), **overrides)
+
+    def reconfigure(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
+        """Change the policies while calls go on: what a changed field does not concern stays as it is, and calls in
+        progress keep the policy they began with.
+
+        policy:    in place of the default of before; None: that stays
+        policies:  in place of all those of before; None: they stay
+        """
+        if self._balanced is None:
+            Policies(policy, policies)
+        else:
+            self._balanced.reconfigure(policy, policies)
 
     def refresh(self, service: str | None = None) -> None:
         """Query discovery again now for a service in use; None: for all. Does not wait for the result.
@@ -163,6 +204,19 @@ class AsyncClientMixin(ClientMixin):
             return await super().send(request, stream=stream, **keywords)  # type: ignore[misc]
         finally:
             _reset(token)
+
+
+CONFIG = "SMARTCLIENT_CONFIG"
+
+
+def environment_config() -> Config | None:
+    """What the file says that the environment names."""
+    path = os.environ.get(CONFIG)
+    if not path:
+        return None
+    from .config import load_config
+
+    return load_config(path)
 
 
 def _reset(token: Any) -> None:

@@ -88,6 +88,7 @@ class AttemptFinished(Event):
     elapsed:     seconds up to the response headers or the error
     reused:      it was sent on a connection that had been idle
     connecting:  seconds that its new connection took; 0.0 if there was none
+    injected:    the fault on purpose that it had (`smartclient.faults`)
     """
 
     call_id: int
@@ -101,6 +102,7 @@ class AttemptFinished(Event):
     elapsed: float
     reused: bool
     connecting: float
+    injected: str | None
 
 
 @dataclass(frozen=True)
@@ -234,6 +236,27 @@ class DiscoveryRecovered(Event):
 
     service: str
     source: str
+
+
+@dataclass(frozen=True)
+class PolicyChanged(Event):
+    """A service follows another policy from now on. changed: the names of the fields that differ"""
+
+    service: str
+    changed: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class ConfigRejected(Event):
+    """A configuration file has changed, and is wrong: the last good one stays in force. Told once per content.
+
+    path:      of the file
+    problems:  each as "smartclient.yaml:9: services.payments.deadline: expected …"
+    """
+
+    path: str
+    problems: tuple[str, ...]
+    service: str = ""
 
 
 def _quickly(kind: type[Any]) -> None:

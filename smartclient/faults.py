@@ -46,6 +46,9 @@ Faults = Mapping[str, tuple[Fault, ...]]
 """By names of services, or globs."""
 
 
+NO_FAULTS: Faults = {}
+
+
 def faults_from(written: str) -> tuple[Fault, ...]:
     """ "503@10%", or several with commas. Raises ValueError."""
     return tuple(_fault(one) for one in written.split(","))

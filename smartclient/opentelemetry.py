@@ -145,7 +145,7 @@ class Spans:
             RetryDenied: self._retry_denied,
             NodeEjected: self._ejected,
         }
-        self.wants = frozenset(self._tell)
+        self.wants: frozenset[type[Any]] = frozenset(self._tell)
 
     def __call__(self, event: Any) -> None:
         tell: Any = self._tell.get(type(event))

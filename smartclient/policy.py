@@ -148,11 +148,18 @@ def check_times(name: str, attempt_timeout: float | None, deadline: float | None
 class Policies:
     """The policy of each service: its own, else that of the longest glob that matches ("*.eu"), else the default."""
 
-    def __init__(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
+    def __init__(
+        self,
+        policy: Policy | None = None,
+        policies: Mapping[str, Policy] | None = None,
+        beneath: Policies | None = None,
+    ) -> None:
+        """beneath: what counts where these say nothing: its own services, before `policy`; its default, after it"""
         optional(kind(Policy))("policy", policy)
         if policies is not None and not isinstance(policies, Mapping):
             raise wrong("policies", "a mapping of service names to Policy", policies, TypeError)
-        self._default = Policy() if policy is None else policy
+        self._beneath = beneath
+        self._default = policy or (Policy() if beneath is None else beneath.default)
         self._policies: dict[str, Policy] = {}
         for service, own in (policies or {}).items():
             text("policies: a service's name", service)
@@ -164,11 +171,25 @@ class Policies:
         for service in self._policies:
             if service not in known and not is_pattern(service):
                 yield f"policies[{service!r}]: there is no such service{nearest(service, known)}"
+        if self._beneath is not None:
+            yield from self._beneath.unknown(known)
 
     def __iter__(self) -> Iterator[Policy]:
         """The default, and all others."""
-        return iter((self._default, *self._policies.values()))
+        yield from (self._default, *self._policies.values())
+        if self._beneath is not None:
+            yield from self._beneath
+
+    @property
+    def default(self) -> Policy:
+        return self._default
+
+    def own(self, service: str) -> Policy | None:
+        """That of a service which is named, or matches a glob."""
+        name = matching_name(service, self._policies)
+        if name is not None:
+            return self._policies[name]
+        return None if self._beneath is None else self._beneath.own(service)
 
     def __getitem__(self, service: str) -> Policy:
-        name = matching_name(service, self._policies)
-        return self._default if name is None else self._policies[name]
+        return self.own(service) or self._default

@@ -121,7 +121,7 @@ class Metrics:
             DiscoveryFailed: lambda event: self._failures(self._service(event)).inc(),
             InstancesChanged: self._changed,
         }
-        self.wants = frozenset(self._tell)
+        self.wants: frozenset[type[Any]] = frozenset(self._tell)
         if self._several:
             self._gauges = {name: gauge(name, text, mode, "service") for name, text, mode, _ in GAUGES}
             self._states = gauge(*INSTANCES, "livemostrecent", "service", "state")

@@ -54,6 +54,7 @@ class AttemptReport:
     elapsed:  seconds from sending to the response headers or the error
     waited:   seconds between the attempt before and this one
     why:      why it went there; None: the call did not ask (`call(explain=True)`)
+    injected: the fault on purpose that it had (`smartclient.faults`)
     """
 
     instance: Instance
@@ -63,10 +64,11 @@ class AttemptReport:
     elapsed: float
     waited: float
     why: Why | None = None
+    injected: str | None = None
 
     def __str__(self) -> str:
         what = self.error or (f"status {self.status}" if self.status is not None else self.outcome)
-        return f"{self.instance} {what} ({self.elapsed:.3f} s)"
+        return f"{self.instance} {what} ({self.elapsed:.3f} s{', injected' if self.injected else ''})"
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,7 @@ from itertools import accumulate
 from math import exp, log, sqrt
 from random import Random as Rng
 from statistics import fmean, median_low
+from typing import ClassVar
 
 from ..node import Node, Outcome
 from ..support.checks import count, seconds, setting, share
@@ -136,7 +137,7 @@ class AdaptiveMemory(Crowded):
         self.own = in_flight + 1
         self.load += USUAL_LOAD * (in_flight + 1.0 - self.load)
         self._root_load = sqrt(self.load)
-        if self._idle:  # once it is tried again its mean counts in full, until it answers
+        if self._idle and self.count:  # once it is tried again its mean counts in full, until it answers
             self._believe(self.mean)
         else:
             self.cost = self.estimate / self._root_load
@@ -247,7 +248,7 @@ class Adaptive(Balancer):
 
     name = "adaptive"
     live_weights = True
-    load_header = HEADER
+    load_header: ClassVar[str | None] = HEADER
 
     def memory(self) -> AdaptiveMemory:
         return AdaptiveMemory(self.newest, self.failure_penalty, self.penalty_decay)

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ..errors import describe
+from ..faults import drawn
 from ..flavour import ENDED, NEVER_CONNECTED
 from ..limits import Refused
 from ..node import Outcome
@@ -16,6 +17,7 @@ from ..services.picking import Full, Unavailable
 from ..statuses import NOT_THE_SERVERS, is_failure
 from .context import TimeLeft
 from .effects import Effect, Send, Sleep, WaitForNodes
+from .injecting import inject
 from .places import leave_places, queue, try_places
 from .state import CallState, Later
 from .telling import attempt_started
@@ -120,26 +122,35 @@ def begin(state: CallState) -> Attempt:
         raise
 
 
-def send(state: CallState, attempt: Attempt) -> Generator[Send, Any, Any]:
-    """Send, and once more if an idle connection turned out to be dead: the keep-alive race is not a node's failure. The
-    same if the server closed the connection without processing the request: any method may then be sent again.
-    """
-    context, body = state.context, state.body
+def time_left(state: CallState, attempt: Attempt) -> TimeLeft | None:
+    """The timeouts of an attempt, cut to its own time and to the call's; None: httpx's alone."""
     limit = state.call.options.attempt_timeout
     if limit is ...:
-        limit = state.service.policy.attempt_timeout
-    timeouts = None
-    ends_at = context.ends_at
+        limit = state.policy.attempt_timeout
+    ends_at = state.context.ends_at
     if limit is not None or ends_at is not None:
         first_end = min(
             math.inf if limit is None else attempt.started + limit,
             math.inf if ends_at is None else ends_at,
         )
-        timeouts = TimeLeft(state.timeouts, first_end, state.clock)
+        return TimeLeft(state.timeouts, first_end, state.clock)
+    return None
+
+
+def send(state: CallState, attempt: Attempt) -> Generator[Effect, Any, Any]:
+    """Send, and once more if an idle connection turned out to be dead: the keep-alive race is not a node's failure. The
+    same if the server closed the connection without processing the request: any method may then be sent again.
+    """
+    context, body = state.context, state.body
+    timeouts = time_left(state, attempt)
     stream = state.request.stream if body is None else body.stream
     headers = attempt.headers
     if state.headers is not None:
         headers += state.headers.of(attempt, context, state.clock())
+    if state.service.faults and (fault := drawn(state.service.faults, state.service.rng)) is not None:
+        response = yield from inject(state, attempt, fault, timeouts)
+        if response is not None:
+            return response
     fresh = False
     while True:
         try:

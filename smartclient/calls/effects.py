@@ -43,7 +43,7 @@ class Race(NamedTuple):
     """
 
     first: Attempt
-    run: Callable[[Attempt], Generator[Send, Any, Any]]
+    run: Callable[[Attempt], Generator[Any, Any, Any]]
     after: float
     more: Callable[[], Attempt | None]
     good: Callable[[Any], bool]

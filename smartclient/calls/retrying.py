@@ -129,7 +129,7 @@ def _as_pushed_back(state: CallState, value: str, now: float) -> float | None:
 
 def _patience(state: CallState, now: float) -> float:
     """The longest pause that the call accepts from a server; without a deadline it is at most the read timeout."""
-    ends_at, outlier = state.context.ends_at, state.service.policy.outlier
+    ends_at, outlier = state.context.ends_at, state.policy.outlier
     longest = MAX_PAUSE if outlier is None else outlier.max_pause
     left = ends_at - now if ends_at is not None else state.timeouts.get("read")
     return longest if left is None else min(longest, left)

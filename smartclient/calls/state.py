@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from ..flavour import Flavour
 from ..inherited import deadline as inherited_deadline
 from ..inherited import work
+from ..policy import Policy
 from ..retry.hedge import Hedge
 from ..retry.request_body import RequestBody
 from ..retry.retry import IDEMPOTENT, Retry
@@ -46,6 +47,7 @@ class CallState:
         "headers",
         "hedge",
         "places",
+        "policy",
         "queued",
         "refused",
         "request",
@@ -67,6 +69,7 @@ class CallState:
         lost: deque[Any] | None = None,
     ) -> None:
         options, policy = context.options, service.policy
+        self.policy: Policy = policy  # a call keeps the one that it began with
         self.request: Any = request
         self.service: Service = service
         self.context: SendContext = context

@@ -98,7 +98,8 @@ def _attempt_finished(state: CallState, attempt: Attempt, kind: str) -> None:
     outcome = "success" if attempt.outcome is Outcome.SUCCESS else str(attempt.outcome)
     service.observers(
         AttemptFinished(state.call.id, service.name, attempt.node.instance, attempt.number, kind, outcome,
-                        attempt.status, attempt.error, attempt.elapsed, attempt.reused, attempt.connecting)
+                        attempt.status, attempt.error, attempt.elapsed, attempt.reused, attempt.connecting,
+                        attempt.injected)
     )  # fmt: skip
 
 

@@ -54,6 +54,13 @@ class Config:
     faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
     _said: Mapping[str | None, Said] = field(default_factory=dict, repr=False, compare=False)
 
+    def same(self, name: str | None, said: Said) -> Policy | None:
+        """Its policy of that name, if the same was said of it. (tenacity's strategies compare by identity.)"""
+        was = self._said.get(name)
+        if was is None or was.plain != said.plain:
+            return None
+        return self.default if name is None else self.policies[name]
+
     def effective(self, service: str) -> tuple[str | None, Said]:
         """The name or glob that a service has its policy of, and all that is said of it."""
         name = matching_name(pattern_name(service), self.policies)
@@ -75,21 +82,25 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     return config_in(content, file, environment)
 
 
-def config_in(content: bytes, file: Path, environment: Mapping[str, str] | None = None) -> Config:
-    """The same, of a file that has been read."""
+def config_in(
+    content: bytes, file: Path, environment: Mapping[str, str] | None = None, before: Config | None = None
+) -> Config:
+    """The same, of a file that has been read. before: policies of which nothing else is said now stay the very same"""
     name = line(str(file))
     try:
         said = said_in(content, reader_of(file))
     except BadFile as error:
         raise ConfigError(str(file), (Problem(error.line, "", str(error)).of(name),)) from None
-    config, problems = _read(said, file, os.environ if environment is None else environment)
+    config, problems = _read(said, file, os.environ if environment is None else environment, before)
     if config is None:
         lines = dict.fromkeys(problem.of(name) for problem in sorted(problems))
         raise ConfigError(str(file), tuple(lines))
     return config
 
 
-def _read(said: Said, file: Path, environment: Mapping[str, str]) -> tuple[Config | None, list[Problem]]:
+def _read(
+    said: Said, file: Path, environment: Mapping[str, str], before: Config | None
+) -> tuple[Config | None, list[Problem]]:
     top: dict[str, Said] = said.value
     problems = [
         one.problem(f"unknown{nearest(key, KEYS)}".replace("'", "")) for key, one in top.items()
@@ -109,8 +120,10 @@ def _read(said: Said, file: Path, environment: Mapping[str, str]) -> tuple[Confi
     all_said |= {name: merged(defaults, own) for name, own in services.items()}
     made: dict[str | None, Policy | None] = {}
     for name, one in all_said.items():
-        made[name], wrong = policy_from(one)
-        problems += wrong
+        made[name] = None if before is None else before.same(name, one)
+        if made[name] is None:
+            made[name], wrong = policy_from(one)
+            problems += wrong
     faults, wrong = faults_of(top.get("faults"))
     problems += wrong
     if problems:

@@ -13,7 +13,7 @@ class BadFile(ValueError):
 
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(message)
-        self.line = line
+        self.line: int = line
 
 
 class Problem(NamedTuple):
@@ -46,9 +46,9 @@ class Said:
     __slots__ = ("line", "path", "value")
 
     def __init__(self, value: Any, path: Path, line: int) -> None:
-        self.value = value
-        self.path = path
-        self.line = line
+        self.value: Any = value
+        self.path: Path = path
+        self.line: int = line
 
     @property
     def plain(self) -> Any:
@@ -84,8 +84,8 @@ class Said:
         return Problem(self.line, ".".join((*self.path, *more)), text)
 
 
-NOTHING = Said({}, (), 0)
-CHOICES = ("balancer", "inner", "wait", "stop")  # written as one of several kinds
+NOTHING: Said = Said({}, (), 0)
+CHOICES: tuple[str, ...] = ("balancer", "inner", "wait", "stop")  # written as one of several kinds
 
 
 def merged(base: Said, over: Said, key: str = "") -> Said:

@@ -35,13 +35,13 @@ class Wrong(ValueError):
 
     def __init__(self, text: str, keys: Path = ()) -> None:
         super().__init__(text)
-        self.keys = keys
+        self.keys: Path = keys
 
 
 class Several(ValueError):
     def __init__(self, problems: list[Wrong]) -> None:
         super().__init__()
-        self.problems = problems
+        self.problems: list[Wrong] = problems
 
 
 def policy_from(said: Said) -> tuple[Policy | None, list[Problem]]:

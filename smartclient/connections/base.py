@@ -40,6 +40,10 @@ class NodeConnections:
         self._body_class: Any = None
         self.addresses: dict[tuple[str, int | None], Address] = {}
 
+    def forget_addresses(self) -> None:
+        """How instances are addressed has changed: connections of another name, or with other TLS, rest and expire."""
+        self.addresses = {}
+
     def address(self, request: Any) -> Address:
         """Where the request goes; remembered for each scheme and port it may come with."""
         if self.node.instance is not self._instance:  # it may speak TLS now

@@ -19,6 +19,7 @@ class Dialing:
     """How the connections of one client are made.
 
     ssl_context:  called at the first TLS connection, once; one context serves all nodes (each costs 50 ms)
+    limits:       httpx's
     connect:      makes a transport for an instance, in place of connections of ours
     owned:        whether such a transport is closed with its node
     active:       attempts in progress, of all nodes, and their links (None: HTTP/2, or a transport of the user's)
@@ -34,8 +35,7 @@ class Dialing:
         *,
         http1: bool,
         http2: bool,
-        max_keepalive: int | None,
-        keepalive_expiry: float | None,
+        limits: Any,
         connect: Callable[[Instance], Any] | None,
         owned: bool,
         clock: Callable[[], float],
@@ -49,8 +49,8 @@ class Dialing:
         self.sweep: Sweep = Sweep()
         self.http1 = http1
         self.http2 = http2
-        self.max_keepalive = max_keepalive
-        self.keepalive_expiry = keepalive_expiry
+        self.max_keepalive: int | None = limits.max_keepalive_connections
+        self.keepalive_expiry: float | None = limits.keepalive_expiry
         self.clock = clock
         self._make_ssl_context = ssl_context
         self._ssl_context: Any = None

@@ -123,6 +123,10 @@ class NodeHealth:
         self._times = 0
         self._relapses = 0  # in a row: it came back, and failed again before it was forgiven
 
+    def follow(self, settings: OutlierDetection) -> None:
+        """Take these from now on; what is known stays."""
+        self._settings = settings
+
     @property
     def suspect(self) -> bool:
         """There is something against it."""
@@ -196,12 +200,22 @@ class Detector:
     """The detector of one service: compares its nodes. Ejected nodes do not count as peers."""
 
     def __init__(self, settings: OutlierDetection, now: float, keyed: bool = False) -> None:
-        self.settings = settings
+        self.settings: OutlierDetection = settings
         self._answers = WrongAnswers() if settings.wrong_answers and not keyed else None
         self.interval_ends_at: float = now + settings.interval
         self._calls = self._failures = 0
         self._calls_before = self._failures_before = 0
         self._quick_sum = 0.0
+
+    def follow(self, settings: OutlierDetection, now: float, keyed: bool) -> None:
+        """Take these from now on; what is known stays."""
+        if not (settings.wrong_answers and not keyed):
+            self._answers = None
+        elif self._answers is None:
+            self._answers = WrongAnswers()
+        if settings.interval != self.settings.interval:
+            self.interval_ends_at = now + settings.interval
+        self.settings = settings
 
     def observe(self, health: NodeHealth, outcome: Outcome, status: int | None, latency: float, now: float,
                 peers: int, lone: bool = False) -> Finding | None:  # fmt: skip

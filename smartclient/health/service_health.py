@@ -38,6 +38,38 @@ class ServiceHealth:
         self._rng = rng
         self._detector = None if outlier is None else Detector(outlier, now, keyed)
 
+    def follow(
+        self,
+        outlier: OutlierDetection | None,
+        slow_start: SlowStart | None,
+        nodes: Iterable[Node],
+        now: float,
+        keyed: bool = False,
+    ) -> list[Event]:
+        """Take these settings from now on: ejections and what is known of the nodes stay, as far as there is detection
+        at all.
+        """
+        events: list[Event] = []
+        before, self._outlier, self._slow_start = self._outlier, outlier, slow_start
+        if outlier is None:
+            self._detector = None
+        elif self._detector is None:
+            self._detector = Detector(outlier, now, keyed)
+        else:
+            self._detector.follow(outlier, now, keyed)
+        for node in nodes:
+            if outlier is None and before is not None:
+                if node.ejected_until is not None:
+                    events.append(self.restore(node, now))
+                node.health = node.paused_until = None
+            elif outlier is not None and node.health is None:
+                node.health = NodeHealth(outlier)
+            elif outlier is not None:
+                node.health.follow(outlier)
+            if slow_start is None and node.warm_since is not None:
+                node.warm_since, node.weight = None, node.instance.weight
+        return events
+
     def record(self) -> NodeHealth | None:
         """The health record of a new node."""
         return None if self._outlier is None else NodeHealth(self._outlier)

@@ -27,8 +27,8 @@ class Refused(Exception):
 
     def __init__(self, reason: str, rule: str) -> None:
         super().__init__(reason)
-        self.rule = rule
-        self.down = rule == "circuit"
+        self.rule: str = rule
+        self.down: bool = rule == "circuit"
 
 
 class Admission:
@@ -39,22 +39,52 @@ class Admission:
     """
 
     def __init__(self, limits: Limits | None, throttle: Throttle | None, circuit: Circuit | None, rng: Random) -> None:
-        self.limits = limits
         self._lock = threading.Lock()
+        self._rng = rng
         self._gradient: Gradient | None = None
-        self._most = UNLIMITED
+        self._most = self._room = UNLIMITED
+        self.limits: Limits | None = None
         self.places: Places | None = None
-        self._room = UNLIMITED
-        if limits is not None:
-            if isinstance(limits.max_in_flight, AdaptiveLimit):
-                self._gradient = Gradient(limits.max_in_flight)
-                self._most = self._gradient.limit
-            elif limits.max_in_flight is not None:
-                self._most = limits.max_in_flight
-            if limits.max_in_flight is not None or limits.per_node is not None:
-                self.places = Places(self._most)
-        self._throttling = None if throttle is None else Throttling(throttle, rng)
-        self._breaker = None if circuit is None else Breaker(circuit)
+        self._throttling: Throttling | None = None
+        self._breaker: Breaker | None = None
+        self._throttle: Throttle | None = None
+        self._circuit: Circuit | None = None
+        self.follow(limits, throttle, circuit)
+
+    def follow(self, limits: Limits | None, throttle: Throttle | None, circuit: Circuit | None) -> None:
+        """Take these settings from now on. What they do not change keeps what it knows."""
+        with self._lock:
+            if limits != self.limits:
+                self._limit(limits)
+            if throttle != self._throttle:
+                self._throttle = throttle
+                self._throttling = None if throttle is None else Throttling(throttle, self._rng)
+            if circuit != self._circuit:
+                self._circuit = circuit
+                self._breaker = None if circuit is None else Breaker(circuit)
+
+    def _limit(self, limits: Limits | None) -> None:
+        before, self.limits = self.limits, limits
+        most = None if limits is None else limits.max_in_flight
+        if not isinstance(most, AdaptiveLimit):
+            self._gradient = None
+            self._most = UNLIMITED if most is None else most
+        elif self._gradient is None or before is None or before.max_in_flight != most:
+            self._gradient = Gradient(most)
+            self._most = self._gradient.limit
+        if limits is None or limits.per_node is None:
+            self._room = UNLIMITED
+        limited = limits is not None and (most is not None or limits.per_node is not None)
+        if limited and self.places is None:
+            self.places = Places(self._most)
+        self._resize()  # without a limit: who waits, goes
+        if not limited:
+            self.places = None
+
+    @property
+    def limits_nodes(self) -> bool:
+        """Whether each node has a limit of its own."""
+        return self.limits is not None and self.limits.per_node is not None
 
     @property
     def circuit_open(self) -> bool:

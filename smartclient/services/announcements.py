@@ -20,9 +20,10 @@ from ..events import (
     NodeReturned,
     Observers,
     PanicChanged,
+    PolicyChanged,
 )
 from ..node import Node
-from ..support.loggers import CALL, DISCOVERY, HEALTH, about
+from ..support.loggers import CALL, CONFIG, DISCOVERY, HEALTH, about
 from ..support.untrusted import line
 from .changes import Change
 
@@ -45,6 +46,9 @@ class Announcements:
     def log(self, logger: Logger, level: int, text: str, *args: Any, **fields: Any) -> None:
         logger.log(level, f"%s: {text}", self._service, *args, extra=about(self._service, **fields))
 
+    def follow_source(self, source: str) -> None:
+        self._source = source
+
     def listed(self, change: Change, age: float) -> None:
         """A new list is in force. age: seconds since the one before"""
         self.log(DISCOVERY, INFO, "%d instances from %s (%d added, %d removed)",
@@ -52,6 +56,13 @@ class Announcements:
         if self._observers:
             listed, added, removed = (tuple(node.instance for node in part) for part in change[:3])
             self._observers(InstancesChanged(self._service, listed, added, removed, self._source, age))
+
+    def reconfigured(self, changed: Iterable[str]) -> None:
+        """Another policy is in force."""
+        names = tuple(sorted(changed))
+        self.log(CONFIG, INFO, "another policy is in force: %s", ", ".join(names))
+        if self._observers:
+            self._observers(PolicyChanged(self._service, names))
 
     def health(self, events: Iterable[Event]) -> None:
         """Ejections and returns."""

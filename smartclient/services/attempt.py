@@ -44,6 +44,7 @@ class Attempt:
         "headers",
         "held",
         "in_body",
+        "injected",
         "late",
         "node",
         "number",
@@ -83,6 +84,7 @@ class Attempt:
         self.stalled: float = 0.0  # total stall time of the client when it started
         self.headers: Headers = ()  # what observers give it to send
         self.held: bool = False  # a tool that patches httpx has its response: it is not judged, whatever that does
+        self.injected: str | None = None  # the fault on purpose that it had
         self.late: str | None = None  # the error, if its call's time was over while its body was read
         self.why: Why | None = None
         self.then: Callable[[], object] | None = None  # called once when it is over, if it is observed
@@ -146,4 +148,6 @@ class Attempt:
 
     def report(self) -> AttemptReport:
         outcome = str(self.outcome or Outcome.ABANDONED)
-        return AttemptReport(self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited, self.why)
+        return AttemptReport(
+            self.node.instance, outcome, self.status, self.error, self.elapsed, self.waited, self.why, self.injected
+        )

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from cachetools import TLRUCache
 
+from ..events import Event
 from ..health.service_health import ServiceHealth
 from ..instance import Instance
 from ..node import Node
@@ -102,7 +103,7 @@ class Choices:
         self._several: deque[tuple[Instance, list[Instance]]] = deque()  # of which that is to be said
         self._listed: tuple[Instance, ...] = ()  # of which a subset is used
         self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
-        self.updating = threading.Lock()  # one new list at a time; always taken before `lock`
+        self.updating: threading.Lock = threading.Lock()  # one new list at a time; always taken before `lock`
         self._breaks = GilBreaks()
         self._version = 0
         self._stale = False  # the pickers do not know the latest weights, or are a stopgap
@@ -134,6 +135,44 @@ class Choices:
         if told is not None:
             self.settle()
         return told
+
+    def follow(self, policy: Policy, changed: Set[str]) -> tuple[list[Event], tuple[Change, list[Node]] | None]:
+        """Take another policy. changed: the names of the fields that differ. Nodes, their health and estimates stay, as
+        far as these fields do not concern them. What it changed for the nodes, and what `update` returns.
+        """
+        now = self._clock()
+        told: tuple[Change, list[Node]] | None = None
+        with self.updating:
+            with self.lock:
+                listed = (
+                    self._listed if self._policy.subset is not None else tuple(node.instance for node in self.nodes)
+                )
+                self._policy = policy
+                self.chooser.follow(policy)
+                if "balancer" in changed:
+                    self._change_balancer(policy)
+                keyed = self.chooser.balancer.keyed
+                events = self.health.follow(policy.outlier, policy.slow_start, self.nodes, now, keyed)
+                self._version += 1
+                self._stale = True
+            if changed & {"subset", "require", "prefer"}:
+                self._wanted = {_pairs(policy.require): None, _pairs(policy.require, policy.prefer): None}
+                if "subset" in changed or policy.subset is not None:
+                    told = self._exchange(listed)
+        self.settle()
+        return events, told
+
+    def _change_balancer(self, policy: Policy) -> None:
+        """A picker works with the memory of its own balancer: until the new one is made, calls go to nodes at random
+        (the lock held).
+        """
+        if self.choice is not None:
+            self.choice = self.chooser.stopgap(self.choice.groups)
+        self.chooser.renew(policy)
+        for node in self.nodes:
+            node.memory = self.chooser.balancer.memory()
+        for identity, left in tuple(self._left.items()):
+            self._left[identity] = left._replace(memory=self.chooser.balancer.memory())
 
     def settle(self) -> None:
         """Make the pickers for new members. That is the user's code, and may be slow: no lock is held."""

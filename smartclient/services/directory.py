@@ -15,7 +15,8 @@ from cachetools import TTLCache
 
 from ..discovery.base import Discovery, drop_of
 from ..discovery.watcher import Watcher
-from ..events import Observer, Observers
+from ..events import Event, Observer, Observers
+from ..faults import NO_FAULTS, Faults, faults_for
 from ..health.stalls import Stalls
 from ..instance import Instance, parse_all
 from ..node import Node
@@ -23,6 +24,7 @@ from ..policy import Policies
 from ..support.hosts import wire_name
 from ..support.loggers import DISCOVERY
 from ..support.untrusted import shown
+from .reconfiguring import reconfigure
 from .service import Service
 from .unknown import Unknown
 
@@ -36,6 +38,7 @@ class Services:
     retire_node: called with each node that is gone and has no call left
     by_id:       the registry's id is part of an instance's identity
     forgotten:   called with each service that is kept no longer
+    faults:      what is injected
     """
 
     def __init__(
@@ -50,13 +53,14 @@ class Services:
         zone: str | None = None,
         by_id: bool = False,
         forgotten: Callable[[Service], None] | None = None,
+        faults: Faults = NO_FAULTS,
     ) -> None:
         self._forgotten = forgotten
         self._first = Unknown(discovery.max_unknown)
         self.stalls: Stalls = Stalls()
         self._by_id = by_id
         self._zone = zone
-        self.discovery = discovery
+        self.discovery: Discovery = discovery
         self._policies = policies
         for problem in policies.unknown(names) if (names := discovery.names()) is not None else ():
             DISCOVERY.warning("%s (of those that %s has)", problem, discovery)
@@ -70,6 +74,7 @@ class Services:
         self._replaced: dict[str, Watcher] = {}  # by a refresh
         self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
         self._closed = False
+        self._faults: Faults = faults
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
@@ -114,6 +119,55 @@ class Services:
     def _count_observers(self) -> None:
         for service in tuple(self._services.values()):
             service.observed = bool(self._observers)
+
+    def tell(self, event: Event) -> None:
+        """Of what concerns no service alone."""
+        self._observers(event)
+
+    def reconfigure(self, policies: Policies, faults: Faults) -> list[str]:
+        """Have all services follow other policies; the names of those that do something else now. Services to come
+        follow them, too.
+        """
+        with self._lock:
+            self._policies, self._faults = policies, faults
+            services = tuple(self._services.values())
+        changed = [
+            service.name
+            for service in services
+            if reconfigure(service, policies[service.name], faults_for(service.name, faults))
+        ]
+        self._unknown.clear()
+        return changed
+
+    def rediscover(self, discovery: Discovery) -> None:
+        """Take the instances from another source. Lists stay until it has spoken; services that it does not cover end:
+        their running calls finish.
+        """
+        with self._lock:
+            self.discovery = discovery
+            self._first = Unknown(discovery.max_unknown)
+            self._unknown.clear()
+            services = tuple(self._services.values())
+            watchers = [self._watchers.pop(service.name, None) for service in services]
+            gone = [service for service in services if not discovery.covers(service.name)]
+            left = [self._dropped(service) for service in gone]
+        self._stop((*watchers, *left))
+        for service in gone:
+            service.close()
+        for service in services:
+            if service in gone:
+                continue
+            service.source, service.problem = str(discovery), None
+            service.announce.follow_source(service.source)
+            known = discovery.known(service.name)
+            if known is not None:
+                service.link_local = True  # the user's own list
+                service.update(parse_all(known, f"service {shown(service.name)}"))
+                continue
+            service.link_local = discovery.of(service.name).link_local
+            with self._lock:
+                if not self._closed and service.name not in self._watchers:
+                    self._start(service)
 
     @property
     def in_flight(self) -> int:
@@ -239,7 +293,7 @@ class Services:
             service.failed(f"its watch could not be started: {error}")
 
     def _new_service(self, name: str) -> Service:
-        return Service(
+        service = Service(
             name,
             self._policies[name],
             source=str(self.discovery),
@@ -254,6 +308,8 @@ class Services:
             given_up=self._given_up,
             link_local=self.discovery.of(name).link_local,
         )
+        service.faults = faults_for(name, self._faults)
+        return service
 
     def _watcher(self, service: Service) -> Watcher:
         def publish(instances: tuple[Instance, ...]) -> None:

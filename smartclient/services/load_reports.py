@@ -32,3 +32,9 @@ class LoadReports:
         if value:
             self._come = True
             self._members.learn_load(attempt, value, self._clock())
+
+
+def reports_of(members: Members, clock: Callable[[], float]) -> LoadReports | None:
+    """None: its balancer reads none."""
+    header = members.chooser.balancer.load_header
+    return None if header is None else LoadReports(header, members, clock)

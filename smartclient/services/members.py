@@ -131,6 +131,9 @@ class Members(Choices):
             except Unavailable:
                 if self.nodes is nodes or turn >= TURNS:  # else all have been replaced meanwhile
                     raise
+            except Exception:
+                if self.choice is choice or turn >= TURNS:  # else its balancer was replaced meanwhile
+                    raise
         raise AssertionError
 
     def _claim_due(self, call: Call) -> Node | None:

@@ -71,13 +71,22 @@ class Chooser:
     """
 
     def __init__(self, service: str, policy: Policy, zone: str | None, rng: Rng) -> None:
+        self._service = service
+        self._own_zone = zone
+        self.rng = rng
+        self.follow(policy)
+        self.renew(policy)
+        self.room: Callable[[Node], bool] | None = None
+
+    def follow(self, policy: Policy) -> None:
+        """Take the settings of a policy from now on, its balancer apart."""
+        self._policy = policy
+        self._zone = policy.zone or self._own_zone
+
+    def renew(self, policy: Policy) -> None:
+        """Take its balancer. Pickers of the one before must not be used from now on."""
         assert isinstance(policy.balancer, Balancer)
         self.balancer: Balancer = policy.balancer.for_service()
-        self._service = service
-        self._policy = policy
-        self._zone = policy.zone or zone
-        self.rng = rng
-        self.room: Callable[[Node], bool] | None = None
         self._table: tuple[tuple[Node, ...], Picker] | None = None
 
     @property

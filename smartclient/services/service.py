@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from random import Random
 
 from ..events import Event, Observers
+from ..faults import Fault
 from ..health.stalls import Stalls
 from ..instance import Instance
 from ..limits import Admission
@@ -27,7 +28,7 @@ from .attempt import Attempt
 from .call import Call
 from .changes import Change
 from .latencies import Latencies
-from .load_reports import LoadReports
+from .load_reports import LoadReports, reports_of
 from .members import Members
 from .picking import Unavailable
 
@@ -104,14 +105,12 @@ class Service:
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
         self.members: Members = Members(name, policy, zone, clock, rng, by_id)
-        header = self.members.chooser.balancer.load_header
-        self.load_reports = None if header is None else LoadReports(header, self.members, clock)
+        self.load_reports: LoadReports | None = reports_of(self.members, clock)
         guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
         self.admission = Admission(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
-        if self.admission is not None and policy.limits is not None and policy.limits.per_node is not None:
-            self.members.chooser.room = self.admission.room
         self._retire = retire
-        self._rng = rng
+        self.rng = rng
+        self.faults: tuple[Fault, ...] = ()
         self._refresh = refresh
         self._given_up = given_up
         self.forgotten: bool = False
@@ -121,6 +120,7 @@ class Service:
         self.announce: Announcements = Announcements(name, source, observers)
         self._look_at = 0.0  # when to check next whether most nodes fail
         self._up: Node | None = None  # the last one that answered
+        self.limit_nodes()
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -166,7 +166,7 @@ class Service:
 
     def draw_drop(self) -> bool:
         """Whether this call must be dropped."""
-        return self._rng.random() < self.drop
+        return self.rng.random() < self.drop
 
     def start(self, call: Call, places: Sequence[Places] = ()) -> Attempt:
         """Pick a node for the call's next attempt. Raises Unavailable where there is none."""
@@ -174,9 +174,9 @@ class Service:
         self.used_at = now
         members = self.members
         if now >= members.next_change:
-            self._tell(members.advance(now))
+            self.tell(members.advance(now))
         if self.policy.subset is not None and (told := members.want(*members.chooser.asked(call))):
-            self._tell(told)
+            self.tell(told)
         if members.choice is None:
             raise Unavailable(self.why_none())
         node = members.claim(call)
@@ -292,7 +292,7 @@ class Service:
         if told[0] is not None:
             self.members.settle()
         self.ready.fire()
-        self._tell(*told)
+        self.tell(*told)
 
     def forget(self) -> None:
         """It is no longer kept: a call that still holds it must not wait for a list."""
@@ -334,10 +334,8 @@ class Service:
             self.budget = BudgetAccount(self.policy.retry.budget)
         self.latencies, self._hedge_budgets = None, {}
         if self.admission is not None:
-            self.admission = Admission(self.policy.limits, self.policy.throttle, self.policy.circuit, self._rng)
-            if self.members.chooser.room is not None:
-                self.members.chooser.room = self.admission.room
-            self._count()
+            self.admission = Admission(self.policy.limits, self.policy.throttle, self.policy.circuit, self.rng)
+            self.limit_nodes()
 
     def why_none(self) -> str:
         """Why a call finds no instance."""
@@ -360,7 +358,7 @@ class Service:
         self._count()
         self.announce.health(events)
 
-    def _tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
+    def tell(self, told: tuple[Change, list[Node]] | None, age: float = 0.0) -> None:
         """Calls already see the new members: close the connections of removed ones, and tell the observers."""
         self._count()
         if told is None or not told[0]:
@@ -373,6 +371,12 @@ class Service:
         while change.removed:  # thousands of nodes freed at once would hold the interpreter for milliseconds
             change.removed.pop()
             breaks()
+
+    def limit_nodes(self) -> None:
+        """How many attempts each node may have is limited, or not."""
+        limited = self.admission is not None and self.admission.limits_nodes
+        self.members.chooser.room = self.admission.room if self.admission is not None and limited else None
+        self._count()
 
     def _count(self) -> None:
         """Who may be picked has changed."""

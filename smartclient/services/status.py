@@ -121,9 +121,9 @@ class StatusReader:
     def __init__(self) -> None:
         self._shares: WeakKeyDictionary[Service, Shares] = WeakKeyDictionary()
 
-    def read(self, services: Iterable[Service], version: str) -> ClientStatus:
+    def read(self, services: Iterable[Service], version: str, config: Mapping[str, Any] | None = None) -> ClientStatus:
         found = tuple(self._service(service) for service in sorted(services, key=lambda one: one.name))
-        return ClientStatus(version, os.getpid(), found)
+        return ClientStatus(version, os.getpid(), found, config)
 
     def _service(self, service: Service) -> ServiceStatus:
         shares = self._shares.get(service) or self._shares.setdefault(service, Shares())

@@ -3,7 +3,7 @@
     smartclient.call       calls that are lost (WARNING), retries (DEBUG)
     smartclient.health     ejections, failing services, panic, circuits (WARNING); what is well again (INFO)
     smartclient.discovery  trouble of sources (WARNING, again each minute); lists, and recovery (INFO)
-    smartclient.config     policies from files
+    smartclient.config     a configuration that is wrong (ERROR), what it injects (WARNING), what it changes (INFO)
 
 Each line is one readable sentence. Its fields are in `extra`, for structured logging.
 """
@@ -17,6 +17,7 @@ logger: logging.Logger = logging.getLogger("smartclient")
 CALL: logging.Logger = logging.getLogger("smartclient.call")
 HEALTH: logging.Logger = logging.getLogger("smartclient.health")
 DISCOVERY: logging.Logger = logging.getLogger("smartclient.discovery")
+CONFIG: logging.Logger = logging.getLogger("smartclient.config")
 
 
 def about(service: str, instance: object = None, **fields: Any) -> dict[str, Any]:

@@ -12,14 +12,14 @@ import weakref
 from collections.abc import Callable, Iterable, Mapping
 from contextvars import ContextVar
 from random import Random
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..calls.context import SendContext
 from ..calls.flow import CallFlow
 from ..calls.state import CallState
 from ..connections.dialing import Dialing
 from ..discovery import Discovery, DiscoveryLike, discovery_of
-from ..events import Observer, Observers, everywhere
+from ..events import ConfigRejected, Observer, Observers, everywhere
 from ..flavour import Flavour
 from ..instance import Instance
 from ..node import Node
@@ -29,14 +29,20 @@ from ..services.attempt import AttemptOwner
 from ..services.call import EXTENSION, NO_OPTIONS, CallOptions
 from ..services.directory import Services
 from ..services.status import ClientStatus, StatusReader
+from ..support.loggers import CONFIG
 from ..support.version import version
 from ..support.waiting import Places, Signal
 from .health_checks import Checker
+from .steering import Steering
+
+if TYPE_CHECKING:
+    from ..config import Config
 
 # Seconds after which a waiting call checks for lost places: a response that is dropped unread cannot wake a waiter,
 # since its destructor must not take a lock.
 LOST_INTERVAL = 0.1
 USUAL_LIMITS = {"max_connections": 100, "max_keepalive_connections": 20}  # httpx's own default for a client
+SHOWN = 10  # problems of a file in one line of the log
 AGAIN = 0.5  # seconds after which a service without instances is looked at again
 
 send_context: ContextVar[SendContext | None] = ContextVar("smartclient_send", default=None)
@@ -69,10 +75,11 @@ class TransportBase:
         rng: Random | None = None,
         status: bool | None = None,
         _connect_owned: bool = True,
+        _config: Config | None = None,
     ) -> None:
         source = _checked(discovery_of(discovery), connect, http2)
         httpx = self._flavour.httpx
-        limits = httpx.Limits(**USUAL_LIMITS) if limits is None else limits
+        limits = limits or httpx.Limits(**USUAL_LIMITS)
         self._sleep = sleep or self._default_sleep
         self._clock, self._fallback = clock, fallback
         self._lock = threading.Lock()
@@ -82,38 +89,38 @@ class TransportBase:
             lambda: httpx.create_ssl_context(verify=verify, cert=cert, trust_env=trust_env),
             http1=http1,
             http2=http2,
-            max_keepalive=limits.max_keepalive_connections,
-            keepalive_expiry=limits.keepalive_expiry,
+            limits=limits,
             connect=connect,
             owned=_connect_owned,
             clock=clock,
         )
         if isinstance(verify, str) or cert is not None:
             self._dialing.ssl_context  # noqa: B018  (a wrong path is said now, not at the first call)
-        self._own_rng = rng is None
-        self._rng = rng = Random() if rng is None else rng
-        settings = Policies(policy, policies)
-        self._checker = self._new_checker(settings, connect)
+        self._own_rng, self._rng = rng is None, (rng := rng or Random())
+        self._steering = Steering(policy, policies, _config, trust_env)
+        self._checker = self._new_checker(self._steering.policies)
         self._services = Services(
             source,
-            settings,
+            self._steering.policies,
             observers=(told := Observers(observers)),
             retire_node=_retire,
             clock=clock,
             rng=rng,
             zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
             by_id=connect is not None,
-            forgotten=None if self._checker is None else self._checker.forget,
+            forgotten=self._unchecked,
+            faults=self._steering.faults,
         )
+        self._watch: Any = None if _config is None else self._watch_config(_config)
         self._status = StatusReader()
         self._status_socket: Any = self._status_on_a_socket() if _is_shown(status, trust_env) else None
         _enter(self, told)
 
-    def _new_checker(self, policies: Policies, connect: Any) -> Checker | None:
+    def _new_checker(self, policies: Policies) -> Checker | None:
         """The one that makes active checks, if a policy asks for them."""
         if not any(policy.health_check is not None for policy in policies):
             return None
-        if connect is not None:
+        if self._dialing.connect is not None:
             raise ValueError(
                 "Policy.health_check: instances are checked by connections of our own; with connect= or transport= "
                 "nothing is known of them"
@@ -133,7 +140,57 @@ class TransportBase:
 
     def status(self) -> ClientStatus:
         """What is, of each service in use and its instances: JSON by `as_dict()`. From any thread; holds up no call."""
-        return self._status.read(self._services, version())
+        return self._status.read(self._services, version(), self._steering.status())
+
+    def reconfigure(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
+        """Change the policies while calls go on: what a changed field does not concern stays as it is, and calls in
+        progress keep the policy they began with.
+
+        policy:    in place of the default of before; None: that stays
+        policies:  in place of all those of before; None: they stay
+        """
+        with self._steering.lock:
+            self._check_policies(Policies(policy, policies))
+            self._steering.change(policy, policies)
+            self._follow()
+
+    def load(self, config: Config) -> None:
+        """The configuration file has changed."""
+        with self._steering.lock:
+            before = self._steering.config
+            self._check_policies(Policies(config.default, config.policies))
+            self._steering.load(config)
+            self._follow()
+            if before is not None and config.discovery not in (before.discovery, None):
+                self._services.rediscover(_checked(discovery_of(config.discovery), None, False))
+
+    def reject(self, problems: tuple[str, ...]) -> None:
+        """The configuration file has changed, and is wrong: the last good one stays in force."""
+        config = self._steering.config
+        assert config is not None
+        self._steering.problems = problems
+        CONFIG.error("%s is wrong, the last good one stays in force: %s", config.path, "; ".join(problems[:SHOWN]))
+        self._services.tell(ConfigRejected(str(config.path), problems))
+
+    def _check_policies(self, policies: Policies) -> None:
+        """Raises for what could not be followed."""
+        checker = self._new_checker(policies)
+        if self._checker is None and checker is not None:
+            self._checker = checker
+
+    def _follow(self) -> None:
+        self._services.reconfigure(self._steering.policies, self._steering.faults)
+        if self._checker is not None:
+            self._checker.reconfigured()
+
+    def _unchecked(self, service: Any) -> None:
+        if self._checker is not None:
+            self._checker.forget(service)
+
+    def _watch_config(self, config: Config) -> Any:
+        from ..config.watching import ConfigWatch
+
+        return ConfigWatch(config, self)
 
     def _status_on_a_socket(self) -> Any:
         """Must not keep this transport alive."""
@@ -151,6 +208,8 @@ class TransportBase:
         """Stop watching and checking, and remove all nodes."""
         if self._status_socket is not None:
             self._status_socket.close()
+        if self._watch is not None:
+            self._watch.close()
         self._services.close()
         if self._checker is not None:
             self._checker.close()
@@ -211,6 +270,8 @@ class TransportBase:
         self._services.after_fork()
         if self._status_socket is not None:
             self._status_socket.after_fork()
+        if self._watch is not None:
+            self._watch.after_fork()
 
     def _not_ready(self, name: str, until: float) -> tuple[Any, float] | None:
         """What to wait for until a service has instances, and how long; None: it has. Raises NoInstances if it is too
