@@ -61,6 +61,7 @@ class Shop:
         try:
             if self._consul is None:
                 self._consul = self._start_consul()
+            self.configure((HERE / "smartclient.yaml").read_text())
             for service in SERVICES:
                 self.services.append((service, self._serve(service, self._port(), 1)))
             self._serve("gateway", int(self.gateway.rpartition(":")[2]), 2)
@@ -108,8 +109,21 @@ class Shop:
             f"{service}-{port}", sys.executable, "-m", "gunicorn", "-c", "gunicorn.conf.py", "shop:app",
             SHOP_SERVICE=service, SHOP_PORT=str(port), WEB_CONCURRENCY=str(workers),
             PROMETHEUS_MULTIPROC_DIR=str(metrics), CONSUL_HTTP_ADDR=str(self._consul),
-            SMARTCLIENT_DISCOVERY=f"consul://{self._consul}",
+            SMARTCLIENT_CONFIG=str(self.home / "config" / "smartclient.yaml"),
         )  # fmt: skip
+
+    def configure(self, text: str) -> None:
+        """Change the policies, as Kubernetes changes a ConfigMap: a new folder, and a link that is put in its place."""
+        folder = self.home / "config"
+        folder.mkdir(exist_ok=True)
+        new = folder / f"..{time.time_ns()}"
+        new.mkdir()
+        (new / "smartclient.yaml").write_text(text.replace("127.0.0.1:8500", str(self._consul)))
+        link = folder / "..data.new"
+        link.symlink_to(new.name)
+        os.replace(link, folder / "..data")
+        if not (folder / "smartclient.yaml").is_symlink():
+            (folder / "smartclient.yaml").symlink_to("..data/smartclient.yaml")
 
     def _start_prometheus(self) -> None:
         program = shutil.which("prometheus")
@@ -153,6 +167,7 @@ def main() -> None:
             print(f"Prometheus:  {shop.prometheus}/graph")
         for service, process in shop.services:
             print(f"kill {process.pid}  # an instance of {service}: the shop goes on")
+        print(f"its policies: {shop.home}/config/smartclient.yaml  # change it while it runs")
         print("Ctrl-C ends it.", flush=True)
         try:
             signal.pause()

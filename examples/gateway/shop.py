@@ -2,8 +2,8 @@
 
     SHOP_SERVICE=orders SHOP_PORT=8001 gunicorn -c gunicorn.conf.py shop:app
 
-Each finds the others in Consul (SMARTCLIENT_DISCOVERY=consul://…), counts for Prometheus at /metrics, and sends its
-spans to OTEL_EXPORTER_OTLP_ENDPOINT if that is set.
+Each finds the others in Consul, by the policies of the file SMARTCLIENT_CONFIG, which may change while it runs. It
+counts for Prometheus at /metrics, and sends its spans to OTEL_EXPORTER_OTLP_ENDPOINT if that is set.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ from smartclient.opentelemetry import SmartclientInstrumentor
 from smartclient.prometheus import Metrics
 
 NAME = os.environ.get("SHOP_SERVICE", "gateway")
-POLICY = smartclient.Policy(deadline=2.0, attempt_timeout=0.5, deadline_header="x-request-deadline-ms")
 
 
 def trace_it() -> None:
@@ -44,7 +43,7 @@ def trace_it() -> None:
 
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-    async with smartclient.AsyncClient(policy=POLICY, observers=[Metrics()]) as client:
+    async with smartclient.AsyncClient.from_config(observers=[Metrics()]) as client:
         app.state.client = client
         yield
 
@@ -77,6 +76,13 @@ def metrics() -> Response:
 @app.get("/health")
 def health() -> str:
     return NAME
+
+
+@app.get("/status")
+def status(request: Request) -> dict[str, Any]:
+    """What the client of this process sees."""
+    client: smartclient.AsyncClient = request.app.state.client
+    return client.status().as_dict()
 
 
 if NAME == "gateway":
@@ -126,6 +132,8 @@ if NAME == "stock":
         return {"left": number % 10}
 
 
-FastAPIInstrumentor.instrument_app(app, excluded_urls="/metrics,/health,/ready", exclude_spans=["receive", "send"])
+FastAPIInstrumentor.instrument_app(
+    app, excluded_urls="/metrics,/health,/ready,/status", exclude_spans=["receive", "send"]
+)
 # Outgoing calls inherit the deadline of the incoming one; our callers hear of our load.
 app.add_middleware(ASGIMiddleware, deadline_header="x-request-deadline-ms")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import json
+import logging
 import sys
 import threading
 import time
@@ -75,6 +76,7 @@ class Tally:
 
 def run(seconds: float, as_json: bool, consul: str | None, status: bool = False) -> int:
     """Run the demo; its exit status."""
+    logging.getLogger("smartclient").addHandler(logging.NullHandler())  # the table says it all
     with ExitStack() as stack:
         servers = [stack.enter_context(DemoServer(**settings)) for _, settings in FLEET]
         kinds = {server.address: kind for server, (kind, _) in zip(servers, FLEET, strict=True)}

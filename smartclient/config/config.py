@@ -119,11 +119,20 @@ def _read(
     all_said: dict[str | None, Said] = {None: defaults}
     all_said |= {name: merged(defaults, own) for name, own in services.items()}
     made: dict[str | None, Policy | None] = {}
+    general: set[Problem] = set()
     for name, one in all_said.items():
         made[name] = None if before is None else before.same(name, one)
-        if made[name] is None:
-            made[name], wrong = policy_from(one)
+        if made[name] is not None:
+            continue
+        made[name], wrong = policy_from(one)
+        if name is None:
+            general = set(wrong)
             problems += wrong
+        for problem in wrong if name is not None else ():
+            if problem in general:
+                continue
+            elsewhere = problem.path.startswith("defaults.")
+            problems.append(problem._replace(text=f"{problem.text} (for {name})") if elsewhere else problem)
     faults, wrong = faults_of(top.get("faults"))
     problems += wrong
     if problems:
@@ -152,7 +161,7 @@ def _discovery(said: Said | None, problems: list[Problem]) -> str | None:
     try:
         discovery_of(said.value)
     except Exception as error:  # a source that cannot be made, for whatever reason
-        problems.append(said.problem(line(str(error).removeprefix("discovery: ").partition("\n")[0])))
+        problems.append(said.problem(line(str(error).removeprefix("discovery: ").partition("\n")[0], 600)))
     return said.value
 
 

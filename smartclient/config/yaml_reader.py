@@ -32,7 +32,8 @@ def read_yaml(text: str) -> Said:
         return _Reader(yaml, yaml.parse(text, Loader=loader)).document()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        raise BadFile(f"no YAML: {error.problem or error.context}", 0 if mark is None else mark.line + 1) from None
+        number = 0 if mark is None else min(mark.line + 1, len(text.splitlines()))
+        raise BadFile(f"no YAML: {error.problem or error.context}", number) from None
     except yaml.YAMLError as error:
         raise BadFile(f"no YAML: {str(error).splitlines()[0]}") from None
 

@@ -534,7 +534,7 @@ def test_a_thousand_reloads_under_traffic(fleet: Any) -> None:
                     time.sleep(0.01)
         assert not traffic.failed, traffic.failed[:3]
         assert traffic.made > 20
-        ours = [one.name for one in threading.enumerate() if "smartclient" in one.name and "race" not in one.name]
+        ours = [one.name for one in threading.enumerate() if "smartclient" in one.name and "hedge" not in one.name]
         assert len(ours) <= threads  # those of hedges rest a while
         assert client.status().services[0].in_flight == 0
         gc.collect()

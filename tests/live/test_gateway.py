@@ -121,6 +121,28 @@ def test_one_trace_per_request_through_all_hops(shop: Any, collector: Collector)
             assert by_id[served.parent_span_id].kind == CLIENT
 
 
+def test_policies_change_while_it_runs(shop: Any) -> None:
+    """In a folder like a ConfigMap's; each worker follows."""
+
+    def policies() -> set[str]:
+        """Of both workers."""
+        asked = [httpx.get(f"{shop.gateway}/status", trust_env=False).json() for _ in range(12)]
+        return {one["policy"]["deadline"] for status in asked for one in status["services"] if one["name"] == "users"}
+
+    for number in range(6):
+        assert httpx.get(f"{shop.gateway}/shop/{number}", trust_env=False).status_code == 200
+    assert policies() == {"2"} or policies() == {"2.0"}
+    good = (EXAMPLE / "smartclient.yaml").read_text()
+    shop.configure(good.replace("deadline: 2s", "deadline: 1500ms"))
+    until(lambda: policies() == {"1.5"}, 10)
+    shop.configure(good.replace("deadline: 2s", "deadlin: 3s"))
+    until(lambda: httpx.get(f"{shop.gateway}/status", trust_env=False).json()["config"]["problems"], 10)
+    assert policies() == {"1.5"}
+    assert httpx.get(f"{shop.gateway}/shop/1", trust_env=False).status_code == 200
+    shop.configure(good)
+    until(lambda: policies() in ({"2.0"}, {"2"}), 10)
+
+
 def kill(shop: Any, which: Callable[[str], bool], most: int) -> None:
     """Without a word, workers and all."""
     victims = [process for service, process in shop.services if which(service) and process.poll() is None][:most]
