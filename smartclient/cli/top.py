@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from ..status.socket import PATIENCE, sockets
-from ..status.words import duration, in_order, reason, share, summary
+from ..status.words import duration, headline, in_order, reason, services_in_order, share, summary
 from ..support.untrusted import from_json, line
 
 WIDTH = 150  # off a terminal
@@ -26,21 +28,32 @@ def run_top(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int
     except ImportError:
         parser.exit(2, "smartclient top needs rich: pip install 'smartclient[rich]'\n")
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    found = read(options.target)
-    if not found:
-        parser.exit(1, f"{nothing(options.target)}\n")
-    if options.once or not sys.stdout.isatty():
-        console.print(drawn(found))
-        return 0
+    try:
+        found = read(options.target)
+        if not found:
+            parser.exit(1, f"{nothing(options.target)}\n")
+        if options.once or not sys.stdout.isatty():
+            console.print(drawn(found))
+            return 0
+        watch(console, found, options)
+    except KeyboardInterrupt:
+        pass
+    return 0
+
+
+def watch(console: Any, found: list[Mapping[str, Any]], options: argparse.Namespace) -> None:
+    """Live, until Ctrl-C. Of a client that answers no longer, what was known last stays."""
     from rich.live import Live
 
-    try:
-        with Live(drawn(found), console=console, screen=True, auto_refresh=False) as live:
-            while True:
-                time.sleep(options.interval)
-                live.update(drawn(read(options.target)), refresh=True)
-    except KeyboardInterrupt:
-        return 0
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the terminal is left as it was
+    answered = datetime.now()
+    with Live(drawn(found, answered), console=console, screen=True, auto_refresh=False) as live:
+        while True:
+            time.sleep(options.interval)
+            now = read(options.target)
+            if now:
+                found, answered = now, datetime.now()
+            live.update(drawn(found, answered, stale=not now), refresh=True)
 
 
 def read(target: str | None) -> list[Mapping[str, Any]]:
@@ -63,14 +76,17 @@ def nothing(target: str | None) -> str:
     return f"{target}: no client shows its status there (SMARTCLIENT_STATUS=1, or Client(…, status=True))"
 
 
-def drawn(clients: list[Mapping[str, Any]]) -> Any:
-    """The clients as something that rich draws."""
+def drawn(clients: list[Mapping[str, Any]], at: datetime | None = None, stale: bool = False) -> Any:
+    """The clients as something that rich draws. at: when they said so;  stale: they have not answered since"""
     from rich.console import Group
     from rich.text import Text
 
     if not clients:
         return Text("no answer", style="red")
     parts: list[Any] = []
+    if at is not None:
+        since = f"No answer since {at:%H:%M:%S}: this is what was known then." if stale else f"as of {at:%H:%M:%S}"
+        parts.append(Text(since, style="bold white on red" if stale else "dim"))
     for client in clients:
         try:
             parts += _client(client)
@@ -83,7 +99,8 @@ def _client(client: Mapping[str, Any]) -> list[Any]:
     from rich.text import Text
 
     parts: list[Any] = [Text(line(f"smartclient {client['version']} in process {client['pid']}"), style="bold")]
-    for service in client["services"]:
+    parts += [Text(line(text), style="red" if bad else "dim") for text, bad in headline(client)]
+    for service in services_in_order(client["services"]):
         parts.append(Text(f"\n{line(service['name'])}", style="bold"))
         parts += [Text(line(text), style="red" if bad else "dim") for text, bad in summary(service)]
         parts.append(_table(service["instances"]))
@@ -97,13 +114,14 @@ def _table(instances: list[Mapping[str, Any]]) -> Any:
     from rich.text import Text
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-    table.add_column("instance", no_wrap=True)
-    table.add_column("state", overflow="fold")
+    table.add_column("instance", no_wrap=True, overflow="ellipsis", min_width=16, max_width=48)
+    table.add_column("state", overflow="fold", min_width=20)
     for column in ("calls", "failed", "share", "latency", "in flight", "idle"):
         table.add_column(column, justify="right", no_wrap=True)
     ordered = in_order(instances)
     for one in ordered[:SHOWN]:
-        state = Text(line(one["state"]), style=COLOURS.get(one["state"], "yellow"))
+        colour = "yellow" if one["state"] == "usable" and one["why"] else COLOURS.get(one["state"], "yellow")
+        state = Text(line(one["state"]), style=colour)
         cells = (
             str(one["calls"]), str(one["failures"] or ""), share(one["share"]),
             "" if one["latency"] is None else duration(one["latency"]),

@@ -25,4 +25,18 @@ def state_of(node: Node) -> tuple[str, str | None, float | None]:
         return "unused", "its priority, zone or weight is not in use", None
     if node.warm_since is not None:
         return "warming", f"slow start: {node.weight:.3g} of a weight of {node.instance.weight:.3g}", None
-    return "usable", None, None
+    return "usable", _suspicion(node), None
+
+
+def _suspicion(node: Node) -> str | None:
+    """What speaks against a node that is still used: balancers avoid it, and so it is long not ejected."""
+    health = node.health
+    if health is None:
+        return None
+    if health.local_failures:
+        return f"avoided: {_calls(health.local_failures)} had no answer"
+    return f"avoided: {_calls(health.answers_5xx)} had an answer of 5xx" if health.answers_5xx else None
+
+
+def _calls(count: int) -> str:
+    return "its last call" if count == 1 else f"its last {count} calls"

@@ -5,12 +5,13 @@ escaped.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import datetime
 from html import escape
 from typing import Any
 
 from ..services.states import STATES
 from ..support.untrusted import line
-from .words import duration, in_order, reason, share, summary
+from .words import OUT, duration, headline, in_order, reason, services_in_order, share, summary
 
 AT_ONCE = 30  # usable instances that are shown; the others on demand
 COLUMNS = (
@@ -32,6 +33,10 @@ th { text-align: left; font-weight: 500; color: var(--dim); position: sticky; to
 td, th { padding: .15rem .6rem .15rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
 td.i { font-family: ui-monospace, monospace; white-space: nowrap; max-width: 24rem; }
+td.s { white-space: nowrap; min-width: 13em; } .stale main { opacity: .5; } .avoided { color: var(--warn); }
+#stale { color: #fff; background: var(--bad); font-weight: 600; padding: 0 .6rem; } #stale:empty { display: none; }
+tr.out td { background: color-mix(in srgb, var(--bad) 12%, transparent); }
+@media (max-width: 700px) { td.w, th.w { display: none; } td.i { white-space: normal; overflow-wrap: anywhere; } }
 td.z { white-space: nowrap; } td.i { overflow: hidden; text-overflow: ellipsis; }
 .usable { color: var(--good); } .ejected, .unhealthy { color: var(--bad); }
 .paused, .probing, .warming { color: var(--warn); } .unused { color: var(--dim); }
@@ -48,9 +53,22 @@ async function again() {
     const fresh = new DOMParser().parseFromString(text, "text/html");
     document.querySelector("main").innerHTML = fresh.querySelector("main").innerHTML;
     for (const id of opened) { const one = document.getElementById(id); if (one) one.open = true; }
-    document.title = document.querySelector(".bad") ? "(!) smartclient" : "smartclient";
-  } catch (error) { document.querySelector("h1").textContent = "no answer: this is what was known last"; }
+    document.title = title();
+    answered = new Date();
+    document.body.classList.remove("stale");
+    document.getElementById("stale").textContent = "";
+  } catch (error) {
+    document.body.classList.add("stale");
+    document.getElementById("stale").textContent =
+      "No answer since " + answered.toLocaleTimeString() + ": this is what was known then.";
+    document.title = "(no answer) smartclient";
+  }
 }
+function title() {
+  return document.querySelector(".bad, .ejected, .unhealthy") ? "(!) smartclient" : "smartclient";
+}
+let answered = new Date();
+document.title = title();
 setInterval(again, 2000);
 </script></body></html>
 """
@@ -58,10 +76,13 @@ setInterval(again, 2000);
 
 def page(status: Mapping[str, Any]) -> str:
     """A status, as `as_dict()` says it, in HTML."""
-    parts = [HEAD, "<main>", f"<h1>smartclient {said(status['version'])} in process {said(status['pid'])}</h1>"]
+    now = datetime.now().strftime("%H:%M:%S")
+    title = f"smartclient {said(status['version'])} in process {said(status['pid'])}, as of {now}"
+    parts = [HEAD, '<p id="stale"></p>', "<main>", f"<h1>{title}</h1>"]
+    parts += [f'<p class="{"bad" if bad else "dim"}">{said(text)}</p>' for text, bad in headline(status)]
     if not status["services"]:
         parts.append('<p class="dim">No service has been called yet.</p>')
-    for number, service in enumerate(status["services"]):
+    for number, service in enumerate(services_in_order(status["services"])):
         parts += _service(service, number)
     return "".join([*parts, "</main>", FOOT])
 
@@ -76,8 +97,8 @@ def _service(service: Mapping[str, Any], number: int) -> list[str]:
     for text, bad in summary(service):
         parts.append(f'<p class="{"bad" if bad else "dim"}">{said(text)}</p>')
     instances = in_order(service["instances"])
-    troubled = [one for one in instances if one["state"] != "usable"]
-    usable = [one for one in instances if one["state"] == "usable"]
+    troubled = [one for one in instances if one["state"] != "usable" or one["why"]]
+    usable = [one for one in instances if one["state"] == "usable" and not one["why"]]
     greatest = max((one["share"] for one in instances), default=0.0) or 1.0
     parts.append(_table([*troubled, *usable[:AT_ONCE]], greatest))
     if hidden := usable[AT_ONCE:]:
@@ -92,25 +113,29 @@ def _table(instances: list[Mapping[str, Any]], greatest: float) -> str:
 
 
 def _class(column: str) -> str:
-    return ' class="n"' if column in {"calls", "failed", "latency", "in flight", "idle", "weight"} else ""
+    numbers = {"calls", "failed", "latency", "in flight", "idle", "weight"}
+    classes = ["n"] * (column in numbers) + ["w"] * (column in {"in flight", "idle", "weight", "zone"})
+    return f' class="{" ".join(classes)}"' if classes else ""
 
 
 def _row(one: Mapping[str, Any], greatest: float) -> str:
     state = one["state"] if one["state"] in STATES else "unused"
+    colour = "avoided" if state == "usable" and one["why"] else state
     width = 8 * one["share"] / greatest
     name = f"{one['id']} " if one["id"] else ""
     more = ", ".join(f"{key}={value}" for key, value in one["metadata"].items())
     rank = f" priority {one['priority']}" if one["priority"] else ""
     cells = (
         f'<td class="i" title="{said(name)}{said(more)}">{said(one["address"])}</td>',
-        f'<td><span class="{state}">{state}</span> <span class="dim">{said(reason(one))}</span></td>',
+        f'<td><span class="{colour}">{state}</span> <span class="dim">{said(reason(one))}</span></td>',
         f'<td class="n">{one["calls"]}</td>',
         f'<td class="n">{one["failures"] or ""}</td>',
-        f'<td><span class="bar" style="width:{width:.2f}em"></span>{share(one["share"])}</td>',
+        f'<td class="s"><span class="bar" style="width:{width:.2f}em"></span>{share(one["share"])}</td>',
         f'<td class="n">{"" if one["latency"] is None else duration(one["latency"])}</td>',
-        f'<td class="n">{one["in_flight"] or ""}</td>',
-        f'<td class="n">{one["connections"][0] or ""}</td>',
-        f'<td class="n">{one["weight"]:g}</td>',
-        f'<td class="z">{said(one["zone"] or "")}{rank}</td>',
+        f'<td class="n w">{one["in_flight"] or ""}</td>',
+        f'<td class="n w">{one["connections"][0] or ""}</td>',
+        f'<td class="n w">{one["weight"]:g}</td>',
+        f'<td class="z w">{said(one["zone"] or "")}{rank}</td>',
     )
-    return f"<tr>{''.join(cells)}</tr>"
+    out = ' class="out"' if state in OUT else ""
+    return f"<tr{out}>{''.join(cells)}</tr>"

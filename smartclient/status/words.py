@@ -8,10 +8,37 @@ from typing import Any
 
 from ..services.states import STATES
 
+OUT = ("ejected", "probing", "unhealthy")
+
 
 def in_order(instances: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """Those in trouble first; then those that have most of the calls."""
-    return sorted(instances, key=lambda one: (_rank(one["state"]), -one["share"], one["address"]))
+    """Those in trouble first; then those that are avoided; then those that have most of the calls."""
+    return sorted(instances, key=lambda one: (_rank(one["state"]), not one["why"], -one["share"], one["address"]))
+
+
+def services_in_order(services: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those in trouble first, then by name."""
+    return sorted(services, key=lambda one: (not _troubles(one), str(one["name"])))
+
+
+def headline(client: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
+    """A client in a line or two, before all details; whether a line is bad news."""
+    config = client.get("config") or {}
+    for problem in config.get("problems", ())[:3]:
+        yield f"The configuration is wrong, the last good one is in force: {problem}", True
+    troubles = [f"{one['name']}: {_troubles(one)}" for one in client["services"] if _troubles(one)]
+    if troubles:
+        yield "; ".join(troubles), True
+
+
+def _troubles(service: Mapping[str, Any]) -> str:
+    out = sum(one["state"] in OUT for one in service["instances"])
+    said = [f"{out} of {len(service['instances'])} out"] if out else []
+    said += ["panic"] if service["panic"] else []
+    said += ["its circuit is open"] if service["circuit"] == "open" else []
+    said += ["no instances"] if not service["instances"] else []
+    said += ["its registry fails"] if service["problem"] else []
+    return ", ".join(said)
 
 
 def summary(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
@@ -19,7 +46,8 @@ def summary(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
     states = Counter(one["state"] for one in service["instances"])
     count = len(service["instances"])
     listed = ", ".join(f"{states[state]} {state}" for state in STATES if states[state]) or "none"
-    yield f"{count} instances ({listed}) from {service['source']}, listed {duration(service['age'])} ago", not count
+    bad = not count or any(states[state] for state in OUT)
+    yield f"{count} instances ({listed}) from {service['source']}, listed {duration(service['age'])} ago", bad
     if service["panic"]:
         yield "Panic: too many instances are out, so all of them get calls.", True
     if service["circuit"] == "open":
@@ -41,8 +69,9 @@ def summary(service: Mapping[str, Any]) -> Iterator[tuple[str, bool]]:
 
 def reason(instance: Mapping[str, Any]) -> str:
     """Why an instance is in its state, and for how long."""
-    left = "" if instance["returns_in"] is None else f"{duration(instance['returns_in'])} left: "
-    return left + (instance["why"] or "")
+    left = instance["returns_in"]
+    until = "" if left is None else f"next try in {duration(max(round(left), 1))}: "
+    return until + (instance["why"] or "")
 
 
 def duration(seconds: float) -> str:
@@ -51,7 +80,7 @@ def duration(seconds: float) -> str:
         return f"{seconds * 1000:.2g} ms"
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
-    if seconds < 10:
+    if seconds < 10 and seconds != round(seconds):
         return f"{seconds:.1f} s"
     if seconds < 120:
         return f"{seconds:.0f} s"

@@ -25,7 +25,8 @@ from inside import service_of
 import smartclient
 from smartclient import Circuit, Client, ClientStatus, Instance, Limits, Policy
 from smartclient.cli.main import main
-from smartclient.status import app, wsgi_app
+from smartclient.status import app, words, wsgi_app
+from smartclient.status.page import page
 from smartclient.status.socket import LONGEST, folder, sockets
 from smartclient.testing import FAILING, SLOW, Behaviour, ScriptedDiscovery
 
@@ -273,7 +274,7 @@ def test_in_a_browser(tmp_path: Path, fleet: Any) -> None:
     assert len(rows) == 200
     assert rows[0] == "10.0.0.7:80"  # who is in trouble comes first
     assert "169 more usable instances" in done.stdout
-    assert re.search(r'<span class="ejected">ejected</span> <span class="dim">[\d.]+ m?s left: ', done.stdout)
+    assert re.search(r'<span class="ejected">ejected</span> <span class="dim">next try in [\d.]+ m?s: ', done.stdout)
     assert "<h1>smartclient" in done.stdout  # else it says that there is no answer
 
 
@@ -408,3 +409,47 @@ def test_slow_is_not_out(fleet: Any) -> None:
     with Client({"orders": fleet(2, SLOW).addresses}) as client:
         client.get(URL)
         assert {instance.state for instance in one(client).instances} == {"usable"}
+
+
+def test_trouble_stands_first_and_is_said_at_the_top() -> None:
+    client = {
+        "version": "1", "pid": 1, "config": {"path": "/etc/s.yaml", "problems": ["s.yaml:3: deadlin: unknown"]},
+        "services": [
+            {"name": "billing", "instances": [row("10.0.0.1:80")], **CALM},
+            {"name": "orders", **CALM,
+             "instances": [row("10.0.0.2:80"), row("10.0.0.3:80", why="avoided: its last call had an answer of 5xx"),
+                           row("10.0.0.4:80", state="ejected", why="consecutive_5xx: 5 in a row", returns_in=7.6)]},
+        ],
+    }  # fmt: skip
+    assert [service["name"] for service in words.services_in_order(client["services"])] == ["orders", "billing"]  # type: ignore[call-overload]
+    assert list(words.headline(client)) == [
+        ("The configuration is wrong, the last good one is in force: s.yaml:3: deadlin: unknown", True),
+        ("orders: 1 of 3 out", True),
+    ]
+    rows = words.in_order(client["services"][1]["instances"])  # type: ignore[call-overload, index]
+    assert [one["address"] for one in rows] == ["10.0.0.4:80", "10.0.0.3:80", "10.0.0.2:80"]
+    assert words.reason(rows[0]) == "next try in 8 s: consecutive_5xx: 5 in a row"
+    shown = page(client)
+    assert shown.index("<h2>orders") < shown.index("<h2>billing")
+    assert '<tr class="out">' in shown
+
+
+CALM = {"source": "s", "age": 1.0, "problem": None, "policy": {}, "panic": False, "circuit": None, "in_flight": 0,
+        "queued": 0, "retry_budget": None}  # fmt: skip
+
+
+def row(address: str, state: str = "usable", why: str | None = None, returns_in: float | None = None) -> dict[str, Any]:
+    return {"address": address, "id": None, "state": state, "why": why, "returns_in": returns_in, "in_flight": 0,
+            "latency": None, "calls": 1, "failures": 0, "share": 0.5, "weight": 1.0, "zone": None, "priority": 0,
+            "metadata": {}, "connections": (0, 0)}  # fmt: skip
+
+
+def test_a_node_that_is_avoided_says_so(fleet: Any) -> None:
+    servers = fleet(2)
+    servers[0].behave(FAILING)
+    with Client({"orders": servers.addresses}) as client:
+        while not any(instance.failures for instance in one(client).instances) if client.status().services else True:
+            client.get(URL)
+        failing = next(instance for instance in one(client).instances if instance.failures)
+        assert (failing.state, failing.latency) == ("usable", None)
+        assert failing.why == "avoided: its last call had an answer of 5xx"
