@@ -20,7 +20,6 @@ Where httpx is instrumented, too (`HTTPXClientInstrumentor`), our attempts are l
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections import Counter
@@ -41,6 +40,8 @@ from .events import (
 )
 from .instance import Instance
 from .services.status import ServiceStatus
+from .statuses import METHODS
+from .support.forks import renewed
 from .support.loggers import logger
 from .support.version import version
 from .transport.base import observe_all, observe_no_more
@@ -56,7 +57,6 @@ except ImportError:
     ) from None
 
 NAME = "smartclient"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 # Semantic conventions: http.client.request.duration.
 BUCKETS = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PORTS = {"http": 80, "ws": 80, "https": 443, "wss": 443}
@@ -293,16 +293,7 @@ class Spans:
         self._calls, self._attempts, self._latest = {}, {}, {}
 
 
-_all: WeakSet[Spans] = WeakSet()
-
-
-def _after_fork() -> None:
-    for spans in tuple(_all):
-        spans.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all = renewed()
 
 
 def _port(parts: Any) -> int | None:

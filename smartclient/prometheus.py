@@ -41,6 +41,8 @@ from .events import (
 )
 from .services.states import STATES
 from .services.status import ClientStatus, InstanceStatus, ServiceStatus
+from .statuses import METHODS
+from .support.forks import renewed
 from .support.loggers import logger
 
 try:
@@ -50,7 +52,6 @@ except ImportError:
     raise ImportError("smartclient.prometheus needs prometheus-client: pip install 'smartclient[prometheus]'") from None
 
 OTHER = "_OTHER"
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 MOST_SERVICES = 1000
 WRITTEN_EVERY = 1.0  # seconds, in multiprocess mode
 BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -281,16 +282,7 @@ def _write_now_and_then(this: weakref.ref[Metrics]) -> None:
         del metrics
 
 
-_all: WeakSet[Metrics] = WeakSet()
-
-
-def _after_fork() -> None:
-    for metrics in tuple(_all):
-        metrics.after_fork()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+_all = renewed()
 
 
 class _Children:

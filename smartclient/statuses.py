@@ -18,3 +18,7 @@ def is_failure(status: int) -> bool:
 def is_wrong(status: int | None) -> bool:
     """Whether the status blames the client (4xx). Such an answer may be faster than a good one."""
     return status is not None and 400 <= status < 500
+
+
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "DELETE", "PATCH", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
+"""Names of methods that may be labels: anybody may make up others."""

@@ -5,10 +5,9 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from ..support.untrusted import MOST_DIGITS
+from ..support.toml_text import from_toml
 from .said import BadFile, Path, Said
 
-_BOUNDLESS = re.compile(r"\d{1000,}")
 _HEADER = re.compile(r"\s*\[\[?([^\]]*)\]")
 _KEY = re.compile(r"""\s*((?:"[^"]*"|'[^']*'|[\w.-]|\s(?=[\s.="']))+?)\s*=""")
 _PART = re.compile(r""""([^"]*)"|'([^']*)'|([\w-]+)""")
@@ -18,19 +17,11 @@ _LINE = re.compile(r"\(at line (\d+), column \d+\)")
 def read_toml(text: str) -> Said:
     """Raises BadFile."""
     try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise ImportError("TOML files need Python 3.11, or tomli: pip install 'smartclient[toml]'") from None
-    try:
-        read = tomllib.loads(_BOUNDLESS.sub("9" * MOST_DIGITS, text))
-    except tomllib.TOMLDecodeError as error:
+        read = from_toml(text)
+    except ValueError as error:
         found = _LINE.search(str(error))
-        raise BadFile(f"no TOML: {_LINE.sub('', str(error)).strip()}", int(found[1]) if found else 0) from None
-    except RecursionError:
-        raise BadFile("nested too deeply") from None
+        said = _LINE.sub("", str(error)).strip()
+        raise BadFile(said if found is None else f"no TOML: {said}", int(found[1]) if found else 0) from None
     return _said(read, (), 1, _lines(text))
 
 

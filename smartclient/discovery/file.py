@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +20,8 @@ from typing import Any
 from urllib.parse import SplitResult, unquote
 
 from ..support.hosts import wire_name
-from ..support.untrusted import MOST_DIGITS, from_json, shown
+from ..support.toml_text import from_toml
+from ..support.untrusted import from_json, shown
 from .base import Addresses, Discovery
 from .options import Option, check_options, read_options, seconds, text
 from .threads import Lock
@@ -29,7 +29,6 @@ from .yaml_loader import bounded
 
 OPTIONS: dict[str, Option] = {"format": text, "interval": seconds()}
 UNKNOWN_INTERVAL = 1.0  # seconds between two looks for a service that is not known
-_BOUNDLESS = re.compile(r"\d{1000,}")  # digits: TOML has numbers of 64 bits, and Python refuses to read more than 4300
 JOB_LABELS = ("service", "job", "__meta_service")
 
 
@@ -152,20 +151,4 @@ def _yaml(content: str) -> Any:
         raise ValueError("nested too deeply") from None
 
 
-def _toml(content: str) -> Any:
-    try:
-        import tomllib
-    except ImportError:  # Python 3.10
-        try:
-            import tomli as tomllib
-        except ImportError:
-            raise ImportError("TOML files need Python 3.11, or tomli: pip install 'smartclient[toml]'") from None
-    try:
-        return tomllib.loads(_BOUNDLESS.sub("9" * MOST_DIGITS, content))
-    except tomllib.TOMLDecodeError as error:
-        raise ValueError(str(error)) from None
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-
-
-PARSERS: dict[str, Callable[[str], Any]] = {"json": _json, "yaml": _yaml, "toml": _toml}
+PARSERS: dict[str, Callable[[str], Any]] = {"json": _json, "yaml": _yaml, "toml": from_toml}
