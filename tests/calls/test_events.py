@@ -5,6 +5,7 @@ end, all drivers.
 from __future__ import annotations
 
 import gc
+import socket
 import threading
 import time
 from collections import Counter
@@ -484,3 +485,30 @@ def test_a_mock_is_an_observer(fleet: Any, kind: Any) -> None:
         assert client.get(URL).status_code == 200
     told = [type(one.args[0]) for one in observer.call_args_list]
     assert {CallStarted, AttemptStarted, AttemptFinished, CallFinished} <= set(told)
+
+
+def test_an_answer_before_the_body_is_sent_ends_the_attempt(driver: Any) -> None:
+    """vert.x#6328: an early 413 during an upload left the attempt without an end. This server answers and hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"HTTP/1.1 413 Too Large\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+                time.sleep(0.05)
+
+    thread = threading.Thread(target=serve, daemon=True)
+    thread.start()
+    seen = Seen()
+    address = f"127.0.0.1:{listener.getsockname()[1]}"
+    with listener, driver.client({"orders": [address]}, policy=Policy(retry=None), observers=[seen]) as client:
+        for _ in range(2):
+            try:
+                client.post(URL, content=b"x" * 20_000_000)
+            except driver.httpx.HTTPError:  # the connection is reset before the answer is read
+                pass
+        assert client.service().in_flight == 0
+    assert seen.paired()
+    assert len(seen.of(CallFinished)) == 2
