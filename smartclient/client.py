@@ -92,6 +92,7 @@ class ClientMixin:
     ) -> None:
         if _config is None and keywords.get("trust_env", True):
             _config = environment_config()
+        given = discovery is not None
         if discovery is None and _config is not None:
             discovery = _config.discovery
         if discovery is None and keywords.get("trust_env", True):
@@ -120,6 +121,7 @@ class ClientMixin:
             _config=_config,
             **passed,
         )
+        balanced.discovery_is_given = given
         self._balanced = balanced
         mine: Any = self  # `_mounts` is private, and of another type in each flavour
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}
@@ -140,7 +142,8 @@ class ClientMixin:
         found = os.environ.get(CONFIG) if path is None else path
         if not found:
             raise ValueError(f"from_config: no path was given, and {CONFIG} is not set")
-        return cls(_config=load_config(found), **overrides)
+        environment: dict[str, str] | None = None if overrides.get("trust_env", True) else {}
+        return cls(_config=load_config(found, environment=environment), **overrides)
 
     def reconfigure(self, policy: Policy | None = None, policies: Mapping[str, Policy] | None = None) -> None:
         """Change the policies while calls go on: what a changed field does not concern stays as it is, and calls in

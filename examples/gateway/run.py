@@ -68,6 +68,7 @@ class Shop:
             self._start_prometheus()
             _until(lambda: httpx.get(f"{self.gateway}/ready", timeout=5).status_code == 200, "the gateway")
         except BaseException:
+            print(self.logs(), file=sys.stderr)
             self.__exit__()
             raise
         return self

@@ -94,6 +94,7 @@ class AdaptiveMemory(Crowded):
 
     __slots__ = (
         "_enough",
+        "_forget_over",
         "_handicap",
         "_heard_at",
         "_idle",
@@ -101,6 +102,7 @@ class AdaptiveMemory(Crowded):
         "_news",
         "_noise",
         "_root_load",
+        "_slowest",
         "_usual",
         "believed",
         "cost",
@@ -112,8 +114,10 @@ class AdaptiveMemory(Crowded):
         "spread",
     )
 
-    def __init__(self, newest: float, failure_penalty: float, penalty_decay: float) -> None:
+    def __init__(self, newest: float, failure_penalty: float, penalty_decay: float, forget_over: float) -> None:
         super().__init__(failure_penalty, penalty_decay, 4 * penalty_decay)
+        self._forget_over = forget_over
+        self._slowest = 0.0  # failure, before its first success
         self._newest = newest
         self._enough = 1.0 / newest
         self._root_load = 1.0
@@ -149,6 +153,8 @@ class AdaptiveMemory(Crowded):
         self.own -= 1
         if outcome is Outcome.FAILURE:
             self.punish(retry_after, now)
+            if not self.count:
+                self._slowest = max(self._slowest, latency)
             # A timeout says that it is at least so slow; a quick failure says nothing.
             if self.count and latency > 0.0 and (slower := log(latency) - self.mean) > 0.0:
                 self._believe_anew(self.mean + FAILED * min(slower, FAILED_MOST))
@@ -174,6 +180,12 @@ class AdaptiveMemory(Crowded):
         else:
             self._idle += age
             self.missed += calls
+
+    def unusual_cost(self, cost: float, waiting: float, now: float) -> float:
+        if self._slowest and not self.count:  # nothing is known of it, but that a failure took so long
+            known = self._slowest * exp((self.penalised_at - now) / self._forget_over)
+            cost = max(cost, known * (waiting + 1.0))
+        return super().unusual_cost(cost, waiting, now)
 
     def update_cost(self, usual: float, noise: float, forget_over: float, handicap: float) -> None:
         """Compute its cost anew.
@@ -251,7 +263,7 @@ class Adaptive(Balancer):
     load_header: ClassVar[str | None] = HEADER
 
     def memory(self) -> AdaptiveMemory:
-        return AdaptiveMemory(self.newest, self.failure_penalty, self.penalty_decay)
+        return AdaptiveMemory(self.newest, self.failure_penalty, self.penalty_decay, self.forget)
 
     def picker(self, nodes: Sequence[Node], rng: Rng) -> Picker:
         if len(nodes) == 1:
@@ -375,8 +387,9 @@ class SpeedWeighted:
         weights = [(node.weight or 1.0) * factor for node, factor in zip(nodes, factors, strict=True)]
         self._weights[part :: self._stride] = weights
         if self._all_calls >= PATIENCE * len(self._nodes):
-            self._owed = owed_nodes(nodes, noise)
-            self._rng.shuffle(self._owed)
+            owed = owed_nodes(nodes, noise)
+            self._rng.shuffle(owed)
+            self._owed = owed  # whole: other threads take from it
 
 
 def _factor(estimate: float, usual: float) -> float:

@@ -94,9 +94,8 @@ def _room(state: CallState, full: Full, last: Exception | None) -> Generator[Eff
     (`require`): then this polls.
     """
     admission = state.service.admission
-    assert admission is not None
-    assert admission.limits is not None
-    until = state.clock() + admission.limits.queue_timeout
+    limits = None if admission is None else admission.limits
+    until = state.clock() + (0.0 if limits is None else limits.queue_timeout)  # None: since a moment ago
     while state.clock() < until:
         if state.out_of_time():
             raise state.deadline_exceeded("waiting for an instance with room (Policy.limits)") from last

@@ -31,6 +31,6 @@ def inject(state: CallState, attempt: Attempt, fault: Fault, timeouts: TimeLeft 
     read = state.timeouts.get("read")
     limit = min(left, math.inf if read is None else read)
     yield Sleep(min(fault.delay, limit))
-    if fault.delay >= limit:
+    if fault.delay >= limit or attempt.overtaken or attempt.over:  # another attempt won meanwhile: nothing is sent
         raise state.flavour.httpx.ReadTimeout(f"injected: a {fault}")
     return None

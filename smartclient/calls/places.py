@@ -48,10 +48,11 @@ def queue(state: CallState, last: Exception | None) -> Generator[Effect, Any, No
 
 def _wait(state: CallState, places: Places, last: Exception | None) -> Generator[Effect, Any, None]:
     admission, overloaded = state.service.admission, state.flavour.Overloaded
-    if admission is not None and admission.limits is not None and places is admission.places:
+    limits = None if admission is None else admission.limits
+    if admission is not None and limits is not None and places is admission.places:
         limit = "Policy.limits"
-        patience: float | None = admission.limits.queue_timeout
-        if places.waiting >= admission.limits.queue:
+        patience: float | None = limits.queue_timeout
+        if places.waiting >= limits.queue:
             state.refused = "limits"
             reason = f"{places.limit} attempts in progress and {places.waiting} calls waiting ({limit})"
             raise overloaded.of(state.service.name, reason) from last

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import fields
@@ -9,7 +10,7 @@ from typing import Any
 
 from ..balancers import Balancer
 from ..config import Config, ConfigError, load_config
-from ..faults import faults_for
+from ..faults import VARIABLE, faults_for, faults_of_environment
 from ..support.hosts import pattern_name
 from ..support.untrusted import shown
 
@@ -45,7 +46,9 @@ def effective_policy(config: Config, service: str) -> Iterator[str]:
             source = next((one for below, one in sources.items() if below[: len(path)] == path), "default")
         if value is not None or source != "default":
             yield f"  {'.'.join(path)} = {_written(value)}  # {source}"
-    for fault in faults_for(pattern_name(service), config.faults):
+    named = pattern_name(service)
+    environment = faults_of_environment(os.environ.get(VARIABLE, ""))
+    for fault in faults_for(named, environment) or faults_for(named, config.faults):
         yield f"  fault: {fault} for {fault.share:.3%} of the attempts"
 
 

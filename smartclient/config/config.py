@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +45,7 @@ class Config:
     default:    the policy of services that it does not name
     policies:   of those that it does, by name or glob
     faults:     what is injected, by service or glob
+    environment: what was read on top of the file; None: the process's
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Config:
     default: Policy
     policies: Mapping[str, Policy]
     faults: Mapping[str, tuple[Fault, ...]] = field(default_factory=dict)
+    environment: Mapping[str, str] | None = field(default=None, repr=False, compare=False)
     _said: Mapping[str | None, Said] = field(default_factory=dict, repr=False, compare=False)
 
     def same(self, name: str | None, said: Said) -> Policy | None:
@@ -92,6 +94,8 @@ def config_in(
     except BadFile as error:
         raise ConfigError(str(file), (Problem(error.line, "", str(error)).of(name),)) from None
     config, problems = _read(said, file, os.environ if environment is None else environment, before)
+    if config is not None:
+        config = replace(config, environment=environment)
     if config is None:
         lines = dict.fromkeys(problem.of(name) for problem in sorted(problems))
         raise ConfigError(str(file), tuple(lines))
@@ -140,7 +144,7 @@ def _read(
     policies = {name: policy for name, policy in made.items() if name is not None and policy is not None}
     default = made[None]
     assert default is not None
-    return Config(file, discovery, default, policies, faults, all_said), []
+    return Config(file, discovery, default, policies, faults, None, all_said), []
 
 
 def _version(said: Said) -> list[Problem]:
@@ -194,7 +198,12 @@ def faults_of(said: Said | None) -> tuple[dict[str, tuple[Fault, ...]], list[Pro
     faults: dict[str, tuple[Fault, ...]] = {}
     problems = []
     for name, own in said.value.items():
+        if own.value is None:
+            continue
         written: list[Any] = own.value if isinstance(own.value, list) else [own]
+        if pattern_name(name) in faults:
+            problems.append(own.problem("stands twice: names of services have no upper case"))
+            continue
         try:
             faults[pattern_name(name)] = tuple(fault for one in written for fault in faults_from(str(one.plain)))
         except ValueError as error:

@@ -30,19 +30,29 @@ def overlaid(
 ) -> tuple[Said, dict[str, Said], list[Problem]]:
     """Both, with what the environment says."""
     changed, problems = dict(services), []
-    names: dict[str, str | None] = {DEFAULTS: None, **{written_name(service): service for service in services}}
+    names: dict[str, list[str | None]] = {DEFAULTS: [None]}
+    for one in services:
+        names.setdefault(written_name(one), []).append(one)
     for variable in sorted(environment):
         if not variable.startswith(PREFIX):
             continue
-        name, *keys = variable.removeprefix(PREFIX).split("__")
-        if name not in names:
+        rest = variable.removeprefix(PREFIX)
+        # Names may have `__` themselves (xn--…): the longest that fits.
+        known = [one for one in names if rest == one or rest.startswith(f"{one}__")]
+        name = max(known, key=len, default=rest.partition("__")[0])
+        keys = rest[len(name) + 2 :].split("__")
+        if not known:
             hint = nearest(name, names).replace("'", "")
             problems.append(Problem(0, variable, f"the file has no service {shown(name)[1:-1]}{hint}"))
             continue
         if not keys or not all(keys):
             problems.append(Problem(0, variable, "expected a setting after the name, like …__DEADLINE"))
             continue
-        service = names[name]
+        service: str | None = names[name][0]
+        if len(names[name]) > 1:
+            both = " and ".join(str(one or "the defaults") for one in names[name])
+            problems.append(Problem(0, variable, f"may be {both}: say it in the file"))
+            continue
         base = defaults if service is None else changed[service]
         said = Said(_value(environment[variable]), (variable,), 0)
         overlay = _put(base, [key.lower() for key in keys], said)

@@ -1,8 +1,9 @@
 """Watching a configuration file: a change is checked whole, and taken whole.
 
 A change is seen by the file's device, inode, size and time, of what its path leads to now (editors that write a new
-file, renames, Kubernetes' symlinked ConfigMaps), and then by a hash of its content. An empty or half-written file is
-never a valid one. What is wrong is said once per content; going back to the good content clears it.
+file, renames, Kubernetes' symlinked ConfigMaps), and then by a hash of its content. One that is being written in place
+is left alone until it rests; an empty one is never valid. What is wrong is said once per content; going back to the
+good content clears it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .reading import content_of
 from .said import BadFile, Problem
 
 INTERVAL = 0.5  # seconds between two looks
+SETTLES = 0.1  # seconds that a changed file must stay as it is: half of it may be valid
 Signature = tuple[int, ...]
 
 
@@ -52,6 +54,7 @@ class ConfigWatch:
         """In a forked child: the thread is gone."""
         if not self._stop.is_set():
             self._stop = threading.Event()
+            self._signature, self._digest = None, b""  # the thread may have been in the middle of a change
             self._begin()
 
     def _begin(self) -> None:
@@ -72,6 +75,8 @@ class ConfigWatch:
         signature = signature_of(self._config.path)
         if signature == self._signature and signature is not None:
             return False
+        if (self._digest and self._stop.wait(SETTLES)) or signature_of(self._config.path) != signature:
+            return False  # somebody is writing it in place: the next look finds it whole
         try:
             content = content_of(self._config.path)
         except BadFile as error:
@@ -87,7 +92,7 @@ class ConfigWatch:
             follower.reject((problem,))
             return True
         try:
-            config = config_in(content, self._config.path, before=self._config)
+            config = config_in(content, self._config.path, self._config.environment, self._config)
             # What was read when the client was made is in force already; if it has changed since, it is not.
             if not (first and config == self._config):
                 follower.load(config)

@@ -58,10 +58,16 @@ class Admission:
                 self._limit(limits)
             if throttle != self._throttle:
                 self._throttle = throttle
-                self._throttling = None if throttle is None else Throttling(throttle, self._rng)
+                if throttle is not None and self._throttling is not None:
+                    self._throttling.follow(throttle)
+                else:
+                    self._throttling = None if throttle is None else Throttling(throttle, self._rng)
             if circuit != self._circuit:
                 self._circuit = circuit
-                self._breaker = None if circuit is None else Breaker(circuit)
+                if circuit is not None and self._breaker is not None:
+                    self._breaker.follow(circuit)
+                else:
+                    self._breaker = None if circuit is None else Breaker(circuit)
 
     def _limit(self, limits: Limits | None) -> None:
         before, self.limits = self.limits, limits
@@ -122,15 +128,19 @@ class Admission:
 
     def count(self, in_use: Callable[[], tuple[int, int]]) -> None:
         """The number of nodes that take calls changed. in_use: that number, and attempts in flight on others."""
-        if self.limits is not None and self.limits.per_node is not None:
-            with self._lock:  # asked under the lock: else two threads may tell in the wrong order
+        if not self.limits_nodes:
+            return
+        with self._lock:  # asked under the lock: else two threads may tell in the wrong order
+            limits = self.limits
+            if limits is not None and limits.per_node is not None:
                 nodes, astray = in_use()
-                self._room = self.limits.per_node * nodes + astray if nodes else UNLIMITED
+                self._room = limits.per_node * nodes + astray if nodes else UNLIMITED
                 self._resize()
 
     def room(self, node: Node) -> bool:
         """Whether a node may take one more."""
-        return self.limits is None or self.limits.per_node is None or node.in_flight < self.limits.per_node
+        limits = self.limits
+        return limits is None or limits.per_node is None or node.in_flight < limits.per_node
 
     def _resize(self) -> None:
         limit = min(self._most, self._room)

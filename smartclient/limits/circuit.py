@@ -38,6 +38,10 @@ class Breaker:
         self._reason = ""
         self._next_probe = 0.0
 
+    def follow(self, settings: Circuit) -> None:
+        """Take these from now on; what it knows stays."""
+        self._settings = settings
+
     def refuses(self, members: int, now: float) -> str | None:
         """Why a call is not let through."""
         if self._failures < max(self._settings.failures, members):

@@ -42,6 +42,12 @@ class Throttling:
         self._rng = rng
         self._window = SlidingCounts(settings.window)
 
+    def follow(self, settings: Throttle) -> None:
+        """Take these from now on; what it has counted stays, if it counts over the same time."""
+        if settings.window != self._settings.window:
+            self._window = SlidingCounts(settings.window)
+        self._settings = settings
+
     def refuses(self, now: float) -> str | None:
         """Why a request is refused. It counts then; one that is let through counts when its answer is known."""
         requests, accepts = self._window.sums(now)

@@ -152,6 +152,8 @@ class Choices:
                 if "balancer" in changed:
                     self._change_balancer(policy)
                 keyed = self.chooser.balancer.keyed
+                if policy.outlier is None:
+                    self.due = ()
                 events = self.health.follow(policy.outlier, policy.slow_start, self.nodes, now, keyed)
                 self._version += 1
                 self._stale = True
@@ -339,7 +341,13 @@ class Choices:
             return Node(instance, self.chooser.balancer.memory(), self.health.record(), identity)
         node = Node(instance, before.memory, before.health, identity)
         node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
-        node.unhealthy = before.unhealthy
+        node.unhealthy = before.unhealthy and self._policy.health_check is not None
+        if self._policy.outlier is None:
+            node.health = node.ejected_until = node.paused_until = None
+        elif node.health is None:
+            node.health = self.health.record()
+        else:
+            node.health.follow(self._policy.outlier)
         return node
 
     def _say_several(self, server: Instance, registrations: list[Instance]) -> None:

@@ -16,7 +16,7 @@ from cachetools import TTLCache
 from ..discovery.base import Discovery, drop_of
 from ..discovery.watcher import Watcher
 from ..events import Event, Observer, Observers
-from ..faults import NO_FAULTS, Faults, faults_for
+from ..faults import Fault
 from ..health.stalls import Stalls
 from ..instance import Instance, parse_all
 from ..node import Node
@@ -38,7 +38,7 @@ class Services:
     retire_node: called with each node that is gone and has no call left
     by_id:       the registry's id is part of an instance's identity
     forgotten:   called with each service that is kept no longer
-    faults:      what is injected
+    faults_of:   what is injected, of a service
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Services:
         zone: str | None = None,
         by_id: bool = False,
         forgotten: Callable[[Service], None] | None = None,
-        faults: Faults = NO_FAULTS,
+        faults_of: Callable[[str], tuple[Fault, ...]] = lambda service: (),
     ) -> None:
         self._forgotten = forgotten
         self._first = Unknown(discovery.max_unknown)
@@ -74,7 +74,7 @@ class Services:
         self._replaced: dict[str, Watcher] = {}  # by a refresh
         self._unknown: TTLCache[str, Service] = TTLCache(UNKNOWN_AT_MOST, UNKNOWN_FOR, timer=clock)
         self._closed = False
-        self._faults: Faults = faults
+        self._faults_of = faults_of
 
     def covers(self, host: str) -> bool:
         """Whether a request to that host is balanced."""
@@ -124,20 +124,19 @@ class Services:
         """Of what concerns no service alone."""
         self._observers(event)
 
-    def reconfigure(self, policies: Policies, faults: Faults) -> list[str]:
+    def reconfigure(self, policies: Policies) -> list[str]:
         """Have all services follow other policies; the names of those that do something else now. Services to come
         follow them, too.
         """
         with self._lock:
-            self._policies, self._faults = policies, faults
+            self._policies = policies
+            self._unknown.clear()
             services = tuple(self._services.values())
-        changed = [
+        return [
             service.name
             for service in services
-            if reconfigure(service, policies[service.name], faults_for(service.name, faults))
+            if reconfigure(service, policies[service.name], self._faults_of(service.name))
         ]
-        self._unknown.clear()
-        return changed
 
     def rediscover(self, discovery: Discovery) -> None:
         """Take the instances from another source. Lists stay until it has spoken; services that it does not cover end:
@@ -157,7 +156,8 @@ class Services:
         for service in services:
             if service in gone:
                 continue
-            service.source, service.problem = str(discovery), None
+            with service.publishing:  # what the source before is publishing comes before this
+                service.source, service.problem, service.drop = str(discovery), None, 0.0
             service.announce.follow_source(service.source)
             known = discovery.known(service.name)
             if known is not None:
@@ -308,7 +308,7 @@ class Services:
             given_up=self._given_up,
             link_local=self.discovery.of(name).link_local,
         )
-        service.faults = faults_for(name, self._faults)
+        service.faults = self._faults_of(name)
         return service
 
     def _watcher(self, service: Service) -> Watcher:

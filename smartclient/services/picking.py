@@ -87,7 +87,7 @@ class Chooser:
         """Take its balancer. Pickers of the one before must not be used from now on."""
         assert isinstance(policy.balancer, Balancer)
         self.balancer: Balancer = policy.balancer.for_service()
-        self._table: tuple[tuple[Node, ...], Picker] | None = None
+        self._table: tuple[tuple[Node, ...], Picker, Balancer] | None = None
 
     @property
     def lacks_table(self) -> bool:
@@ -119,12 +119,15 @@ class Chooser:
         building:  a table over the members may be made: never in a call, which uses the existing one
         stale:     weights have changed
         """
-        if not self.balancer.over_members:
+        balancer = self.balancer  # another may come meanwhile: then this is made in vain
+        if not balancer.over_members:
             pickers = [self._made(group.nodes, first) for group in groups]
             return self._choice(groups, _shared_out(groups, pickers, self.rng)), True
         table = self._table
+        if table is not None and table[2] is not balancer:
+            table = None
         if building and (stale or table is None or table[0] != nodes):
-            self._table = table = (nodes, self._made(nodes, first))
+            self._table = table = (nodes, self._made(nodes, first), balancer)
         if table is None:
             return self.stopgap(groups), False
         return self._choice(groups, table[1]), table[0] == nodes and (building or not stale)

@@ -81,6 +81,8 @@ def _admission(service: Service, policy: Policy) -> None:
     else:
         service.admission = Admission(*settings, service.rng)
     service.limit_nodes()
+    is_open = service.admission is not None and service.admission.circuit_open
+    service.announce.circuit(is_open, "another policy is in force")
 
 
 def _members(service: Service, policy: Policy, changed: Set[str]) -> None:

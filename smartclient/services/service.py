@@ -182,8 +182,8 @@ class Service:
         node = members.claim(call)
         if call.remarked is not None:
             self.announce.favoured(call.remarked, now)
-        if call.attempt == 1 and self.budget is not None and not call.retried:
-            self.budget.deposit(now)
+        if call.attempt == 1 and (budget := self.budget) is not None and not call.retried:
+            budget.deposit(now)
         attempt = Attempt(self, node, call.attempt, now, places)
         attempt.stalled, attempt.why = self.stalls.total, call.why
         if node.probe is call:
@@ -210,8 +210,8 @@ class Service:
         if self.latencies is not None and outcome is Outcome.SUCCESS:
             self.latencies.add(attempt.elapsed, now)
         events, paused = self.members.learn(attempt, retry_after, now, lone, remember=not explained)
-        if self.admission is not None and not explained:
-            self._tell_admission(self.admission, attempt, now)
+        if (admission := self.admission) is not None and not explained:
+            self._tell_admission(admission, attempt, now)
         if paused:
             self.announce.paused(attempt.node, (attempt.node.paused_until or now) - now)
         if events or paused:
@@ -380,8 +380,8 @@ class Service:
 
     def _count(self) -> None:
         """Who may be picked has changed."""
-        if self.admission is not None:
-            self.admission.count(self._in_use)
+        if (admission := self.admission) is not None:
+            admission.count(self._in_use)
         if self.members.panic or self.announce.panicked:
             out = sum(1 for node in self.nodes if node.out)
             self.announce.panic(self.members.panic, out, len(self.nodes))

@@ -54,6 +54,7 @@ class TransportBase:
     _flavour: ClassVar[Flavour]
     _connections_class: ClassVar[Any]
     _default_sleep: ClassVar[Any]
+    discovery_is_given: bool = True  # by code: what a file says of it does not count
 
     def __init__(
         self,
@@ -109,7 +110,7 @@ class TransportBase:
             zone=os.environ.get("SMARTCLIENT_ZONE") if trust_env else None,
             by_id=connect is not None,
             forgotten=self._unchecked,
-            faults=self._steering.faults,
+            faults_of=self._steering.faults_of,
         )
         self._watch: Any = None if _config is None else self._watch_config(_config)
         self._status = StatusReader()
@@ -150,19 +151,21 @@ class TransportBase:
         policies:  in place of all those of before; None: they stay
         """
         with self._steering.lock:
-            self._check_policies(Policies(policy, policies))
+            self._prepare(Policies(policy, policies))
             self._steering.change(policy, policies)
             self._follow()
 
     def load(self, config: Config) -> None:
         """The configuration file has changed."""
         with self._steering.lock:
-            before = self._steering.config
-            self._check_policies(Policies(config.default, config.policies))
+            self._prepare(Policies(config.default, config.policies))
+            other = None
+            if config.discovery not in (self._steering.discovery, None) and not self.discovery_is_given:
+                other = _checked(discovery_of(config.discovery), None, False)
             self._steering.load(config)
             self._follow()
-            if before is not None and config.discovery not in (before.discovery, None):
-                self._services.rediscover(_checked(discovery_of(config.discovery), None, False))
+            if other is not None:
+                self._services.rediscover(other)
 
     def reject(self, problems: tuple[str, ...]) -> None:
         """The configuration file has changed, and is wrong: the last good one stays in force."""
@@ -172,14 +175,16 @@ class TransportBase:
         CONFIG.error("%s is wrong, the last good one stays in force: %s", config.path, "; ".join(problems[:SHOWN]))
         self._services.tell(ConfigRejected(str(config.path), problems))
 
-    def _check_policies(self, policies: Policies) -> None:
-        """Raises for what could not be followed."""
+    def _prepare(self, policies: Policies) -> None:
+        """Raises for what could not be followed, before anything is changed."""
+        for policy in policies:
+            policy.balancer.for_service()  # type: ignore[union-attr]
         checker = self._new_checker(policies)
         if self._checker is None and checker is not None:
             self._checker = checker
 
     def _follow(self) -> None:
-        self._services.reconfigure(self._steering.policies, self._steering.faults)
+        self._services.reconfigure(self._steering.policies)
         if self._checker is not None:
             self._checker.reconfigured()
 
@@ -270,6 +275,7 @@ class TransportBase:
         self._services.after_fork()
         if self._status_socket is not None:
             self._status_socket.after_fork()
+        self._steering.after_fork()
         if self._watch is not None:
             self._watch.after_fork()
 

@@ -152,6 +152,9 @@ class Checker:
                     raise
                 HEALTH.debug("%s: check of %s: %r", service.name, node.instance, error)
                 well = False
+        if service.policy.health_check != settings:
+            patient.task = None
+            return  # it is checked otherwise by now, or not at all
         patient.row = max(patient.row, 0) + 1 if well else min(patient.row, 0) - 1
         if patient.row >= settings.healthy:
             service.checked(node, True, settings.unejects)

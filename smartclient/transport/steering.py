@@ -11,7 +11,7 @@ import threading
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from ..faults import VARIABLE, Faults, faults_of_environment
+from ..faults import NO_FAULTS, VARIABLE, Fault, faults_for, faults_of_environment
 from ..policy import Policies, Policy
 from ..support.loggers import CONFIG
 
@@ -23,7 +23,7 @@ class Steering:
     """The settings of one client.
 
     policies:  in force
-    faults:    what is injected
+    discovery: the URL that the file named last
     config:    the file that they come from, as it was last good; None: there is none
     problems:  what is wrong with it now
     """
@@ -35,11 +35,15 @@ class Steering:
         self.config: Config | None = config
         self.problems: tuple[str, ...] = ()
         self._policy = policy
-        self._own = policies
+        self._own = dict(policies) if isinstance(policies, Mapping) else policies
         self._injected = faults_of_environment(os.environ.get(VARIABLE, "")) if trust_env else {}
         self.policies: Policies = self._policies()
-        self.faults: Faults = self._faults()
+        self.discovery: str | None = None if config is None else config.discovery
         self._warn_of_faults()
+
+    def after_fork(self) -> None:
+        """In a forked child: whoever held the lock is not there."""
+        self.lock = threading.Lock()
 
     def change(self, policy: Policy | None, policies: Mapping[str, Policy] | None) -> None:
         """Code says something else. None: what it said before (the lock held)."""
@@ -54,11 +58,17 @@ class Steering:
 
     def load(self, config: Config) -> None:
         """The file says something else (the lock held)."""
-        before = self.faults
+        before = self.config
         self.config, self.problems = config, ()
-        self.policies, self.faults = self._policies(), self._faults()
-        if self.faults != before:
+        self.policies = self._policies()
+        self.discovery = config.discovery or self.discovery
+        if before is None or before.faults != config.faults:
             self._warn_of_faults()
+
+    def faults_of(self, service: str) -> tuple[Fault, ...]:
+        """What is injected: as the environment says, else as the file does."""
+        file = NO_FAULTS if self.config is None else self.config.faults
+        return faults_for(service, self._injected) or faults_for(service, file)
 
     def status(self) -> dict[str, Any] | None:
         """For `client.status()`."""
@@ -70,12 +80,10 @@ class Steering:
         file = None if self.config is None else Policies(self.config.default, self.config.policies)
         return Policies(self._policy, self._own, file)
 
-    def _faults(self) -> Faults:
-        return {**({} if self.config is None else self.config.faults), **self._injected}
-
     def _warn_of_faults(self) -> None:
         """Loudly: nobody wants them in production."""
-        for service, faults in self.faults.items():
+        file = NO_FAULTS if self.config is None else self.config.faults
+        for service, faults in {**file, **self._injected}.items():
             said = ", ".join(f"{fault} for {fault.share:.3%} of the attempts" for fault in faults)
             where = VARIABLE if service in self._injected else str(self.config.path if self.config else "")
             CONFIG.warning("FAULTS ARE INJECTED on purpose: %s: %s (%s)", service, said, where)
