@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import in_child, until
-from inside import service_of
+from inside import service_of, steering_of
 
 from smartclient import (
     Balancer,
@@ -54,8 +54,7 @@ def test_a_child_of_a_fork_in_the_middle_of_a_change(tmp_path: Path, fleet: Any)
     path.write_text("version: 1\ndefaults: {deadline: 5}\n")
     with Client.from_config(path, discovery={"orders": fleet(1).addresses}) as client:
         client.get(URL)
-        transport: Any = client._balanced
-        with transport._steering.lock:
+        with steering_of(client).lock:
 
             def child() -> None:
                 client.get(URL)

@@ -21,6 +21,11 @@ def service_of(client: Any, name: str = "orders") -> Any:
     return services_of(client).get(name)
 
 
+def steering_of(client: Any) -> Any:
+    """Where its policies come from."""
+    return balanced_of(client)._steering
+
+
 def watcher_of(client: Any, name: str = "orders") -> Any:
     return services_of(client)._watchers[name]
 
