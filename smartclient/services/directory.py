@@ -236,7 +236,8 @@ class Services:
                 raise
         with self._lock:
             watcher = self._watchers.get(name)
-            if self._closed or not (made or (watcher is not None and not watcher.running)):
+            wanted = made if watcher is None else not watcher.running  # `rediscover` may have been here meanwhile
+            if self._closed or not wanted:
                 return service
             service.used_at = self._clock()
             if made:
