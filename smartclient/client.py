@@ -119,9 +119,9 @@ class ClientMixin:
             # An explicit transport is httpx's to close.
             _connect_owned=not shared,
             _config=_config,
+            _discovery_given=given,
             **passed,
         )
-        balanced.discovery_is_given = given
         self._balanced = balanced
         mine: Any = self  # `_mounts` is private, and of another type in each flavour
         mine._mounts = {ServiceHosts(balanced.covers): balanced, **mine._mounts}

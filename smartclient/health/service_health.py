@@ -61,18 +61,18 @@ class ServiceHealth:
             if outlier is None and before is not None:
                 if node.ejected_until is not None:
                     events.append(self.restore(node, now))
-                node.health = node.paused_until = None
-            elif outlier is not None and node.health is None:
-                node.health = NodeHealth(outlier)
-            elif outlier is not None:
-                node.health.follow(outlier)
+                node.paused_until = None
+            node.health = self.record(node.health)
             if slow_start is None and node.warm_since is not None:
                 node.warm_since, node.weight = None, node.instance.weight
         return events
 
-    def record(self) -> NodeHealth | None:
-        """The health record of a new node."""
-        return None if self._outlier is None else NodeHealth(self._outlier)
+    def record(self, before: NodeHealth | None = None) -> NodeHealth | None:
+        """The health record of a node: a new one, or that of before, by the settings of now."""
+        if self._outlier is None or before is None:
+            return None if self._outlier is None else NodeHealth(self._outlier)
+        before.follow(self._outlier)
+        return before
 
     def judge(
         self,

@@ -47,8 +47,6 @@ class Admission:
         self.places: Places | None = None
         self._throttling: Throttling | None = None
         self._breaker: Breaker | None = None
-        self._throttle: Throttle | None = None
-        self._circuit: Circuit | None = None
         self.follow(limits, throttle, circuit)
 
     def follow(self, limits: Limits | None, throttle: Throttle | None, circuit: Circuit | None) -> None:
@@ -56,18 +54,14 @@ class Admission:
         with self._lock:
             if limits != self.limits:
                 self._limit(limits)
-            if throttle != self._throttle:
-                self._throttle = throttle
-                if throttle is not None and self._throttling is not None:
-                    self._throttling.follow(throttle)
-                else:
-                    self._throttling = None if throttle is None else Throttling(throttle, self._rng)
-            if circuit != self._circuit:
-                self._circuit = circuit
-                if circuit is not None and self._breaker is not None:
-                    self._breaker.follow(circuit)
-                else:
-                    self._breaker = None if circuit is None else Breaker(circuit)
+            if throttle is None or self._throttling is None:
+                self._throttling = None if throttle is None else Throttling(throttle, self._rng)
+            else:
+                self._throttling.follow(throttle)
+            if circuit is None or self._breaker is None:
+                self._breaker = None if circuit is None else Breaker(circuit)
+            else:
+                self._breaker.follow(circuit)
 
     def _limit(self, limits: Limits | None) -> None:
         before, self.limits = self.limits, limits
@@ -78,9 +72,9 @@ class Admission:
         elif self._gradient is None or before is None or before.max_in_flight != most:
             self._gradient = Gradient(most)
             self._most = self._gradient.limit
-        if limits is None or limits.per_node is None:
+        if not self.limits_nodes:
             self._room = UNLIMITED
-        limited = limits is not None and (most is not None or limits.per_node is not None)
+        limited = most is not None or self.limits_nodes
         if limited and self.places is None:
             self.places = Places(self._most)
         self._resize()  # without a limit: who waits, goes

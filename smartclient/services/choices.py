@@ -144,9 +144,8 @@ class Choices:
         told: tuple[Change, list[Node]] | None = None
         with self.updating:
             with self.lock:
-                listed = (
-                    self._listed if self._policy.subset is not None else tuple(node.instance for node in self.nodes)
-                )
+                used = tuple(node.instance for node in self.nodes)
+                listed = used if self._policy.subset is None else self._listed
                 self._policy = policy
                 self.chooser.follow(policy)
                 if "balancer" in changed:
@@ -339,15 +338,10 @@ class Choices:
             before = self._left.pop(identity, None)
         if before is None:
             return Node(instance, self.chooser.balancer.memory(), self.health.record(), identity)
-        node = Node(instance, before.memory, before.health, identity)
-        node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
+        node = Node(instance, before.memory, self.health.record(before.health), identity)
+        if self._policy.outlier is not None:
+            node.ejected_until, node.paused_until = before.ejected_until, before.paused_until
         node.unhealthy = before.unhealthy and self._policy.health_check is not None
-        if self._policy.outlier is None:
-            node.health = node.ejected_until = node.paused_until = None
-        elif node.health is None:
-            node.health = self.health.record()
-        else:
-            node.health.follow(self._policy.outlier)
         return node
 
     def _say_several(self, server: Instance, registrations: list[Instance]) -> None:

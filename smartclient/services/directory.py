@@ -159,10 +159,7 @@ class Services:
             with service.publishing:  # what the source before is publishing comes before this
                 service.source, service.problem, service.drop = str(discovery), None, 0.0
             service.announce.follow_source(service.source)
-            known = discovery.known(service.name)
-            if known is not None:
-                service.link_local = True  # the user's own list
-                service.update(parse_all(known, f"service {shown(service.name)}"))
+            if self._takes_known(service):
                 continue
             service.link_local = discovery.of(service.name).link_local
             with self._lock:
@@ -212,7 +209,6 @@ class Services:
                 self._watchers[service.name] = self._watcher(service)  # not started: `get` does
 
     def _open(self, name: str) -> Service:
-        known = None
         with self._lock:
             if self._closed:
                 raise RuntimeError("Cannot send a request, as the transport has been closed.")
@@ -225,10 +221,7 @@ class Services:
                 self._services[name] = service = self._new_service(name)
         if made:
             try:
-                known = self.discovery.known(name)
-                if known is not None:
-                    service.link_local = True  # the user's own list
-                    service.update(parse_all(known, f"service {shown(name)}"))
+                if self._takes_known(service):
                     return service
             except BaseException:  # the user's list or balancer is wrong: each call must raise it
                 with self._lock:
@@ -247,6 +240,15 @@ class Services:
             left = self._take_turns()
         self._stop(left)
         return service
+
+    def _takes_known(self, service: Service) -> bool:
+        """Give it its list, if that is one that never changes."""
+        known = self.discovery.known(service.name)
+        if known is None:
+            return False
+        service.link_local = True  # the user's own list
+        service.update(parse_all(known, f"service {shown(service.name)}"))
+        return True
 
     def _take_turns(self) -> list[Watcher | None]:
         """Watch the unknown names that are next (the lock held); the watchers that must be stopped for them."""

@@ -9,9 +9,8 @@ from dataclasses import fields, is_dataclass
 from typing import Any
 
 from ..faults import Fault
-from ..limits.admission import Admission
 from ..policy import Policy
-from ..retry.budget import BudgetAccount
+from .allowances import account_of, admission_of
 from .load_reports import reports_of
 from .service import Service
 
@@ -66,20 +65,19 @@ def reconfigure(service: Service, policy: Policy, faults: tuple[Fault, ...]) -> 
 
 
 def _budget(service: Service, before: Policy, policy: Policy) -> None:
-    was = None if before.retry is None else before.retry.budget
-    budget = None if policy.retry is None else policy.retry.budget
+    was, budget = (None if one.retry is None else one.retry.budget for one in (before, policy))
     if budget != was:
-        service.budget = None if budget is None else BudgetAccount(budget)
+        service.budget = account_of(policy)
 
 
 def _admission(service: Service, policy: Policy) -> None:
-    settings = policy.limits, policy.throttle, policy.circuit
+    made = admission_of(policy, service.rng)
     if service.admission is not None:
-        service.admission.follow(*settings)
-        if settings == (None, None, None):
-            service.admission = None
-    else:
-        service.admission = Admission(*settings, service.rng)
+        service.admission.follow(
+            policy.limits, policy.throttle, policy.circuit
+        )  # also if nothing is left: who waits, goes
+    if service.admission is None or made is None:
+        service.admission = made
     service.limit_nodes()
     is_open = service.admission is not None and service.admission.circuit_open
     service.announce.circuit(is_open, "another policy is in force")

@@ -23,6 +23,7 @@ from ..retry.hedge import Hedge
 from ..support.gil_breaks import GilBreaks
 from ..support.loggers import logger
 from ..support.waiting import Places, Signal
+from .allowances import account_of, admission_of
 from .announcements import Announcements
 from .attempt import Attempt
 from .call import Call
@@ -100,14 +101,12 @@ class Service:
         self.problem: str | None = None
         self.used_at: float = clock()
         self._listed_at = clock()
-        budget = policy.retry.budget if policy.retry is not None else None
-        self.budget = None if budget is None else BudgetAccount(budget)
+        self.budget: BudgetAccount | None = account_of(policy)
         self._hedge_budgets: dict[float, BudgetAccount] = {}
         self.latencies: Latencies | None = None
         self.members: Members = Members(name, policy, zone, clock, rng, by_id)
         self.load_reports: LoadReports | None = reports_of(self.members, clock)
-        guarded = policy.limits is not None or policy.throttle is not None or policy.circuit is not None
-        self.admission = Admission(policy.limits, policy.throttle, policy.circuit, rng) if guarded else None
+        self.admission: Admission | None = admission_of(policy, rng)
         self._retire = retire
         self.rng = rng
         self.faults: tuple[Fault, ...] = ()
@@ -330,12 +329,9 @@ class Service:
         self.ready = Signal()
         if fired:
             self.ready.fire()
-        if self.budget is not None and self.policy.retry is not None and self.policy.retry.budget is not None:
-            self.budget = BudgetAccount(self.policy.retry.budget)
+        self.budget, self.admission = account_of(self.policy), admission_of(self.policy, self.rng)
         self.latencies, self._hedge_budgets = None, {}
-        if self.admission is not None:
-            self.admission = Admission(self.policy.limits, self.policy.throttle, self.policy.circuit, self.rng)
-            self.limit_nodes()
+        self.limit_nodes()
 
     def why_none(self) -> str:
         """Why a call finds no instance."""

@@ -54,7 +54,6 @@ class TransportBase:
     _flavour: ClassVar[Flavour]
     _connections_class: ClassVar[Any]
     _default_sleep: ClassVar[Any]
-    discovery_is_given: bool = True  # by code: what a file says of it does not count
 
     def __init__(
         self,
@@ -77,10 +76,11 @@ class TransportBase:
         status: bool | None = None,
         _connect_owned: bool = True,
         _config: Config | None = None,
+        _discovery_given: bool = True,
     ) -> None:
         source = _checked(discovery_of(discovery), connect, http2)
         httpx = self._flavour.httpx
-        limits = limits or httpx.Limits(**USUAL_LIMITS)
+        limits = httpx.Limits(**USUAL_LIMITS) if limits is None else limits
         self._sleep = sleep or self._default_sleep
         self._clock, self._fallback = clock, fallback
         self._lock = threading.Lock()
@@ -97,8 +97,9 @@ class TransportBase:
         )
         if isinstance(verify, str) or cert is not None:
             self._dialing.ssl_context  # noqa: B018  (a wrong path is said now, not at the first call)
-        self._own_rng, self._rng = rng is None, (rng := rng or Random())
-        self._steering = Steering(policy, policies, _config, trust_env)
+        self._own_rng = rng is None
+        self._rng = rng = Random() if rng is None else rng
+        self._steering = Steering(policy, policies, _config, trust_env, _discovery_given)
         self._checker = self._new_checker(self._steering.policies)
         self._services = Services(
             source,
@@ -112,9 +113,13 @@ class TransportBase:
             forgotten=self._unchecked,
             faults_of=self._steering.faults_of,
         )
-        self._watch: Any = None if _config is None else self._watch_config(_config)
         self._status = StatusReader()
-        self._status_socket: Any = self._status_on_a_socket() if _is_shown(status, trust_env) else None
+        self._begin(told, _config, _is_shown(status, trust_env))
+
+    def _begin(self, told: Observers, config: Config | None, shown: bool) -> None:
+        """What runs beside the calls."""
+        self._watch: Any = None if config is None else self._watch_config(config)
+        self._status_socket: Any = self._status_on_a_socket() if shown else None
         _enter(self, told)
 
     def _new_checker(self, policies: Policies) -> Checker | None:
@@ -159,9 +164,7 @@ class TransportBase:
         """The configuration file has changed."""
         with self._steering.lock:
             self._prepare(Policies(config.default, config.policies))
-            other = None
-            if config.discovery not in (self._steering.discovery, None) and not self.discovery_is_given:
-                other = _checked(discovery_of(config.discovery), None, False)
+            other = discovery_of(self._steering.other_discovery(config))
             self._steering.load(config)
             self._follow()
             if other is not None:

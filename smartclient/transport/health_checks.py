@@ -47,8 +47,7 @@ class Checker:
         self._clock = clock
         self._rng = rng
         self._lock = threading.Lock()
-        self._services: dict[Service, None] = {}
-        self._settings: dict[Service, HealthCheck | None] = {}
+        self._services: dict[Service, HealthCheck | None] = {}  # and by what each is checked
         self._patients: WeakKeyDictionary[Node, Patient] = WeakKeyDictionary()
         self._thread: threading.Thread | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -60,8 +59,7 @@ class Checker:
         if service.forgotten or (service in self._services and self._thread is not None):
             return
         with self._lock:
-            self._services[service] = None
-            self._settings.setdefault(service, service.policy.health_check)
+            self._services.setdefault(service, service.policy.health_check)
             if self._thread is None and not self._closed:
                 self._thread = threading.Thread(target=self._run, name="smartclient-checks", daemon=True)
                 try:
@@ -74,17 +72,15 @@ class Checker:
         """There is no such service, or nobody calls it any more."""
         with self._lock:
             self._services.pop(service, None)
-            self._settings.pop(service, None)
 
     def reconfigured(self) -> None:
         """Policies have changed: each node whose service is checked otherwise now is checked again soon."""
         with self._lock:
-            checked = {service: service.policy.health_check for service in self._services}
-            for service, settings in checked.items():
-                if self._settings.get(service, settings) != settings:
+            for service, before in self._services.items():
+                self._services[service] = settings = service.policy.health_check
+                if settings != before:
                     for node in service.nodes:
                         self._patients.pop(node, None)
-            self._settings = checked
 
     def close(self) -> None:
         """End the thread; never takes longer than 0.1 s."""

@@ -23,14 +23,19 @@ class Steering:
     """The settings of one client.
 
     policies:  in force
-    discovery: the URL that the file named last
     config:    the file that they come from, as it was last good; None: there is none
     problems:  what is wrong with it now
     """
 
     def __init__(
-        self, policy: Policy | None, policies: Mapping[str, Policy] | None, config: Config | None, trust_env: bool
+        self,
+        policy: Policy | None,
+        policies: Mapping[str, Policy] | None,
+        config: Config | None,
+        trust_env: bool,
+        discovery_given: bool,
     ) -> None:
+        """discovery_given: by code: what the file says of it does not count"""
         self.lock: threading.Lock = threading.Lock()
         self.config: Config | None = config
         self.problems: tuple[str, ...] = ()
@@ -38,7 +43,8 @@ class Steering:
         self._own = dict(policies) if isinstance(policies, Mapping) else policies
         self._injected = faults_of_environment(os.environ.get(VARIABLE, "")) if trust_env else {}
         self.policies: Policies = self._policies()
-        self.discovery: str | None = None if config is None else config.discovery
+        self._discovery_given = discovery_given
+        self._discovery = None if config is None else config.discovery  # as the file named it last
         self._warn_of_faults()
 
     def after_fork(self) -> None:
@@ -46,22 +52,21 @@ class Steering:
         self.lock = threading.Lock()
 
     def change(self, policy: Policy | None, policies: Mapping[str, Policy] | None) -> None:
-        """Code says something else. None: what it said before (the lock held)."""
-        before = self._policy, self._own
+        """Code says something else, which has been checked. None: what it said before (the lock held)."""
         self._policy = policy or self._policy
         self._own = self._own if policies is None else dict(policies)
-        try:
-            self.policies = self._policies()
-        except BaseException:
-            self._policy, self._own = before
-            raise
+        self.policies = self._policies()
+
+    def other_discovery(self, config: Config) -> str | None:
+        """The URL of another source, if the file names one now and may."""
+        return None if self._discovery_given or config.discovery == self._discovery else config.discovery
 
     def load(self, config: Config) -> None:
         """The file says something else (the lock held)."""
         before = self.config
         self.config, self.problems = config, ()
         self.policies = self._policies()
-        self.discovery = config.discovery or self.discovery
+        self._discovery = config.discovery or self._discovery
         if before is None or before.faults != config.faults:
             self._warn_of_faults()
 
