@@ -57,27 +57,36 @@ BALANCERS: dict[str, type[Balancer]] = {
 }
 
 
-def balancer_named(name: str, setting: str = "balancer") -> Balancer:
-    """The algorithm of that name with its default settings: one of ours, or of a package's entry points in the group
-    `smartclient.balancers`. setting: whose name that is, for errors
+def balancer_names() -> list[str]:
+    """Ours, and those of packages' entry points in the group `smartclient.balancers`."""
+    return sorted({*BALANCERS, *(point.name for point in entry_points(group=ENTRY_POINTS))})
+
+
+def balancer_kind(name: str, setting: str = "balancer") -> Any:
+    """Its class; of a package's maybe a function that makes one, or a balancer. Raises ValueError. setting: whose name
+    that is, for errors
     """
-    found = BALANCERS.get(name)
-    if found is not None:
-        return found()
-    others = {point.name: point for point in entry_points(group=ENTRY_POINTS)}
-    if name not in others:
-        known = sorted({*BALANCERS, *others})
-        raise wrong(setting, f"one of {', '.join(known)}", name, ValueError, nearest(name, known))
-    made = others[name].load()
-    balancer = made if isinstance(made, Balancer) else made()
-    if not isinstance(balancer, Balancer):
-        raise TypeError(f"{setting}: {others[name].value}, the entry point {name!r}, made {balancer!r}, no Balancer")
-    return balancer
+    if name in BALANCERS:
+        return BALANCERS[name]
+    for point in entry_points(group=ENTRY_POINTS):
+        if point.name == name:
+            return point.load()
+    known = balancer_names()
+    raise wrong(setting, f"one of {', '.join(known)}", name, ValueError, nearest(name, known))
 
 
-def entry_point_balancers() -> dict[str, Any]:
-    """What packages add, by name: classes, functions that make one, or balancers."""
-    return {point.name: point.load() for point in entry_points(group=ENTRY_POINTS)}
+def balancer_made(name: str, kind: Any, setting: str = "balancer") -> Balancer:
+    """A balancer of that kind, with its default settings. Raises TypeError if it makes none."""
+    made = kind if isinstance(kind, Balancer) else kind()
+    if not isinstance(made, Balancer):
+        source = next((point.value for point in entry_points(group=ENTRY_POINTS) if point.name == name), kind)
+        raise TypeError(f"{setting}: {source}, the entry point {name!r}, made {made!r}, no Balancer")
+    return made
+
+
+def balancer_named(name: str, setting: str = "balancer") -> Balancer:
+    """The algorithm of that name with its default settings."""
+    return balancer_made(name, balancer_kind(name, setting), setting)
 
 
 __all__ = [

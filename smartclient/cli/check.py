@@ -11,6 +11,7 @@ from typing import Any
 from ..balancers import Balancer
 from ..config import Config, ConfigError, load_config
 from ..faults import VARIABLE, faults_for, faults_of_environment
+from ..support.forms import is_settings
 from ..support.hosts import pattern_name
 from ..support.untrusted import shown
 
@@ -36,10 +37,7 @@ def effective_policy(config: Config, service: str) -> Iterator[str]:
     name, said = config.effective(service)
     yield f"{service}: " + ("the defaults: the file does not name it" if name is None else f"services.{name}")
     policy = config.default if name is None else config.policies[name]
-    sources = {
-        path: (one.path[0] if one.path and not one.line else f"{config.path}:{one.line} {'.'.join(one.path)}")
-        for path, one in said.leaves()
-    }
+    sources = {path: one.variable or f"{config.path}:{one.line} {'.'.join(one.path)}" for path, one in said.leaves()}
     for path, value in _values(policy):
         source = next((sources[path[:end]] for end in range(len(path), 0, -1) if path[:end] in sources), None)
         if source is None:  # of a strategy the file says parts
@@ -58,7 +56,7 @@ def _values(settings: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[s
     for field in fields(settings):
         value = getattr(settings, field.name)
         below = (*path, field.name)
-        if hasattr(value, "__dataclass_fields__"):
+        if is_settings(type(value)):
             yield from _values(value, below)
         else:
             yield below, value

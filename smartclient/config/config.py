@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from ..discovery import discovery_of
 from ..faults import Fault, faults_from
 from ..policy import Policy
-from ..support.checks import nearest
 from ..support.hosts import matching_name, pattern_name
 from ..support.untrusted import line, shown
 from .environment import overlaid
 from .reading import content_of, reader_of, said_in
-from .said import NOTHING, BadFile, Problem, Said, merged
+from .said import NOTHING, BadFile, Problem, Said, hint, merged
 from .structure import policy_from
 
 VERSION = 1
@@ -93,9 +92,7 @@ def config_in(
         said = said_in(content, reader_of(file))
     except BadFile as error:
         raise ConfigError(str(file), (Problem(error.line, "", str(error)).of(name),)) from None
-    config, problems = _read(said, file, os.environ if environment is None else environment, before)
-    if config is not None:
-        config = replace(config, environment=environment)
+    config, problems = _read(said, file, environment, before)
     if config is None:
         lines = dict.fromkeys(problem.of(name) for problem in sorted(problems))
         raise ConfigError(str(file), tuple(lines))
@@ -103,40 +100,30 @@ def config_in(
 
 
 def _read(
-    said: Said, file: Path, environment: Mapping[str, str], before: Config | None
+    said: Said, file: Path, environment: Mapping[str, str] | None, before: Config | None
 ) -> tuple[Config | None, list[Problem]]:
     top: dict[str, Said] = said.value
     problems = [
-        one.problem(f"unknown{nearest(key, KEYS)}".replace("'", "")) for key, one in top.items()
-        if key not in KEYS and key != "$schema"
-    ]  # fmt: skip
+        one.problem(f"unknown{hint(key, KEYS)}") for key, one in top.items() if key not in KEYS and key != "$schema"
+    ]
     problems += _version(said)
-    discovery = _discovery(top.get("discovery"), problems)
+    discovery = _discovery(top.get("discovery"), before, problems)
     defaults, services = top.get("defaults", NOTHING), _services(top.get("services"), problems)
     if defaults.value is None:
         defaults = NOTHING
     if not isinstance(defaults.value, dict):
         problems.append(defaults.problem(f"expected settings, got {shown(defaults.plain)}"))
         defaults = NOTHING
-    defaults, services, wrong = overlaid(defaults, services, environment)
+    defaults, services, wrong = overlaid(defaults, services, os.environ if environment is None else environment)
     problems += wrong
     all_said: dict[str | None, Said] = {None: defaults}
     all_said |= {name: merged(defaults, own) for name, own in services.items()}
     made: dict[str | None, Policy | None] = {}
-    general: set[Problem] = set()
     for name, one in all_said.items():
         made[name] = None if before is None else before.same(name, one)
-        if made[name] is not None:
-            continue
-        made[name], wrong = policy_from(one)
-        if name is None:
-            general = set(wrong)
-            problems += wrong
-        for problem in wrong if name is not None else ():
-            if problem in general:
-                continue
-            elsewhere = problem.path.startswith("defaults.")
-            problems.append(problem._replace(text=f"{problem.text} (for {name})") if elsewhere else problem)
+        if made[name] is None:
+            made[name], wrong = policy_from(one)
+            problems += [_for_service(problem, name) for problem in wrong if problem not in problems]
     faults, wrong = faults_of(top.get("faults"))
     problems += wrong
     if problems:
@@ -144,7 +131,13 @@ def _read(
     policies = {name: policy for name, policy in made.items() if name is not None and policy is not None}
     default = made[None]
     assert default is not None
-    return Config(file, discovery, default, policies, faults, None, all_said), []
+    return Config(file, discovery, default, policies, faults, environment, all_said), []
+
+
+def _for_service(problem: Problem, name: str | None) -> Problem:
+    """What stands in the defaults may be wrong only with what a service says."""
+    elsewhere = name is not None and problem.path.startswith("defaults.")
+    return problem._replace(text=f"{problem.text} (for {name})") if elsewhere else problem
 
 
 def _version(said: Said) -> list[Problem]:
@@ -156,9 +149,11 @@ def _version(said: Said) -> list[Problem]:
     return []
 
 
-def _discovery(said: Said | None, problems: list[Problem]) -> str | None:
+def _discovery(said: Said | None, before: Config | None, problems: list[Problem]) -> str | None:
     if said is None or said.value is None:
         return None
+    if before is not None and said.value == before.discovery:
+        return before.discovery
     if not isinstance(said.value, str):
         problems.append(said.problem("expected a URL like consul://127.0.0.1:8500"))
         return None

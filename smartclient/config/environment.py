@@ -11,9 +11,8 @@ import json
 import re
 from collections.abc import Mapping
 
-from ..support.checks import nearest
 from ..support.untrusted import shown
-from .said import Problem, Said
+from .said import Problem, Said, hint
 from .yaml_reader import plain_value
 
 PREFIX = "SMARTCLIENT_POLICY__"
@@ -42,8 +41,7 @@ def overlaid(
         name = max(known, key=len, default=rest.partition("__")[0])
         keys = rest[len(name) + 2 :].split("__")
         if not known:
-            hint = nearest(name, names).replace("'", "")
-            problems.append(Problem(0, variable, f"the file has no service {shown(name)[1:-1]}{hint}"))
+            problems.append(Problem(0, variable, f"the file has no service {shown(name)[1:-1]}{hint(name, names)}"))
             continue
         if not keys or not all(keys):
             problems.append(Problem(0, variable, "expected a setting after the name, like …__DEADLINE"))

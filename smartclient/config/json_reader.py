@@ -7,9 +7,8 @@ import re
 from json.decoder import scanstring  # type: ignore[attr-defined]
 
 from ..support.untrusted import shown, whole_number
-from .said import BadFile, Path, Said
+from .said import DEEPEST, BadFile, Path, Said
 
-DEEPEST = 50
 _SPACE = re.compile(r"[ \t\n\r]*")
 _WORD = re.compile(r"[^\s,\]}]+")
 

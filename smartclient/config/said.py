@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
+
+from ..support.checks import nearest
 
 Path = tuple[str, ...]
 
@@ -14,6 +16,11 @@ class BadFile(ValueError):
     def __init__(self, message: str, line: int = 0) -> None:
         super().__init__(message)
         self.line: int = line
+
+
+def hint(key: str, known: Iterable[str]) -> str:
+    """ "; did you mean deadline?", or nothing: a key is written without quotes."""
+    return nearest(key, known).replace("'", "")
 
 
 class Problem(NamedTuple):
@@ -59,17 +66,19 @@ class Said:
             return [one.plain for one in self.value]
         return self.value
 
-    def at(self, path: Path) -> Said:
-        """What stands at a path below it; as near as there is something."""
+    @property
+    def variable(self) -> str | None:
+        """Of the environment, which says it; None: the file does."""
+        return self.path[0] if self.path and not self.line else None
+
+    def problem_at(self, path: Path, text: str) -> Problem:
+        """Said of what stands at a path below it; as near to that as there is something."""
         found = self
-        for key in path:
-            if isinstance(found.value, dict) and key in found.value:
-                found = found.value[key]
-            elif isinstance(found.value, list) and key.isdigit() and int(key) < len(found.value):
-                found = found.value[int(key)]
-            else:
-                break
-        return found
+        for depth, key in enumerate(path):
+            if not (isinstance(found.value, dict) and key in found.value):
+                return found.problem(text, *path[depth:])
+            found = found.value[key]
+        return found.problem(text)
 
     def leaves(self, path: Path = ()) -> Iterator[tuple[Path, Said]]:
         """All values that are no mappings, with their paths."""
@@ -81,8 +90,10 @@ class Said:
 
     def problem(self, text: str, *more: str) -> Problem:
         """more: keys below it, that are not there"""
-        return Problem(self.line, ".".join((*self.path, *more)), text)
+        return Problem(self.line, self.variable or ".".join((*self.path, *more)), text)
 
+
+DEEPEST = 50  # levels of a file
 
 NOTHING: Said = Said({}, (), 0)
 CHOICES: tuple[str, ...] = ("balancer", "inner", "wait", "stop")  # written as one of several kinds

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
-from ..balancers import BALANCERS, Balancer, entry_point_balancers
+from ..balancers import Balancer, balancer_kind, balancer_names
 from ..policy import Policy
-from ..support.forms import Form, form_of
+from ..support.forms import Form, form_of, is_settings
 from .strategies import schema_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -75,10 +74,10 @@ def _of(form: Form, definitions: dict[str, Any], said: str | None) -> dict[str, 
 
 
 def _balancers(definitions: dict[str, Any]) -> list[Any]:
-    known: dict[str, Callable[..., Any] | type[Any]] = {**BALANCERS, **entry_point_balancers()}
+    known = {name: balancer_kind(name) for name in balancer_names()}
     choices: list[Any] = [{"enum": sorted(known)}]
     for name, cls in sorted(known.items()):
-        if isinstance(cls, type) and hasattr(cls, "__dataclass_fields__"):
+        if is_settings(cls):
             choices.append(_reference(cls, definitions, name={"const": name}))
         else:
             choices.append({"type": "object", "properties": {"name": {"const": name}}, "required": ["name"]})

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import fields
 from typing import Any
 
-from ..balancers import BALANCERS, Balancer, balancer_named, entry_point_balancers
+from ..balancers import Balancer, balancer_kind, balancer_made
 from ..policy import Policy
-from ..support.checks import kind, nearest
-from ..support.durations import EXPECTED, seconds_in
-from ..support.forms import Form, form_of
+from ..support.durations import DURATION, EXPECTED, seconds_in
+from ..support.forms import Form, form_of, is_settings
 from ..support.untrusted import shown
-from .said import Path, Problem, Said
+from .said import Path, Problem, Said, hint
 from .strategies import strategy_from
 
 try:
@@ -49,33 +48,10 @@ def policy_from(said: Said) -> tuple[Policy | None, list[Problem]]:
     try:
         return _CONVERTER.structure(said.plain, Policy), []
     except Exception as error:
-        return None, [_problem(said, path, text) for path, text in _problems(error, ())]
-
-
-def _problem(said: Said, path: Path, text: str) -> Problem:
-    found = said.at(path)
-    depth = 0  # how much of the path is there
-    node = said
-    for key in path:
-        if isinstance(node.value, dict) and key in node.value:
-            node, depth = node.value[key], depth + 1
-        else:
-            break
-    if isinstance(found.path, tuple) and found.path[:1] and found.path[0].startswith("SMARTCLIENT_"):
-        return Problem(0, found.path[0], text)
-    return found.problem(text, *path[depth:])
+        return None, [said.problem_at(path, text) for path, text in _problems(error, ())]
 
 
 # ---- reading ----
-
-
-def balancer_class(name: str) -> Any:
-    """Raises Wrong."""
-    known = {**BALANCERS, **entry_point_balancers()}
-    found = known.get(name)
-    if found is None:
-        raise Wrong(f"expected one of {', '.join(sorted(known))}, got {shown(name)}{nearest(name, known)}", ("name",))
-    return found
 
 
 def _class_hook(cls: type[Any]) -> Callable[[Any, Any], Any]:
@@ -120,9 +96,7 @@ def _read(form: Form, value: Any) -> Any:
         number = seconds_in(value)
         if number is not None:
             return number
-        if not any(
-            one.get("type") == "string" and "(ms|s|m|h)" not in one.get("pattern", "") for one in form.alternatives()
-        ):
+        if all(one.get("pattern") == DURATION for one in form.alternatives() if one.get("type") == "string"):
             raise Wrong(f"expected {EXPECTED}, got {shown(value)}")
     return value
 
@@ -148,13 +122,15 @@ def _balancer(said: Any) -> Balancer:
     name = settings.pop("name", "adaptive")
     if not isinstance(name, str):
         raise Wrong(f"expected the name of a balancer, got {shown(name)}", ("name",))
-    found = balancer_class(name)
-    if _is_settings(found):
+    try:
+        found = balancer_kind(name)
+    except ValueError as error:
+        raise Wrong(str(error).removeprefix("balancer: "), ("name",)) from None
+    if is_settings(found):
         made: Balancer = _CONVERTER.structure(settings, found)
         return made
     # A package's: a function that makes one, or a balancer.
-    made = balancer_named(name) if not settings else found(**settings)
-    return kind(Balancer)("", made)  # type: ignore[no-any-return]
+    return balancer_made(name, found(**settings) if settings else found)
 
 
 def _in_yaml(text: str) -> str:
@@ -188,10 +164,10 @@ def _problems(error: BaseException, path: Path) -> Iterator[tuple[Path, str]]:
             known = [field.name for field in fields(cls) if field.init]
             if issubclass(cls, Balancer):
                 known.append("name")
-            hint = nearest(key, known).replace("'", "")
-            yield (*path, key), f"unknown{hint}" if hint else f"unknown; known are {', '.join(sorted(known))}"
+            meant = hint(key, known)
+            yield (*path, key), f"unknown{meant}" if meant else f"unknown; known are {', '.join(sorted(known))}"
             # One message for a name that is misspelt, not two.
-            missing -= {name for name in missing if hint == f"; did you mean {name}?"}
+            missing -= {name for name in missing if meant == f"; did you mean {name}?"}
         for name in sorted(missing):
             yield path, f"{name} is missing"
     elif isinstance(error, Several):
@@ -211,9 +187,5 @@ def _attribute(error: BaseException) -> str | None:
     return None
 
 
-def _is_settings(cls: Any) -> bool:
-    return isinstance(cls, type) and hasattr(cls, "__dataclass_fields__")
-
-
 _CONVERTER: Any = Converter(detailed_validation=True, forbid_extra_keys=True)
-_CONVERTER.register_structure_hook_factory(_is_settings, _class_hook)
+_CONVERTER.register_structure_hook_factory(is_settings, _class_hook)

@@ -12,9 +12,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from ..support.untrusted import shown, whole_number
-from .said import BadFile, Path, Said
+from .said import DEEPEST, BadFile, Path, Said
 
-DEEPEST = 50
 _FLOAT = re.compile(r"[-+]?(\d{1,40}(\.\d{0,40})?|\.\d{1,40})([eE][-+]?\d{1,3})?")
 _WORDS: dict[str, Any] = {"": None, "~": None, "null": None, "Null": None, "NULL": None}
 _WORDS |= {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}

@@ -16,6 +16,7 @@ from functools import reduce
 from operator import or_
 from typing import Any, TypeVar, overload
 
+from .durations import DURATION
 from .forms import NULL, Checked, Form, form_of, plain
 from .untrusted import shown
 
@@ -23,7 +24,6 @@ Value = TypeVar("Value")
 Check = Callable[[str, Any], Any]
 """Takes "Class.field" and its value; returns the value as it is kept, or raises ValueError or TypeError."""
 
-DURATION = r"^\s*\d+(\.\d+)?\s*(ms|s|m|h)\s*$"  # a time in a file: "25ms", "5s", "2m"
 MOST = 1e9  # of any number: what clocks and counters take
 
 
@@ -227,8 +227,8 @@ def frozen(expected: str, item: Check) -> Check:
         except (ValueError, TypeError) as error:
             raise wrong(name, expected, value, type(error)) from None
 
-    each = form_of(item)
-    return Checked(check, Form({"type": "array", "items": each.schema, "description": expected}, item=each))
+    each = form_of(item).schema
+    return Checked(check, plain("array", items=each, description=expected))
 
 
 def mapping(expected: str, key: Check, item: Check) -> Check:
@@ -246,7 +246,7 @@ def mapping(expected: str, key: Check, item: Check) -> Check:
         return value
 
     each = form_of(item).schema
-    return Checked(check, Form({"type": "object", "additionalProperties": each, "description": expected}))
+    return Checked(check, plain("object", additionalProperties=each, description=expected))
 
 
 metadata: Check = mapping("a mapping of strings like {'version': 'v2'}", text, string)

@@ -5,7 +5,7 @@ schema is made of them.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from typing import Any
 
 
@@ -17,14 +17,12 @@ class Form:
     seconds:   a time, which may be written "25ms"
     settings:  classes of settings, written as mappings of their fields
     strategy:  one of tenacity's, of this group: "wait", "stop", "retry"
-    item:      of a list
     """
 
     schema: Mapping[str, Any] = field(default_factory=dict)
     seconds: bool = False
     settings: tuple[type[Any], ...] = ()
     strategy: str | None = None
-    item: Form | None = None
 
     def __or__(self, other: Form) -> Form:
         """Either."""
@@ -34,7 +32,6 @@ class Form:
             seconds=self.seconds or other.seconds,
             settings=self.settings + other.settings,
             strategy=self.strategy or other.strategy,
-            item=self.item or other.item,
         )
 
     def alternatives(self) -> list[Any]:
@@ -65,3 +62,8 @@ def form_of(check: Any) -> Form:
 
 def plain(type_: str, **more: Any) -> Form:
     return Form({"type": type_, **more})
+
+
+def is_settings(cls: Any) -> bool:
+    """Whether it is a class of settings."""
+    return isinstance(cls, type) and is_dataclass(cls)

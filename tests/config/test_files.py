@@ -340,6 +340,82 @@ def test_what_is_wrong_in_the_environment(tmp_path: Path, variable: str, value: 
     assert lines(tmp_path, of_service("deadline: 5s"), **{name: value}) == [f"{name}: {expected}"]
 
 
+PACKAGE = """
+from dataclasses import dataclass
+from smartclient import Balancer, Static
+from smartclient.support.checks import count, setting, text
+
+@dataclass(frozen=True, kw_only=True)
+class Nearest(Balancer):
+    \"\"\"The nearest.
+
+    region:  ours
+    depth:   how far
+    \"\"\"
+
+    region: str = setting(check=text)
+    depth: int = setting(3, count())
+    name = "nearest"
+
+    def picker(self, nodes, rng):
+        return lambda call: nodes[0]
+
+def near(**settings):
+    return Nearest(region="eu", **settings)
+
+def listed(parts, options):
+    return Static({"orders": [parts.netloc]})
+"""
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Somebody's package, with a balancer and a source."""
+    (tmp_path / "somebodys.py").write_text(PACKAGE)
+    info = tmp_path / "somebodys-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: somebodys\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text(
+        "[smartclient.balancers]\nnearest = somebodys:Nearest\nnear = somebodys:near\n"
+        "[smartclient.discovery]\nmine = somebodys:listed\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return "somebodys"
+
+
+@pytest.mark.usefixtures("package")
+def test_what_packages_add_takes_part(tmp_path: Path) -> None:
+    """With fields, checks and words of its own."""
+    (tmp_path / "a.yaml").write_text(
+        "version: 1\ndiscovery: mine://10.0.0.1:80\nservices:\n"
+        "  a: {balancer: {name: nearest, region: eu, depth: 5}}\n  b: {balancer: {name: near, depth: 2}}\n"
+        "  c: {balancer: near}\n"
+    )
+    config = load_config(tmp_path / "a.yaml", environment={})
+    balancers: list[Any] = [config.policies[name].balancer for name in "abc"]
+    assert [(type(one).__name__, one.region, one.depth) for one in balancers] == [
+        ("Nearest", "eu", 5), ("Nearest", "eu", 2), ("Nearest", "eu", 3)
+    ]  # fmt: skip
+    assert config.discovery == "mine://10.0.0.1:80"
+    own = schema()["$defs"]["Nearest"]["properties"]
+    assert (own["name"], own["depth"]["description"], own["depth"]["minimum"]) == ({"const": "nearest"}, "how far", 1)
+    jsonschema.validate(read_yaml((tmp_path / "a.yaml").read_text()).plain, schema())
+
+
+@pytest.mark.usefixtures("package")
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ("regoin: eu", "balancer.regoin: unknown; did you mean region?"),  # one message, not two
+        ("depth: 1", "balancer: region is missing"),
+        ("region: eu, depth: 0", "balancer.depth: expected a whole number from 1 up, got 0"),
+    ],
+)
+def test_what_is_wrong_with_what_packages_add(tmp_path: Path, settings: str, expected: str) -> None:
+    said = lines(tmp_path, of_service(f"balancer: {{name: nearest, {settings}}}"))
+    assert said == [f"{AT}{expected}"]
+
+
 # ---- the schema ----
 
 
