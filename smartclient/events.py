@@ -298,6 +298,12 @@ def _header(name: str, value: str) -> tuple[bytes, bytes]:
     return name.encode("ascii"), value.encode("latin-1")
 
 
+def _wishes(observer: Any) -> frozenset[Any] | None:
+    """What it wants to be told of; None: it does not say. (Another's `wants` may be anything.)"""
+    wants = getattr(observer, "wants", None)
+    return wants if isinstance(wants, frozenset) else None
+
+
 class Observers:
     """The observers of one client. False when there are none: ask before building an event."""
 
@@ -313,13 +319,10 @@ class Observers:
 
     def _ask_wishes(self) -> None:
         """What the observers want."""
-        wanted: list[Any] = [getattr(observer, "wants", None) for observer in self._observers]
-        all_told = not all(isinstance(kinds, frozenset) for kinds in wanted)  # another's `wants` may be anything
-        self._wanted: frozenset[Any] | None = None if all_told else frozenset().union(*wanted)
+        said = [kinds for kinds in map(_wishes, self._observers) if kinds is not None]
+        self._wanted: frozenset[Any] | None = None if len(said) < len(self._observers) else frozenset().union(*said)
         self._heading: tuple[Any, ...] = tuple(
-            observer
-            for observer in self._observers
-            if isinstance(getattr(observer, "wants", None), frozenset) and hasattr(observer, "headers")
+            one for one in self._observers if _wishes(one) is not None and hasattr(one, "headers")
         )
 
     def add(self, observer: Observer) -> bool:
@@ -347,7 +350,7 @@ class Observers:
     def watch(self, client: Any) -> None:
         """Tell those that ask which client they observe."""
         for observer in self._observers:
-            if isinstance(getattr(observer, "wants", None), frozenset) and hasattr(observer, "watch"):
+            if _wishes(observer) is not None and hasattr(observer, "watch"):
                 observer.watch(client)
 
     def want(self, kind: type[Event]) -> bool:

@@ -21,12 +21,10 @@ Where httpx is instrumented, too (`HTTPXClientInstrumentor`), our attempts are l
 from __future__ import annotations
 
 import re
-import threading
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from typing import Any
 from urllib.parse import urlsplit
-from weakref import WeakSet
 
 from .connections.patched import around_tools
 from .events import (
@@ -40,6 +38,7 @@ from .events import (
 )
 from .instance import Instance
 from .services.status import ServiceStatus
+from .status.clients import Clients
 from .statuses import METHODS
 from .support.forks import renewed
 from .support.loggers import logger
@@ -115,8 +114,7 @@ class Spans:
         self._calls: dict[int, _Call] = {}
         self._attempts: dict[tuple[int, int, str], tuple[Any, Any, _Call]] = {}
         self._latest: dict[tuple[str, Instance], Any] = {}  # the span of the latest attempt on an instance
-        self._clients: WeakSet[Any] = WeakSet()
-        self._lock = threading.Lock()  # of the set: a copy would fail while a client enters
+        self._clients = Clients()
         _all.add(self)
         self._durations = meter.create_histogram(
             "http.client.request.duration",
@@ -154,8 +152,7 @@ class Spans:
 
     def watch(self, client: Any) -> None:
         """Called with each client that it observes."""
-        with self._lock:
-            self._clients.add(client)
+        self._clients.add(client)
 
     def headers(self, event: AttemptStarted) -> Iterable[tuple[str, str]]:
         """What an attempt sends of its trace: its own, whatever the request had."""
@@ -171,7 +168,7 @@ class Spans:
 
     def close(self) -> None:
         """End what is in progress."""
-        self._clients.clear()
+        self._clients = Clients()
         while self._attempts:
             self._attempts.popitem()[1][0].end()
         while self._calls:
@@ -265,11 +262,8 @@ class Spans:
     # ---- what is ----
 
     def _services(self) -> Iterator[ServiceStatus]:
-        with self._lock:
-            clients = tuple(self._clients)
-        for client in clients:
-            # A name that nobody has listed may be anybody's: it is no label.
-            yield from (service for service in client.status().services if service.instances)
+        # A name that nobody has listed may be anybody's: it is no label.
+        return (one for status in self._clients.statuses() for one in status.services if one.instances)
 
     def _active(self, _: Any) -> Iterator[metrics.Observation]:
         found: Counter[str] = Counter()
@@ -289,7 +283,6 @@ class Spans:
 
     def after_fork(self) -> None:
         """In a forked child: what is in progress is the parent's to tell."""
-        self._lock = threading.Lock()
         self._calls, self._attempts, self._latest = {}, {}, {}
 
 

@@ -29,7 +29,6 @@ import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
-from weakref import WeakSet
 
 from .events import (
     AttemptFinished,
@@ -41,8 +40,8 @@ from .events import (
 )
 from .services.states import STATES
 from .services.status import ClientStatus, InstanceStatus, ServiceStatus
+from .status.clients import Clients
 from .statuses import METHODS
-from .support.forks import renewed
 from .support.loggers import logger
 
 try:
@@ -76,16 +75,14 @@ class Metrics:
 
     def __init__(self, registry: Any = None, per_instance: bool = False) -> None:
         self._several = bool(os.environ.get("PROMETHEUS_MULTIPROC_DIR"))
-        self._writing = 0  # in which process its thread runs
+        self._writers: dict[int, object] = {}  # by process: threads of before a fork are gone
         self._written: set[str] = set()  # services
         if per_instance and self._several:
             raise ValueError("Metrics(per_instance=True): series cannot be removed in multiprocess mode")
         registry = prometheus_client.REGISTRY if registry is None else registry
         self._per_instance = per_instance
-        self._lock = threading.Lock()
-        self._clients: WeakSet[Any] = WeakSet()
+        self._clients = Clients()
         self._listed: set[str] = set()
-        _all.add(self)
         self._of_calls: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
         self._of_attempts: dict[tuple[str, str, str], tuple[Callable[[], None], Callable[[float], None]]] = {}
 
@@ -136,18 +133,11 @@ class Metrics:
 
     def watch(self, client: Any) -> None:
         """Called with each client that it observes."""
-        with self._lock:
-            self._clients.add(client)
-
-    def after_fork(self) -> None:
-        """In a forked child: a lock that the parent held would never be released."""
-        self._lock = threading.Lock()
+        self._clients.add(client)
 
     def statuses(self) -> Iterator[ClientStatus]:
-        with self._lock:
-            clients = tuple(self._clients)
-        for client in clients:
-            yield client.status()
+        """Of the clients that it observes."""
+        return self._clients.statuses()
 
     # ---- events ----
 
@@ -159,7 +149,7 @@ class Metrics:
             self._refused(self._service(event), event.reason).inc()
         if event.queued:
             self._queued(self._service(event)).observe(event.queued)
-        if self._several and self._writing != os.getpid():
+        if self._several and os.getpid() not in self._writers:
             self._start_writing()
 
     def _attempt(self, event: AttemptFinished) -> None:
@@ -201,11 +191,10 @@ class Metrics:
     # ---- what is ----
 
     def _start_writing(self) -> None:
-        """In multiprocess mode, from a call: threads of before a fork are gone."""
-        with self._lock:
-            if self._writing == os.getpid():
-                return
-            self._writing = os.getpid()
+        """In multiprocess mode, from a process's first call."""
+        mine = object()
+        if self._writers.setdefault(os.getpid(), mine) is not mine:  # of two at once one starts it, without a lock
+            return
         self.write()  # a short life is counted, too
         this = weakref.ref(self)
         threading.Thread(target=_write_now_and_then, args=(this,), name="smartclient-metrics", daemon=True).start()
@@ -280,9 +269,6 @@ def _write_now_and_then(this: weakref.ref[Metrics]) -> None:
             logger.exception("metrics could not be written")
             return
         del metrics
-
-
-_all = renewed()
 
 
 class _Children:

@@ -234,8 +234,6 @@ def test_ejections_are_events_of_the_attempt(fleet: Any, telemetry: Telemetry) -
 def test_a_span_ends_with_the_body_in_whichever_task(async_driver: Any, fleet: Any, telemetry: Telemetry) -> None:
     """opentelemetry-python#2606: a span that was current in one task could not be detached in another."""
     servers = fleet(1)
-    httpx = async_driver.httpx
-    del httpx
 
     async def main(client: Any) -> None:
         request = client.build_request("GET", URL)

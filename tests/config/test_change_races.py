@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from dataclasses import replace
@@ -13,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import in_child, until
+from files import replaced
 from inside import service_of, steering_of
 
 from smartclient import (
@@ -30,6 +30,7 @@ from smartclient import (
     Policy,
     Retry,
     load_config,
+    report,
 )
 from smartclient.cli.main import main
 from smartclient.testing import FAILING, OK, SILENT, Behaviour, ScriptedDiscovery
@@ -42,12 +43,6 @@ def deadline_of(client: Any, name: str = "orders") -> Any:
     return service_of(client, name).policy.deadline
 
 
-def written(path: Path, text: str) -> None:
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)
-
-
 def test_a_child_of_a_fork_in_the_middle_of_a_change(tmp_path: Path, fleet: Any) -> None:
     """gunicorn#3509: the lock of a thread that is not there. The child finishes the change, and follows the next."""
     path = tmp_path / "smartclient.yaml"
@@ -58,7 +53,7 @@ def test_a_child_of_a_fork_in_the_middle_of_a_change(tmp_path: Path, fleet: Any)
 
             def child() -> None:
                 client.get(URL)
-                written(path, "version: 1\ndefaults: {deadline: 6}\n")
+                replaced(path, "version: 1\ndefaults: {deadline: 6}\n")
                 until(lambda: deadline_of(client) == 6, 5)
                 client.reconfigure(policies={"orders": Policy(deadline=7.0)})
                 assert deadline_of(client) == 7.0
@@ -91,15 +86,9 @@ def test_a_table_of_the_balancer_before_is_not_used() -> None:
 
         def used() -> set[Any]:
             calls = [client.get(URL, headers={"x-new": "1", "x-old": str(n)}) for n in range(20)]
-            return {smartclient_report(call).attempts[0].instance for call in calls}
+            return {story.attempts[0].instance for story in map(report, calls) if story is not None}
 
         until(lambda: len(used()) == 1)
-
-
-def smartclient_report(response: Any) -> Any:
-    from smartclient import report
-
-    return report(response)
 
 
 def test_a_check_under_way_does_not_outlive_its_policy(fleet: Any) -> None:
@@ -140,7 +129,7 @@ def test_who_gave_the_registry_says_whether_the_file_may_change_it(tmp_path: Pat
     path.write_text("version: 1\n")
     discovery = {"discovery": {"orders": code.addresses}} if given else {}
     with Client.from_config(path, **discovery) as client:
-        written(path, f"version: 1\ndiscovery: file://{listed}\ndefaults: {{deadline: 4}}\n")
+        replaced(path, f"version: 1\ndiscovery: file://{listed}\ndefaults: {{deadline: 4}}\n")
         time.sleep(1.5)
         client.get(URL)
         assert bool(code.received) is given

@@ -16,6 +16,7 @@ from typing import Any
 import httpx
 import pytest
 from driving import until
+from files import replaced
 from inside import service_of
 
 import smartclient
@@ -226,13 +227,13 @@ def test_an_adaptive_limit_keeps_what_it_has_found(fleet: Any) -> None:
     limits = Limits(max_in_flight=AdaptiveLimit(initial=20))
     with client_of(fleet(1), Policy(limits=limits)) as client:
         admission = service_of(client).admission
-        places, limit = admission.places, admission.places.limit
+        places = admission.places
         for _ in range(50):
             client.get(URL)
         found = admission.places.limit
         client.reconfigure(Policy(limits=replace(limits, queue=7)))
         assert service_of(client).admission.places is places
-        assert places.limit == found != limit or found == limit
+        assert places.limit == found
 
 
 def test_ejections_stay_and_end_with_detection(fleet: Any) -> None:
@@ -377,13 +378,6 @@ def test_what_cannot_be_followed_changes_nothing(fleet: Any) -> None:
 # ---- files ----
 
 
-def written(path: Path, text: str) -> None:
-    """As editors and Kubernetes do: another file takes the place of the old one."""
-    new = path.with_suffix(".new")
-    new.write_text(text)
-    os.replace(new, path)
-
-
 @contextmanager
 def configured(path: Path, servers: Any, **keywords: Any) -> Iterator[Any]:
     with Client.from_config(path, discovery={"orders": servers.addresses}, **keywords) as client:
@@ -402,7 +396,7 @@ def test_a_file_that_changes_is_in_force_within_a_second(tmp_path: Path, fleet: 
         assert deadline_of(client) == 5.0
         nodes = service_of(client).nodes
         with Traffic(client) as traffic:
-            written(path, "version: 1\nservices:\n  orders: {deadline: 7s}\n")
+            replaced(path, "version: 1\nservices:\n  orders: {deadline: 7s}\n")
             until(lambda: deadline_of(client) == 7.0, 2)
         assert not traffic.failed
         assert service_of(client).nodes == nodes
@@ -414,11 +408,11 @@ def test_a_bad_file_keeps_the_last_good_one(tmp_path: Path, fleet: Any, caplog: 
     path.write_text(good)
     with configured(path, servers, observers=[events.append]) as client:
         for bad in ("version: 1\nservices:\n  orders: {deadlin: 7s}\n", "", "version: 1\nservices: {ord"):
-            written(path, bad)
+            replaced(path, bad)
             until(lambda: client.status().config["problems"], 3)
             assert deadline_of(client) == 5.0
             time.sleep(0.6)  # looked at again, and not said again
-            written(path, good)
+            replaced(path, good)
             until(lambda: not client.status().config["problems"], 3)
         rejected = [event for event in events if isinstance(event, ConfigRejected)]
         assert [len(event.problems) for event in rejected] == [1, 1, 1]
@@ -457,7 +451,7 @@ def test_another_registry_keeps_the_lists_until_it_has_spoken(tmp_path: Path, fl
         client.get(URL)
         client.get("http://users/")
         with Traffic(client) as traffic:
-            written(path, f"version: 1\ndiscovery: file://{lists[1]}?services=orders\n")  # not there yet
+            replaced(path, f"version: 1\ndiscovery: file://{lists[1]}?services=orders\n")  # not there yet
             time.sleep(1.2)
             assert service_of(client).nodes
             assert "users" not in [service.name for service in client.status().services]
@@ -507,7 +501,7 @@ def test_a_reload_of_many_services_makes_one_anew(tmp_path: Path) -> None:
         for name in names:
             client.get(f"http://{name}/")
         before = {name: service_of(client, name).policy for name in names}
-        written(path, text(6))
+        replaced(path, text(6))
         until(lambda: service_of(client, "s7").policy.deadline == 6, 5)
         until(lambda: [event for event in events if isinstance(event, PolicyChanged)])
         changed = [(event.service, event.changed) for event in events if isinstance(event, PolicyChanged)]
