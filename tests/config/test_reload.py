@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import ssl
 import threading
 import time
 from collections import Counter
@@ -13,9 +14,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import anyio
+import anyio.to_thread
 import httpx
 import pytest
-from driving import until
+import trustme
+from driving import Face, until
 from files import replaced
 from inside import service_of
 
@@ -340,6 +344,146 @@ def test_a_slow_start_that_goes_ends(fleet: Any) -> None:
         until(lambda: any(node.weight < 1 for node in service_of(client).nodes))
         client.reconfigure(Policy())
         assert [node.weight for node in service_of(client).nodes] == [1.0] * 3
+
+
+def test_hedging_begins_and_ends(fleet: Any) -> None:
+    servers = fleet(2)
+    with client_of(servers) as client:
+        servers.behave(Behaviour(delay=0.3))
+
+        def attempts() -> int:
+            story = smartclient.report(client.get(URL))
+            assert story is not None
+            return len(story.attempts)
+
+        client.reconfigure(Policy(hedge=Hedge(0.02, budget=1.0)))
+        assert attempts() == 2
+        client.reconfigure(Policy())
+        assert attempts() == 1
+
+
+def test_throttling_begins_and_ends(fleet: Any) -> None:
+    servers = fleet(1, Behaviour(status=429))
+    plain = Policy(outlier=None, retry=None)
+    with Client({"orders": servers.addresses}, policy=plain) as client:
+        client.get(URL)
+        client.reconfigure(replace(plain, throttle=Throttle(k=1.0)))
+
+        def refused(calls: int) -> int:
+            count = 0
+            for _ in range(calls):
+                try:
+                    client.get(URL)
+                except smartclient.Overloaded:
+                    count += 1
+            return count
+
+        assert refused(150) > 10
+        client.reconfigure(plain)
+        assert refused(50) == 0
+
+
+def test_the_panic_threshold_changes(fleet: Any) -> None:
+    """Two of three are out: in panic all are used."""
+    servers = fleet(3)
+    instances = [{"address": one, "healthy": not number} for number, one in enumerate(servers.addresses)]
+    with Client({"orders": instances}, policy=Policy("round_robin", panic_threshold=0.0)) as client:
+
+        def used() -> int:
+            for server in servers.servers:
+                server.received.clear()
+            for _ in range(9):
+                client.get(URL)
+            return sum(bool(server.received) for server in servers.servers)
+
+        assert used() == 1
+        client.reconfigure(Policy("round_robin", panic_threshold=0.5))
+        assert used() == 3
+        client.reconfigure(Policy("round_robin", panic_threshold=0.1))
+        assert used() == 1
+
+
+def test_the_sizes_of_zones_change(fleet: Any) -> None:
+    """With as many clients as instances in zone a, its calls stay there; with more, some go to b."""
+    servers = fleet(4)
+    instances = [{"address": one, "zone": "ab"[number % 2]} for number, one in enumerate(servers.addresses)]
+    at_home = Policy("round_robin", zone="a", min_zone_size=1, client_zones={"a": 1.0, "b": 1.0})
+    with Client({"orders": instances}, policy=at_home) as client:
+
+        def away() -> int:
+            for server in servers.servers:
+                server.received.clear()
+            for _ in range(60):
+                client.get(URL)
+            return sum(len(servers[number].received) for number in (1, 3))
+
+        assert away() == 0
+        client.reconfigure(replace(at_home, client_zones={"a": 3.0, "b": 1.0}))
+        assert 5 < away() < 40
+        client.reconfigure(at_home)
+        assert away() == 0
+
+
+def test_the_name_of_a_certificate_changes(fleet: Any) -> None:
+    """The instances answer as localhost. By another name no connection can be had; by the right one, again."""
+    authority = trustme.CA()
+    own = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("localhost").configure_cert(own)
+    trusting = ssl.create_default_context()
+    authority.configure_trust(trusting)
+    servers = fleet(1, tls=own)
+    listed = {"orders": [f"https://{servers.addresses[0]}"]}
+    right = Policy(tls_server_name="localhost", retry=None, outlier=None)
+    with Client(listed, policy=right, verify=trusting) as client:
+        client.get(URL)
+        client.reconfigure(replace(right, tls_server_name="other.example"))
+        with pytest.raises(httpx.ConnectError, match=r"other\.example"):
+            client.get(URL)
+        client.reconfigure(right)
+        assert client.get(URL).status_code == 200
+
+
+def test_changes_under_traffic_of_tasks(async_driver: Any, fleet: Any) -> None:
+    """The same for async clients, both flavours: no call fails, nothing is left behind."""
+    servers = fleet(3)
+    policies = [
+        Policy("round_robin", limits=Limits(max_in_flight=20)),
+        Policy("maglev", circuit=Circuit(), outlier=None),
+        Policy("peak_ewma", hedge=Hedge(1.0), slow_start=SlowStart()),
+        Policy(Adaptive(draws=3), throttle=Throttle(), subset=Subset(size=2)),
+        Policy(limits=Limits(per_node=20), host_header="instance"),
+    ]
+    with async_driver.client({"orders": servers.addresses}) as face:
+        client, statuses = face.client, []
+
+        async def call() -> None:
+            for _ in range(40):
+                statuses.append((await client.get(URL)).status_code)
+
+        async def main() -> None:
+            async with anyio.create_task_group() as group:
+                for _ in range(5):
+                    group.start_soon(call)
+                for turn in range(200):
+                    await anyio.to_thread.run_sync(client.reconfigure, policies[turn % len(policies)])
+
+        async_driver.run(main)
+        assert statuses == [200] * 200
+        assert face.service().in_flight == 0
+
+
+def test_every_kind_of_client_follows_a_file(driver: Any, tmp_path: Path, fleet: Any) -> None:
+    path, servers = tmp_path / "smartclient.yaml", fleet(1)
+    path.write_text("version: 1\ndefaults: {deadline: 5}\n")
+    made = driver.names.AsyncClient if driver.asynchronous else driver.names.Client
+    face = Face(driver, made.from_config(path, discovery={"orders": servers.addresses}))
+    try:
+        assert face.get(URL).status_code == 200
+        assert face.service().policy.deadline == 5
+        replaced(path, "version: 1\ndefaults: {deadline: 6}\n")
+        until(lambda: face.service().policy.deadline == 6, 3)
+    finally:
+        face.close()
 
 
 def test_a_call_keeps_the_policy_it_began_with(fleet: Any) -> None:
