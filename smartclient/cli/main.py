@@ -27,14 +27,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from .simulate import run_simulation
 
         return run_simulation(parser, options)
-    if options.command == "check":
-        from .check import run_check
-
-        return run_check(options.file, options.service)
-    if options.command == "schema":
-        from .schema import run_schema
-
-        return run_schema()
+    if options.command in ("check", "schema"):
+        try:
+            return _run_configuration(options)
+        except ImportError as error:  # of the extra `config`
+            parser.exit(2, f"smartclient {options.command}: {error}\n")
     if options.command == "top":
         from .top import run_top
 
@@ -47,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.exit(2, f"smartclient demo: {error}\n")
     except KeyboardInterrupt:
         return 130
+
+
+def _run_configuration(options: argparse.Namespace) -> int:
+    if options.command == "schema":
+        from .schema import run_schema
+
+        return run_schema()
+    from .check import run_check
+
+    return run_check(options.file, options.service)
 
 
 def _parser() -> argparse.ArgumentParser:

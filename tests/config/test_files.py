@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -571,3 +573,14 @@ def test_check_of_a_service_says_where_each_value_comes_from(
 def test_schema_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["schema"]) == 0
     assert json.loads(capsys.readouterr().out) == schema()
+
+
+@pytest.mark.parametrize("command", [["check", "x.yaml"], ["schema"]])
+def test_without_the_extra_the_commands_say_what_to_install(command: list[str], tmp_path: Path) -> None:
+    (tmp_path / "cattrs.py").write_text("raise ImportError('no such package')")
+    done = subprocess.run(
+        [sys.executable, "-m", "smartclient", *command], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+    )  # fmt: skip
+    needs = "configuration files need cattrs: pip install 'smartclient[config]'"
+    assert (done.returncode, done.stderr) == (2, f"smartclient {command[0]}: {needs}\n")
