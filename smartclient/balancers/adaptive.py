@@ -6,7 +6,10 @@ speed; then the drawn ones are compared by what a call would find there. A node'
 its own, so the expected one is scaled from that load to the present (Prequal, NSDI '24, compares latencies at like
 loads):
 
-    mean latency x (in flight + 1) / sqrt(usual in flight + 1)
+    mean latency x (in flight + 1) / (usual in flight + 1) ** 0.6
+
+Above three calls in flight the exponent is 0.9: a few at once hardly slow a server down, more of them wait for each
+other.
 
 The rules, each with what it is for. Figures are p99 as a ratio to an oracle's, unless said otherwise; all of them, and
 what lost: examples/scenarios/README.md.
@@ -28,12 +31,15 @@ what lost: examples/scenarios/README.md.
 8. With little traffic the node that looks quickest would get every call, the means of the others would stand still, and
    one unlucky call would keep a node out. So nodes that are as quick as the others, as far as can be told, are owed
    their share (least share of three equals: 0.7 of an even one, not 0.005). The means of a few calls differ by chance,
-   so what counts is the distance in standard errors. In a fleet of mixed speeds nobody is owed anything.
+   so what counts is the distance in standard errors. In a fleet of mixed speeds nobody is owed anything; there busy
+   quick nodes may look like idle slow ones, so what a load of more than three calls adds is taken off before.
 9. Where servers say how many requests they have in progress (`endpoint-load-metrics`; our middleware does), the cost
    goes by the calls of others, too: as a multiple of their usual number, for a few means of time (mixed-20-clients:
-   1.21, not 1.28; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).
+   1.21, not 1.26; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).
 10. A mean of few calls may be better than it looks, so its cost is a little less (UCB1, Auer 2002; a rolling deploy
-   with 200 clients: 1.4, not 1.9).
+   with 200 clients: 1.4, not 1.9). And the longer a node's tail, the more it costs (two fast nodes beside 18 at a
+   twentieth of their speed: 1.37, not 1.54).
+11. Two or three nodes of one weight are all compared: nothing is left to be drawn (three unlike ones: 1.16, not 1.23).
 """
 
 from __future__ import annotations
@@ -54,12 +60,14 @@ from .base import Balancer, PickCall, Picker
 from .crowd import Crowded
 from .favoured import remark_on_quick
 from .load_report import HEADER
-from .shares import WINDOW, calls_so_far, differ, intended, owed_nodes
+from .shares import PATIENCE, SEVERAL, WINDOW, calls_so_far, differ, intended, owed_nodes, owed_or
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
-EXPONENT = 1.5  # of the speed, in the draw
-PATIENCE = 40  # calls per node before anybody is owed a call: the first few say little
-OWED_COST = 5.0  # times the best node's cost that an owed one may have
+EXPONENT = 1.8  # of the speed, in the draw; from 2.3 on the quick ones are flooded
+ALL_COMPARED = 3  # nodes
+LOAD_EXPONENT, HIGH_LOAD_EXPONENT = 0.6, 0.9  # up to several calls in flight, and above
+HIGH_LOAD = SEVERAL ** (LOAD_EXPONENT - HIGH_LOAD_EXPONENT)
+TAIL = 0.06  # of the square of the spread, in the logarithm of the cost
 AGE_PER_CALL = 0.15  # seconds that a call adds to the age of knowledge at most: who calls seldom forgets slowly,
 FEW = 30  # and so does who has more nodes than that
 REFRESH_PER_NODE = 2e-4  # seconds: in large fleets the weights are computed less often,
@@ -95,13 +103,12 @@ class AdaptiveMemory(Crowded):
     __slots__ = (
         "_enough",
         "_forget_over",
-        "_handicap",
         "_heard_at",
         "_idle",
+        "_lean",
+        "_loaded",
         "_newest",
         "_news",
-        "_noise",
-        "_root_load",
         "_slowest",
         "_usual",
         "believed",
@@ -120,12 +127,12 @@ class AdaptiveMemory(Crowded):
         self._slowest = 0.0  # failure, before its first success
         self._newest = newest
         self._enough = 1.0 / newest
-        self._root_load = 1.0
+        self._loaded = 1.0  # what its usual load makes of a latency
         self._heard_at = 0.0  # when an attempt last ended, or the first of those in flight began
         self._idle = 0.0  # seconds without news
         self._news = False  # since the last look
-        self._noise = self._usual = 0.0
-        self._handicap = 1.0
+        self._lean = 0.0  # by how much its cost differs from its mean, in the logarithm
+        self._usual = 0.0
         self.mean: float = 0.0
         self.believed: float = 0.0
         self.spread: float = 0.0
@@ -139,12 +146,12 @@ class AdaptiveMemory(Crowded):
         """A call is added to those in flight."""
         self.picks += 1.0
         self.own = in_flight + 1
-        self.load += USUAL_LOAD * (in_flight + 1.0 - self.load)
-        self._root_load = sqrt(self.load)
+        self.load = load = self.load + USUAL_LOAD * (in_flight + 1.0 - self.load)
+        self._loaded = load**LOAD_EXPONENT if load <= SEVERAL else HIGH_LOAD * load**HIGH_LOAD_EXPONENT
         if self._idle and self.count:  # once it is tried again its mean counts in full, until it answers
             self._believe(self.mean)
         else:
-            self.cost = self.estimate / self._root_load
+            self.cost = self.estimate / self._loaded
         if not in_flight:
             self._heard_at = now
 
@@ -157,7 +164,9 @@ class AdaptiveMemory(Crowded):
                 self._slowest = max(self._slowest, latency)
             # A timeout says that it is at least so slow; a quick failure says nothing.
             if self.count and latency > 0.0 and (slower := log(latency) - self.mean) > 0.0:
-                self._believe_anew(self.mean + FAILED * min(slower, FAILED_MOST))
+                self.mean += FAILED * min(slower, FAILED_MOST)
+                self._news = True
+                self._believe(self.mean)
             return
         self.penalty = 0.0
         self._learn(log(latency) if latency > SHORTEST else SHORTEST_LOG)
@@ -187,17 +196,18 @@ class AdaptiveMemory(Crowded):
             cost = max(cost, known * (waiting + 1.0))
         return super().unusual_cost(cost, waiting, now)
 
-    def update_cost(self, usual: float, noise: float, forget_over: float, handicap: float) -> None:
+    def update_cost(self, usual: float, noise: float, handicap: float) -> None:
         """Compute its cost anew.
 
         usual:     the median's mean
         noise:     of one latency's logarithm
         handicap:  the mean weight of nodes as a multiple of its own: who is meant to have few calls has few
         """
-        self._usual, self._noise, self._handicap = usual, OPTIMISM * max(noise, LEAST_NOISE), handicap
-        mean = self.mean
+        self._usual, mean = usual, self.mean
+        hope = OPTIMISM * max(noise, LEAST_NOISE) / sqrt(self.picks * handicap + 1.0)
+        self._lean = TAIL * self.spread * self.spread - hope
         if self._idle and mean > usual:
-            kept = exp(-self._idle / forget_over)
+            kept = exp(-self._idle / self._forget_over)
             mean = usual + (mean - usual) * kept
             self.count = min(self.count, max(kept / self._newest, 0.01))
         self._believe(mean)
@@ -222,17 +232,14 @@ class AdaptiveMemory(Crowded):
         away = value - self.mean
         self.count = count
         self.spread += (abs(away) - self.spread) / count
-        self._believe_anew(self.mean + away / count)
-
-    def _believe_anew(self, mean: float) -> None:
-        self.mean = mean
+        self.mean = mean = self.mean + away / count
         self._news = True
         self._believe(mean)
 
     def _believe(self, mean: float) -> None:
         self.believed = mean
-        self.estimate = estimate = exp(mean - self._noise / sqrt(self.picks * self._handicap + 1.0))
-        self.cost = estimate / self._root_load
+        self.estimate = estimate = exp(mean + self._lean)
+        self.cost = estimate / self._loaded
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,8 +294,7 @@ class SpeedWeighted:
     """The picker: cumulative draw weights, computed anew now and then by whichever call comes first."""
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
-        self._draws = range(settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
-        self._forget_over = settings.forget
+        self._draws = [None] * (settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
         self._nodes = nodes
         self._rng = rng
         self._random = rng.random
@@ -304,6 +310,7 @@ class SpeedWeighted:
         self._due: float | None = None
         self._mean_weight = self._usual = 1.0
         self._measured = 0.0  # share of the nodes that are
+        self._orders: list[list[Node]] = []  # in which all are compared; none: some are drawn
         self._owed: list[Node] = []
         self._weights = [1.0] * len(nodes)
         breaks = GilBreaks()
@@ -319,10 +326,10 @@ class SpeedWeighted:
             self._refresh_at(call, now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
+        orders = self._orders
         best, least = None, 0.0
-        for _ in self._draws:
-            index = bisect(cumulative, random() * total)
-            node = nodes[index if index < last else last]
+        for compared in orders[int(random() * len(orders))] if orders else self._draws:
+            node = compared or nodes[bisect(cumulative, random() * total, 0, last)]
             if node is best:
                 continue
             memory = node.memory
@@ -337,18 +344,9 @@ class SpeedWeighted:
                 best, least = node, cost
         assert best is not None
         if self._owed:
-            best = self._owed_or(best, least, call)
+            best = owed_or(self._owed, best, least, call)
         best.memory.picked(best.in_flight, now)
         return best
-
-    def _owed_or(self, best: Node, least: float, call: PickCall) -> Node:
-        """A node that is owed a call, unless a call would wait there; else the best one."""
-        try:
-            owed = self._owed.pop()
-        except IndexError:  # another thread took it
-            return best
-        fits = owed.in_flight <= best.in_flight and owed.memory.cost * (owed.in_flight + 1) <= OWED_COST * least
-        return owed if fits and call.usable(owed) else best
 
     def _refresh_at(self, call: PickCall, now: float) -> None:
         """Look at the nodes anew, in the call that comes first when that is due."""
@@ -375,8 +373,13 @@ class SpeedWeighted:
         for node in nodes:
             node.memory.passed(age, calls / len(self._nodes), faded)
         self._mean_weight = mean_weight = fmean(node.weight for node in nodes) or 1.0
+        if len(self._nodes) <= ALL_COMPARED and len({node.weight for node in nodes}) == 1:
+            # Each begins with another node: of equals the first is taken.
+            self._orders = [[*nodes[first:], *nodes[:first]] for first in range(len(nodes))]
+        else:
+            self._orders = []
         for node in measured:
-            node.memory.update_cost(usual, noise, self._forget_over, mean_weight / (node.weight or mean_weight))
+            node.memory.update_cost(usual, noise, mean_weight / (node.weight or mean_weight))
             if node.in_flight:
                 node.memory.silence(now)
         self._measured = len(measured) / len(nodes)

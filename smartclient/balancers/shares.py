@@ -9,12 +9,16 @@ from collections.abc import Sequence
 from math import log
 
 from ..node import Node
+from .base import PickCall
 
 WINDOW = 50.0  # calls per node over which picks are counted
 ALIKE, FAR = 0.9, 3.0  # standard errors: the mean distance in a fleet of equals; a greater one than that is no chance
 NEAR = log(1.25)  # nodes of equals that differ by less are as quick, however sure the difference is
 OUT_OF_SIGHT = 50.0  # calls per node after which what is known of a node is worth half as much
-MOST_OWED = 8  # calls at once
+PATIENCE = 35  # calls per node before anybody is owed a call: the first few say little
+OWED_COST = 5.0  # times the best node's cost that an owed one may have
+MOST_OWED = 12  # calls at once
+SEVERAL = 3.0  # calls in flight: so many hardly slow each other down
 INTENT = 1.5  # times its weight's share
 
 
@@ -61,6 +65,16 @@ def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
     return owed
 
 
+def owed_or(owed_nodes: list[Node], best: Node, least: float, call: PickCall) -> Node:
+    """A node that is owed a call, unless a call would wait there; else the best one. least: the best one's cost"""
+    try:
+        owed = owed_nodes.pop()
+    except IndexError:  # another thread took it
+        return best
+    fits = owed.in_flight <= best.in_flight and owed.memory.cost * (owed.in_flight + 1) <= OWED_COST * least
+    return owed if fits and call.usable(owed) else best
+
+
 def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
     """Where weights differ: the factors of the draw, none above its weight's, and 0 for who has had enough."""
     left = [node.memory.picks <= INTENT * even + 1.0 for node, even in zip(nodes, even_picks(nodes), strict=True)]
@@ -70,4 +84,4 @@ def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
 
 
 def _unloaded(node: Node) -> float:
-    return float(node.memory.believed) - log(node.memory.load) / 2
+    return float(node.memory.believed) - log(max(node.memory.load / SEVERAL, 1.0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from random import Random
 from types import SimpleNamespace
 from typing import Any
@@ -91,3 +92,33 @@ def test_servers_that_tell_their_load_shorten_the_tail(workers: int, better: flo
         return float(simulate({**scenario, "told": told}, ["adaptive"])["balancers"]["adaptive"]["p99_ms"])
 
     assert p99(told=True) < better * p99(told=False)
+
+
+def test_a_slow_start_holds_in_a_fleet_of_three() -> None:
+    """So few nodes of one weight are all compared; else the weights count, with no call in flight, too."""
+    balancer = Adaptive()
+    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2, 3)]
+    nodes[2].weight = 0.1
+    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
+    rng = Random(1)
+    pick = balancer.picker(nodes, rng)
+    picks = Counter[Node]()
+    for _ in range(3000):
+        call.now += 0.01
+        node = pick(call)  # type: ignore[arg-type]
+        picks[node] += 1
+        node.memory.observe(Outcome.SUCCESS, rng.expovariate(100), None, call.now)
+    assert picks[nodes[2]] < 0.15 * picks[nodes[0]]
+
+
+def test_equals_have_even_shares_in_a_fleet_of_three() -> None:
+    balancer = Adaptive()
+    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2, 3)]
+    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
+    pick = balancer.picker(nodes, Random(1))
+    picks = Counter[Node]()
+    for _ in range(60):
+        node = pick(call)  # type: ignore[arg-type]
+        picks[node] += 1
+        node.memory.observe(Outcome.SUCCESS, 0.01, None, call.now)
+    assert min(picks[node] for node in nodes) > 10
