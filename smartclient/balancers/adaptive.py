@@ -246,7 +246,7 @@ class AdaptiveMemory(Crowded):
 class Adaptive(Balancer):
     """Draw five nodes by weight and speed, take the one with the least expected latency.
 
-    draws:            how many nodes are compared; at most three in fleets of more than 1,000
+    draws:            nodes that are compared, of up to three of one weight all; at most three in fleets of over 1,000
     newest:           share of the newest call in a node's mean latency
     refresh:          seconds after which the speeds are looked at again
     forget:           seconds over which a slow node's mean comes back to the median's while it is not called: so it is
@@ -295,6 +295,7 @@ class SpeedWeighted:
 
     def __init__(self, settings: Adaptive, nodes: Sequence[Node], rng: Rng) -> None:
         self._draws = [None] * (settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
+        self._compares_all = len(nodes) <= min(ALL_COMPARED, settings.draws)
         self._nodes = nodes
         self._rng = rng
         self._random = rng.random
@@ -326,8 +327,7 @@ class SpeedWeighted:
             self._refresh_at(call, now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
-        orders = self._orders
-        best, least = None, 0.0
+        orders, best, least = self._orders, None, 0.0
         for compared in orders[int(random() * len(orders))] if orders else self._draws:
             node = compared or nodes[bisect(cumulative, random() * total, 0, last)]
             if node is best:
@@ -373,8 +373,8 @@ class SpeedWeighted:
         for node in nodes:
             node.memory.passed(age, calls / len(self._nodes), faded)
         self._mean_weight = mean_weight = fmean(node.weight for node in nodes) or 1.0
-        if len(self._nodes) <= ALL_COMPARED and len({node.weight for node in nodes}) == 1:
-            # Each begins with another node: of equals the first is taken.
+        if self._compares_all and len({node.weight for node in nodes}) == 1:
+            # Each begins with another node, since of equals the first is taken.
             self._orders = [[*nodes[first:], *nodes[:first]] for first in range(len(nodes))]
         else:
             self._orders = []

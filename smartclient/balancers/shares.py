@@ -65,14 +65,14 @@ def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
     return owed
 
 
-def owed_or(owed_nodes: list[Node], best: Node, least: float, call: PickCall) -> Node:
+def owed_or(owed: list[Node], best: Node, least: float, call: PickCall) -> Node:
     """A node that is owed a call, unless a call would wait there; else the best one. least: the best one's cost"""
     try:
-        owed = owed_nodes.pop()
+        node = owed.pop()
     except IndexError:  # another thread took it
         return best
-    fits = owed.in_flight <= best.in_flight and owed.memory.cost * (owed.in_flight + 1) <= OWED_COST * least
-    return owed if fits and call.usable(owed) else best
+    fits = node.in_flight <= best.in_flight and node.memory.cost * (node.in_flight + 1) <= OWED_COST * least
+    return node if fits and call.usable(node) else best
 
 
 def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
