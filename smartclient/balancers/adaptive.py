@@ -60,7 +60,7 @@ from .base import Balancer, PickCall, Picker
 from .crowd import Crowded
 from .favoured import remark_on_quick
 from .load_report import HEADER
-from .shares import PATIENCE, SEVERAL, WINDOW, calls_so_far, differ, intended, owed_nodes, owed_or
+from .shares import PATIENCE, SEVERAL, WINDOW, calls_so_far, differ, intended, orders_of_alike, owed_nodes, owed_or
 
 SLOWEST, FASTEST = 0.05, 4.0  # speeds count within these times the median's: nobody starves, nobody is flooded
 EXPONENT = 1.8  # of the speed, in the draw; from 2.3 on the quick ones are flooded
@@ -149,6 +149,7 @@ class AdaptiveMemory(Crowded):
         self.load = load = self.load + USUAL_LOAD * (in_flight + 1.0 - self.load)
         self._loaded = load**LOAD_EXPONENT if load <= SEVERAL else HIGH_LOAD * load**HIGH_LOAD_EXPONENT
         if self._idle and self.count:  # once it is tried again its mean counts in full, until it answers
+            self._lean = max(self._lean, 0.0)
             self._believe(self.mean)
         else:
             self.cost = self.estimate / self._loaded
@@ -373,11 +374,8 @@ class SpeedWeighted:
         for node in nodes:
             node.memory.passed(age, calls / len(self._nodes), faded)
         self._mean_weight = mean_weight = fmean(node.weight for node in nodes) or 1.0
-        if self._compares_all and len({node.weight for node in nodes}) == 1:
-            # Each begins with another node, since of equals the first is taken.
-            self._orders = [[*nodes[first:], *nodes[:first]] for first in range(len(nodes))]
-        else:
-            self._orders = []
+        if self._compares_all:
+            self._orders = orders_of_alike(nodes)
         for node in measured:
             node.memory.update_cost(usual, noise, mean_weight / (node.weight or mean_weight))
             if node.in_flight:
@@ -385,8 +383,7 @@ class SpeedWeighted:
         self._measured = len(measured) / len(nodes)
         self._usual = exp(usual) if measured else 1.0
         factors = [_factor(node.memory.estimate, self._usual) for node in nodes]
-        if differ(nodes):
-            factors = intended(nodes, factors)
+        factors = intended(nodes, factors) if differ(nodes) else factors
         weights = [(node.weight or 1.0) * factor for node, factor in zip(nodes, factors, strict=True)]
         self._weights[part :: self._stride] = weights
         if self._all_calls >= PATIENCE * len(self._nodes):

@@ -34,6 +34,13 @@ def differ(nodes: Sequence[Node]) -> bool:
     return max(weights) > INTENT * min(weights)
 
 
+def orders_of_alike(nodes: Sequence[Node]) -> list[list[Node]]:
+    """Orders in which to compare nodes of one weight: each begins with another, since of equals the first is taken."""
+    if len({node.weight for node in nodes}) != 1:
+        return []
+    return [[*nodes[first:], *nodes[:first]] for first in range(len(nodes))]
+
+
 def calls_so_far(nodes: Sequence[Node]) -> float:
     """How many calls these nodes have had from an earlier picker: lists change, and what is known is not lost."""
     most = WINDOW * len(nodes)
