@@ -103,13 +103,15 @@ class AdaptiveMemory(Crowded):
     __slots__ = (
         "_enough",
         "_forget_over",
+        "_handicap",
         "_heard_at",
         "_idle",
-        "_lean",
         "_loaded",
         "_newest",
         "_news",
+        "_noise",
         "_slowest",
+        "_tail",
         "_usual",
         "believed",
         "cost",
@@ -131,8 +133,8 @@ class AdaptiveMemory(Crowded):
         self._heard_at = 0.0  # when an attempt last ended, or the first of those in flight began
         self._idle = 0.0  # seconds without news
         self._news = False  # since the last look
-        self._lean = 0.0  # by how much its cost differs from its mean, in the logarithm
-        self._usual = 0.0
+        self._noise = self._tail = self._usual = 0.0
+        self._handicap = 1.0
         self.mean: float = 0.0
         self.believed: float = 0.0
         self.spread: float = 0.0
@@ -149,7 +151,6 @@ class AdaptiveMemory(Crowded):
         self.load = load = self.load + USUAL_LOAD * (in_flight + 1.0 - self.load)
         self._loaded = load**LOAD_EXPONENT if load <= SEVERAL else HIGH_LOAD * load**HIGH_LOAD_EXPONENT
         if self._idle and self.count:  # once it is tried again its mean counts in full, until it answers
-            self._lean = max(self._lean, 0.0)
             self._believe(self.mean)
         else:
             self.cost = self.estimate / self._loaded
@@ -205,8 +206,8 @@ class AdaptiveMemory(Crowded):
         handicap:  the mean weight of nodes as a multiple of its own: who is meant to have few calls has few
         """
         self._usual, mean = usual, self.mean
-        hope = OPTIMISM * max(noise, LEAST_NOISE) / sqrt(self.picks * handicap + 1.0)
-        self._lean = TAIL * self.spread * self.spread - hope
+        self._noise, self._handicap = OPTIMISM * max(noise, LEAST_NOISE), handicap
+        self._tail = TAIL * self.spread * self.spread
         if self._idle and mean > usual:
             kept = exp(-self._idle / self._forget_over)
             mean = usual + (mean - usual) * kept
@@ -239,7 +240,7 @@ class AdaptiveMemory(Crowded):
 
     def _believe(self, mean: float) -> None:
         self.believed = mean
-        self.estimate = estimate = exp(mean + self._lean)
+        self.estimate = estimate = exp(mean + self._tail - self._noise / sqrt(self.picks * self._handicap + 1.0))
         self.cost = estimate / self._loaded
 
 

@@ -643,7 +643,9 @@ class TestServers:
 class TestFlapping:
     def test_an_ejected_instance_that_leaves_and_comes_back_is_still_ejected(self) -> None:
         """26 bad attempts became 1,480."""
-        world = World(3, outlier=OutlierDetection(base_ejection_time=10, max_ejection_time=60, jitter=0))
+        world = World(
+            3, balancer="round_robin", outlier=OutlierDetection(base_ejection_time=10, max_ejection_time=60, jitter=0)
+        )
         world.eject(1)
         everybody = [node.instance for node in world.service.nodes]
         bad = 0
@@ -676,7 +678,7 @@ class TestFlapping:
         raise AssertionError("flapped through")
 
     def test_after_its_time_it_is_new(self) -> None:
-        world = World(3, outlier=OutlierDetection(base_ejection_time=5, jitter=0))
+        world = World(3, balancer="round_robin", outlier=OutlierDetection(base_ejection_time=5, jitter=0))
         world.eject(1)
         everybody = [node.instance for node in world.service.nodes]
         world.service.update([instance for instance in everybody if instance.port != 1])
@@ -686,7 +688,7 @@ class TestFlapping:
         assert world.service.members.health.ejected == 0
 
     def test_never_are_all_out(self) -> None:
-        world = World(2, outlier=OutlierDetection(base_ejection_time=10))
+        world = World(2, balancer="round_robin", outlier=OutlierDetection(base_ejection_time=10))
         world.eject(1)
         [one] = [node.instance for node in world.service.nodes if node.instance.port == 1]
         world.service.update([])
