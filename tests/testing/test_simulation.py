@@ -179,7 +179,8 @@ def test_small_versions_of_the_figures() -> None:
             assert p99(name, ["adaptive"], False, 1)["adaptive"] <= owed * 1.05, name
     for name, figure, holds, owed in ROWS[len(P99) :]:
         if name != "flapping":
-            seeds = range(1, 10) if name == "little-traffic" else [1]  # its share is luck, its usual share is not
+            # One run of these is luck, their usual run is not.
+            seeds = {"little-traffic": range(1, 10), "one-slow": range(1, 5)}.get(name, [1])
             found = median(figure(name, ["adaptive"], False, seed)["adaptive"] for seed in seeds)
             assert holds(found), (name, owed, found)
 
