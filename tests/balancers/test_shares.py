@@ -4,16 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from random import Random
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from worlds import FakeCall
 
 from smartclient import Adaptive, Instance, Node, Outcome, Policy, SlowStart
 from smartclient.testing import simulate
 
 FAST_AND_SLOW = [{"count": 4, "slots": 4, "mean_ms": 10}, {"count": 16, "slots": 4, "mean_ms": 40}]
 SLOW = {"slots": 4, "mean_ms": 40}
+
+
+def adaptive_over(count: int, rng: Random) -> tuple[Any, list[Node], FakeCall]:
+    """A picker over so many new nodes, these, and a call whose time goes on."""
+    balancer = Adaptive()
+    nodes = [Node(Instance("h", port), balancer.memory()) for port in range(1, count + 1)]
+    return balancer.picker(nodes, rng), nodes, FakeCall()
 
 
 @pytest.mark.parametrize("distribution", ["exponential", "lognormal"])
@@ -45,16 +52,13 @@ def test_a_slow_start_is_no_intent() -> None:
 
 def test_a_night_is_forgotten() -> None:
     """linkerd#1441: what was slow in the evening is tried in the morning, however few calls follow."""
-    balancer = Adaptive()
-    nodes = [Node(Instance("h", n), balancer.memory()) for n in range(1, 5)]
-    pick = balancer.picker(nodes, Random(1))
-    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
+    pick, nodes, call = adaptive_over(4, Random(1))
 
     def calls(count: int, slow: float) -> int:
         before = nodes[0].memory.picks
         for _ in range(count):
             call.now += 0.005
-            node = pick(call)  # type: ignore[arg-type]
+            node = pick(call)
             latency = slow if node is nodes[0] else 0.01
             node.memory.observe(Outcome.SUCCESS, latency, None, call.now)
         return int(nodes[0].memory.picks - before)
@@ -66,17 +70,14 @@ def test_a_night_is_forgotten() -> None:
 
 
 def test_a_node_with_a_queue_of_others_is_passed_over() -> None:
-    balancer = Adaptive()
-    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2)]
-    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
-    pick = balancer.picker(nodes, Random(1))
+    pick, nodes, call = adaptive_over(2, Random(1))
     for step in range(200):
         call.now = step / 100
-        node = pick(call)  # type: ignore[arg-type]
+        node = pick(call)
         node.memory.reported("TEXT named_metrics.in_flight=3", call.now)
         node.memory.observe(Outcome.SUCCESS, 0.01, None, call.now)
     nodes[0].memory.reported("TEXT named_metrics.in_flight=40", call.now)
-    assert [pick(call) for _ in range(2)] == [nodes[1]] * 2  # type: ignore[arg-type]
+    assert [pick(call) for _ in range(2)] == [nodes[1]] * 2
 
 
 @pytest.mark.parametrize(("workers", "better"), [(1, 0.98), (4, 1.1)])
@@ -97,29 +98,23 @@ def test_servers_that_tell_their_load_shorten_the_tail(workers: int, better: flo
 
 def test_a_slow_start_holds_in_a_fleet_of_three() -> None:
     """So few nodes of one weight are all compared; else the weights count, with no call in flight, too."""
-    balancer = Adaptive()
-    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2, 3)]
-    nodes[2].weight = 0.1
-    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
     rng = Random(1)
-    pick = balancer.picker(nodes, rng)
+    pick, nodes, call = adaptive_over(3, rng)
+    nodes[2].weight = 0.1
     picks = Counter[Node]()
     for _ in range(3000):
         call.now += 0.01
-        node = pick(call)  # type: ignore[arg-type]
+        node = pick(call)
         picks[node] += 1
         node.memory.observe(Outcome.SUCCESS, rng.expovariate(100), None, call.now)
     assert picks[nodes[2]] < 0.15 * picks[nodes[0]]
 
 
 def test_equals_have_even_shares_in_a_fleet_of_three() -> None:
-    balancer = Adaptive()
-    nodes = [Node(Instance("h", port), balancer.memory()) for port in (1, 2, 3)]
-    call = SimpleNamespace(now=0.0, remark=lambda *said: None, usable=lambda node: True)
-    pick = balancer.picker(nodes, Random(1))
+    pick, nodes, call = adaptive_over(3, Random(1))
     picks = Counter[Node]()
     for _ in range(60):
-        node = pick(call)  # type: ignore[arg-type]
+        node = pick(call)
         picks[node] += 1
         node.memory.observe(Outcome.SUCCESS, 0.01, None, call.now)
     assert min(picks[node] for node in nodes) > 10
