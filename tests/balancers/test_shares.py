@@ -16,10 +16,11 @@ FAST_AND_SLOW = [{"count": 4, "slots": 4, "mean_ms": 10}, {"count": 16, "slots":
 SLOW = {"slots": 4, "mean_ms": 40}
 
 
-def adaptive_over(count: int, rng: Random) -> tuple[Any, list[Node], FakeCall]:
+def adaptive_over(count: int, rng: Random, *weights: float) -> tuple[Any, list[Node], FakeCall]:
     """A picker over so many new nodes, these, and a call whose time goes on."""
     balancer = Adaptive()
-    nodes = [Node(Instance("h", port), balancer.memory()) for port in range(1, count + 1)]
+    instances = [Instance("h", n + 1, weight=weights[n] if weights else 1.0) for n in range(count)]
+    nodes = [Node(instance, balancer.memory()) for instance in instances]
     return balancer.picker(nodes, rng), nodes, FakeCall()
 
 
@@ -97,7 +98,7 @@ def test_servers_that_tell_their_load_shorten_the_tail(workers: int, better: flo
 
 
 def test_a_slow_start_holds_in_a_fleet_of_three() -> None:
-    """So few nodes of one weight are all compared; else the weights count, with no call in flight, too."""
+    """envoy#19437: its weight counts with no call in flight, too."""
     rng = Random(1)
     pick, nodes, call = adaptive_over(3, rng)
     nodes[2].weight = 0.1
@@ -108,6 +109,19 @@ def test_a_slow_start_holds_in_a_fleet_of_three() -> None:
         picks[node] += 1
         node.memory.observe(Outcome.SUCCESS, rng.expovariate(100), None, call.now)
     assert picks[nodes[2]] < 0.15 * picks[nodes[0]]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_quick_canary_earns_little_in_a_small_fleet(count: int) -> None:
+    """Nodes of one weight are all compared there. Of unlike ones, who has had enough must not be."""
+    pick, nodes, call = adaptive_over(count, Random(1), *[10.0] * (count - 1), 1.0)
+    picks = Counter[Node]()
+    for _ in range(3000):
+        call.now += 0.01
+        node = pick(call)
+        picks[node] += 1
+        node.memory.observe(Outcome.SUCCESS, 0.001 if node is nodes[-1] else 0.01, None, call.now)
+    assert picks[nodes[-1]] < 0.2 * 3000
 
 
 def test_equals_have_even_shares_in_a_fleet_of_three() -> None:
