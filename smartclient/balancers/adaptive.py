@@ -39,7 +39,8 @@ what lost: examples/scenarios/README.md.
 10. A mean of few calls may be better than it looks, so its cost is a little less (UCB1, Auer 2002; a rolling deploy
    with 200 clients: 1.4, not 1.9). And the longer a node's tail, the more it costs (two fast nodes beside 18 at a
    twentieth of their speed: 1.37, not 1.54).
-11. Two or three nodes of one weight are all compared: nothing is left to be drawn (three unlike ones: 1.16, not 1.23).
+11. Two or three nodes of one weight are all compared: drawn at random, a busy one is taken now and then while one is
+   idle (envoyproxy/envoy#11004; three unlike ones: 1.16, not 1.23).
 """
 
 from __future__ import annotations
