@@ -6,17 +6,22 @@ Reckoned from what `AdaptiveMemory` counts; the rules and their figures are in `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import log
+from math import log, sqrt
+from random import Random as Rng
 
 from ..node import Node
 from .base import PickCall
 
 WINDOW = 50.0  # calls per node over which picks are counted
-ALIKE, FAR = 0.9, 3.0  # standard errors: the mean distance in a fleet of equals; a greater one than that is no chance
+ALIKE, CHANCE = 0.75, 1.7  # standard errors that are taken for chance: for each node but one, and besides
+FAR = 3.0  # standard errors: a greater distance is no chance
+LEAST_ERROR = 0.01  # of a distance of logarithms
+GUESS, GUESS_NODES = 0.5, 12.0  # how far apart nodes are, as a multiple of chance; it weighs as a look at so many
+NEWEST_LOOK = 0.1  # share of the newest look, at least, in the mean
 NEAR = log(1.25)  # nodes of equals that differ by less are as quick, however sure the difference is
 OUT_OF_SIGHT = 50.0  # calls per node after which what is known of a node is worth half as much
-PATIENCE = 35  # calls per node before anybody is owed a call: the first few say little
-OWED_COST = 5.0  # times the best node's cost that an owed one may have
+PATIENCE = 20  # calls per node before anybody is owed a call: the first few say little
+OWED_COST = 20.0  # times the best node's cost that an owed one may have
 MOST_OWED = 12  # calls at once
 SEVERAL = 3.0  # calls in flight: so many hardly slow each other down
 INTENT = 1.5  # times its weight's share
@@ -47,29 +52,47 @@ def calls_so_far(nodes: Sequence[Node]) -> float:
     return -most * log(1.0 - min(sum(node.memory.picks for node in nodes) / most, 0.99))
 
 
-def owed_nodes(nodes: Sequence[Node], noise: float) -> list[Node]:
-    """The nodes that are owed a call, each as often as it is. noise: the standard deviation of a latency's logarithm"""
-    picks = sum(node.memory.picks for node in nodes)
-    measured = [(node, expected) for node, expected in zip(nodes, even_picks(nodes), strict=True) if node.memory.count]
-    if not picks or not measured:
-        return []
-    # Latencies where the calls go, without what their load adds.
-    usual = sum(node.memory.picks * _unloaded(node) for node, _ in measured) / picks
-    distances = [(_unloaded(node) - usual) / node.memory.error(noise) for node, _ in measured]
-    if sum(min(abs(distance), FAR) for distance in distances) >= ALIKE * len(measured):
-        return []
-    owed: list[Node] = []
-    for (node, expected), distance in zip(measured, distances, strict=True):
-        memory = node.memory
-        missing = expected - memory.picks
-        if missing < 1.0 or memory.penalty:
-            continue
-        if distance <= FAR or memory.believed - usual < NEAR:
-            # No more than it has shown already: what is known of it grows by doubling.
-            owed += [node] * min(int(missing), MOST_OWED, max(int(memory.count), 1))
-        elif distance <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
-            owed.append(node)
-    return owed
+def mean_spread(nodes: Sequence[Node]) -> float:
+    """The mean spread of their latencies, by how many each is made of: that of two says little."""
+    seen = [node.memory for node in nodes if node.memory.count > 1.0]
+    return float(sum(one.spread * one.count for one in seen) / (sum(one.count for one in seen) or 1.0))
+
+
+class Fairness:
+    """Who is owed a call: nodes that are as quick as the others, as far as several looks can tell.
+
+    One look tells little: the means of a few calls differ by chance, and those of nodes that are seldom called stand
+    still. So what counts is how far apart nodes were in the mean of the looks so far. It begins with a guess that they
+    are alike, which the few nodes of a small fleet cannot refute at a glance.
+    """
+
+    def __init__(self, nodes: Sequence[Node], rng: Rng) -> None:
+        self._calls = calls_so_far(nodes)
+        self._enough = PATIENCE * len(nodes)
+        self._rng = rng
+        self._unlike = GUESS
+        self._looks = 0
+
+    def passed(self, calls: int) -> None:
+        """So many calls have been made since the last look."""
+        self._calls += calls
+
+    def owed(self, nodes: Sequence[Node], noise: float) -> list[Node]:
+        """Look at nodes: those that are owed a call, each as often as it is; a new list, which others may take from.
+
+        noise: the standard deviation of a latency's logarithm
+        """
+        if self._calls < self._enough:
+            return []
+        distances = _distances(nodes, noise)
+        far = sum(min(abs(errors), FAR) for _, errors, _ in distances)
+        self._looks += 1
+        newest = max(NEWEST_LOOK, 1.0 / (self._looks + GUESS_NODES / len(nodes)))
+        by_chance = ALIKE * (len(nodes) - 1) + CHANCE
+        self._unlike += newest * (far / by_chance - self._unlike)
+        owed = _owed(nodes, distances) if self._unlike < 1.0 else []
+        self._rng.shuffle(owed)
+        return owed
 
 
 def owed_or(owed: list[Node], best: Node, least: float, call: PickCall) -> Node:
@@ -88,6 +111,39 @@ def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
     if not any(left):
         return factors
     return [min(factor, 1.0) if has_left else 0.0 for factor, has_left in zip(factors, left, strict=True)]
+
+
+def _distances(nodes: Sequence[Node], noise: float) -> list[tuple[Node, float, float]]:
+    """The measured nodes, each with how far its mean is from the usual one: in standard errors, and as a logarithm.
+
+    The usual one is that of where the calls go, without what their load adds.
+    """
+    picks = sum(node.memory.picks for node in nodes)
+    measured = [(node, node.memory.picks / picks) for node in nodes if node.memory.count] if picks else []
+    usual = sum(share * _unloaded(node) for node, share in measured)
+    usual_error = sum((share * node.memory.error(noise)) ** 2 for node, share in measured)
+    distances = []
+    for node, share in measured:
+        # The node is a part of the usual, so less of its error counts.
+        error = sqrt(max(node.memory.error(noise) ** 2 * (1.0 - 2.0 * share) + usual_error, LEAST_ERROR**2))
+        distances.append((node, (_unloaded(node) - usual) / error, node.memory.believed - usual))
+    return distances
+
+
+def _owed(nodes: Sequence[Node], distances: Sequence[tuple[Node, float, float]]) -> list[Node]:
+    even = dict(zip(nodes, even_picks(nodes), strict=True))
+    owed: list[Node] = []
+    for node, errors, slower in distances:
+        memory = node.memory
+        missing = even[node] - memory.picks
+        if missing < 1.0 or memory.penalty:
+            continue
+        if errors <= FAR or slower < NEAR:
+            # No more than it has shown already: what is known of it grows by doubling.
+            owed += [node] * min(int(missing), MOST_OWED, max(int(memory.count), 1))
+        elif errors <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
+            owed.append(node)
+    return owed
 
 
 def _unloaded(node: Node) -> float:
