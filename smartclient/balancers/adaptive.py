@@ -31,10 +31,9 @@ what lost: examples/scenarios/README.md.
 8. With little traffic the node that looks quickest would get every call, the means of the others would stand still, and
    one unlucky call would keep a node out. So nodes that are as quick as the others, as far as can be told, are owed
    their share (least share of three equals: 0.8 of an even one, not 0.005). The means of a few calls differ by chance,
-   so what counts is the distance in standard errors, in the mean of several looks (with one look at a time equals
-   starved in every second run, and mixed fleets were taken for equals now and then: mixed-20-clients 1.27, not 1.24).
-   In a fleet of mixed speeds nobody is owed anything; there busy quick nodes may look like idle slow ones, so what a
-   load of more than three calls adds is taken off before.
+   so what counts is the distance in standard errors, in the mean of several looks (by single looks equals starved in
+   half of the runs, and mixed fleets were taken for equals: mixed-20-clients 1.27, not 1.24). In a fleet of mixed
+   speeds nobody is owed anything; busy quick nodes look like idle slow ones there, so a high load's part is taken off.
 9. Where servers say how many requests they have in progress (`endpoint-load-metrics`; our middleware does), the cost
    goes by the calls of others, too: as a multiple of their usual number, for a few means of time (mixed-20-clients:
    1.21, not 1.26; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).
@@ -101,6 +100,7 @@ class AdaptiveMemory(Crowded):
     load:      usual calls in flight with a new one
     picks:     of late
     missed:    calls per node that the client has made since this node had its last
+    unlike:    how far apart the nodes of its fleet were, as `Fairness` has it; 0: unknown
     """
 
     __slots__ = (
@@ -124,6 +124,7 @@ class AdaptiveMemory(Crowded):
         "missed",
         "picks",
         "spread",
+        "unlike",
     )
 
     def __init__(self, newest: float, failure_penalty: float, penalty_decay: float, forget_over: float) -> None:
@@ -146,6 +147,7 @@ class AdaptiveMemory(Crowded):
         self.load: float = 1.0
         self.picks: float = 0.0
         self.missed: float = 0.0
+        self.unlike: float = 0.0
 
     def picked(self, in_flight: int, now: float) -> None:
         """A call is added to those in flight."""

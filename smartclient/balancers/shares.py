@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import log, sqrt
 from random import Random as Rng
+from statistics import fmean
 
 from ..node import Node
 from .base import PickCall
@@ -70,8 +71,9 @@ class Fairness:
         self._calls = calls_so_far(nodes)
         self._enough = PATIENCE * len(nodes)
         self._rng = rng
-        self._unlike = GUESS
-        self._looks = 0
+        known = [node.memory.unlike for node in nodes if node.memory.unlike]
+        self._unlike = fmean(known) if known else GUESS  # as an earlier picker left it
+        self._looks = 1.0 / NEWEST_LOOK if known else 0.0
 
     def passed(self, calls: int) -> None:
         """So many calls have been made since the last look."""
@@ -86,10 +88,12 @@ class Fairness:
             return []
         distances = _distances(nodes, noise)
         far = sum(min(abs(errors), FAR) for _, errors, _ in distances)
-        self._looks += 1
+        self._looks += 1.0
         newest = max(NEWEST_LOOK, 1.0 / (self._looks + GUESS_NODES / len(nodes)))
         by_chance = ALIKE * (len(nodes) - 1) + CHANCE
-        self._unlike += newest * (far / by_chance - self._unlike)
+        self._unlike = unlike = self._unlike + newest * (far / by_chance - self._unlike)
+        for node in nodes:
+            node.memory.unlike = unlike
         owed = _owed(nodes, distances) if self._unlike < 1.0 else []
         self._rng.shuffle(owed)
         return owed

@@ -164,3 +164,20 @@ def test_equals_seldom_starve() -> None:
 
     shares = [least(servers, at_once, seed) for servers, at_once in ((2, 2), (3, 2), (5, 4)) for seed in range(1, 21)]
     assert sum(share < 0.6 for share in shares) <= 6
+
+
+def test_a_new_list_does_not_make_equals_of_unlike_nodes() -> None:
+    def slow_picks(changes: bool) -> int:
+        rng = Random(1)
+        pick, nodes, call = adaptive_over(2, rng)
+        picks = Counter[Node]()
+        for step in range(6000):
+            call.now += 0.005
+            if changes and step % 60 == 0:
+                pick = Adaptive().picker(nodes, rng)
+            node = pick(call)
+            picks[node] += 1
+            node.memory.observe(Outcome.SUCCESS, rng.expovariate(200 if node is nodes[0] else 50), None, call.now)
+        return picks[nodes[1]]
+
+    assert slow_picks(changes=True) < 1.5 * slow_picks(changes=False)
