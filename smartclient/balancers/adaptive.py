@@ -31,9 +31,9 @@ what lost: examples/scenarios/README.md.
 8. With little traffic the node that looks quickest would get every call, the means of the others would stand still, and
    one unlucky call would keep a node out. So nodes that are as quick as the others, as far as can be told, are owed
    their share (least share of three equals: 0.8 of an even one, not 0.005). The means of a few calls differ by chance,
-   so what counts is the distance in standard errors, in the mean of several looks (by single looks an equal starved in every
-   fourth run, and mixed fleets were taken for equals: mixed-20-clients 1.27, not 1.24). In a fleet of mixed speeds
-   nobody is owed anything; busy quick nodes look like idle slow ones there, so a high load's part is taken off.
+   so what counts is the distance in standard errors, in the mean of several looks (by single looks an equal starved in
+   every fourth run, and mixed fleets were taken for equals: mixed-20-clients 1.27, not 1.24). In a fleet of mixed
+   speeds nobody is owed anything; busy quick nodes look like idle slow ones there, so a high load's part is taken off.
 9. Where servers say how many requests they have in progress (`endpoint-load-metrics`; our middleware does), the cost
    goes by the calls of others, too: as a multiple of their usual number, for a few means of time (mixed-20-clients:
    1.21, not 1.26; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).

