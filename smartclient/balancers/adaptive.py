@@ -32,13 +32,13 @@ what lost: examples/scenarios/README.md.
    one unlucky call would keep a node out. So nodes that are as quick as the others, as far as can be told, are owed
    their share (least share of three equals: 0.8 of an even one, not 0.005). The means of a few calls differ by chance,
    so what counts is the distance in standard errors, in the mean of several looks (by single looks an equal starved in
-   every fourth run, and mixed fleets were taken for equals: mixed-20-clients 1.27, not 1.24). In a fleet of mixed
+   every fourth run, and mixed fleets were taken for equals: mixed-20-clients 1.27, not 1.23). In a fleet of mixed
    speeds nobody is owed anything; busy quick nodes look like idle slow ones there, so a high load's part is taken off.
 9. Where servers say how many requests they have in progress (`endpoint-load-metrics`; our middleware does), the cost
    goes by the calls of others, too: as a multiple of their usual number, for a few means of time (mixed-20-clients:
-   1.21, not 1.26; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).
+   1.20, not 1.23; with raw numbers in place of multiples of the usual 1.65, since all clients go where it was quiet).
 10. A mean of few calls may be better than it looks, so its cost is a little less (UCB1, Auer 2002; a rolling deploy
-   with 200 clients: 1.4, not 1.9). And the longer a node's tail, the more it costs (two fast nodes beside 18 at a
+   with 200 clients: 1.5, not 1.9). And the longer a node's tail, the more it costs (two fast nodes beside 18 at a
    twentieth of their speed: 1.37, not 1.54).
 11. Two or three nodes of one weight are all compared: drawn at random, a busy one is taken now and then while one is
    idle (envoyproxy/envoy#11004; three unlike ones: 1.16, not 1.23).
