@@ -123,14 +123,20 @@ def _distances(nodes: Sequence[Node], noise: float) -> list[tuple[Node, float, f
     The usual one is that of where the calls go, without what their load adds.
     """
     picks = sum(node.memory.picks for node in nodes)
-    measured = [(node, node.memory.picks / picks) for node in nodes if node.memory.count] if picks else []
-    usual = sum(share * _unloaded(node) for node, share in measured)
-    usual_error = sum((share * node.memory.error(noise)) ** 2 for node, share in measured)
+    if not picks:
+        return []
+    measured = [
+        (node, node.memory.picks / picks, _unloaded(node), node.memory.error(noise))
+        for node in nodes
+        if node.memory.count
+    ]
+    usual = sum(share * mean for _, share, mean, _ in measured)
+    usual_error = sum((share * error) ** 2 for _, share, _, error in measured)
     distances = []
-    for node, share in measured:
+    for node, share, mean, error in measured:
         # The node is a part of the usual, so less of its error counts.
-        error = sqrt(max(node.memory.error(noise) ** 2 * (1.0 - 2.0 * share) + usual_error, LEAST_ERROR**2))
-        distances.append((node, (_unloaded(node) - usual) / error, node.memory.believed - usual))
+        both = sqrt(max(error**2 * (1.0 - 2.0 * share) + usual_error, LEAST_ERROR**2))
+        distances.append((node, (mean - usual) / both, node.memory.believed - usual))
     return distances
 
 
