@@ -37,7 +37,7 @@ class Terminator:
     def __exit__(self, *error: object) -> None:
         # A blocked accept wakes on shutdown, not on close.
         for one in (self._listener, *tuple(self._open)):
-            _end(one)
+            end(one)
         self._listener.close()
 
     def _accept(self) -> None:
@@ -54,26 +54,27 @@ class Terminator:
             with self._own.wrap_socket(raw, server_side=True) as front, socket.create_connection(self._behind) as back:
                 front.settimeout(None)
                 self._open |= {front, back}
-                other = threading.Thread(target=_pass_on, args=(back, front), daemon=True)
+                other = threading.Thread(target=pass_on, args=(back, front), daemon=True)
                 other.start()
-                _pass_on(front, back)
+                pass_on(front, back)
                 other.join()
                 self._open -= {front, back}
         except OSError:  # a client that does not trust us
             raw.close()
 
 
-def _pass_on(source: socket.socket, target: socket.socket) -> None:
+def pass_on(source: socket.socket, target: socket.socket) -> None:
+    """Copy until either ends, and end both."""
     try:
         while data := source.recv(1 << 16):
             target.sendall(data)
     except (OSError, ValueError):
         pass
-    _end(target)
-    _end(source)
+    end(target)
+    end(source)
 
 
-def _end(one: socket.socket) -> None:
+def end(one: socket.socket) -> None:
     try:
         socket.socket.shutdown(one, socket.SHUT_RDWR)
     except OSError:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 from types import SimpleNamespace
@@ -18,6 +19,7 @@ import pytest
 from driving import needs, until
 from inside import balanced_of, service_of, session_of
 from servers import ZooKeeperServer
+from tls import end, pass_on
 
 from smartclient import Client, ZooKeeper
 from smartclient.discovery.zookeeper.curator import Reading
@@ -118,9 +120,47 @@ def test_killed_and_back_with_other_data(zookeeper: ZooKeeperServer) -> None:
             zookeeper.start()
             with kazoo(zookeeper) as admin:
                 admin.create("/services/orders/b", entry(fleet.addresses[1]), makepath=True)
-            # Who connects while the server is starting is forgotten by it, and tries again after five seconds.
-            until(lambda: listed(client) == {fleet.addresses[1]}, 25)
+            until(lambda: listed(client) == {fleet.addresses[1]}, 10)
             assert client.get(URL).status_code == 200
+
+
+@contextmanager
+def after(silences: list[float], server: ZooKeeperServer) -> Iterator[str]:
+    """An address at which the server is reached; each connection is taken, and passed on after so many seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+
+        def serve(front: socket.socket, silence: float) -> None:
+            time.sleep(silence)
+            with front, socket.create_connection(("127.0.0.1", server.port)) as back:
+                threading.Thread(target=pass_on, args=(back, front), daemon=True).start()
+                pass_on(front, back)
+
+        def accept() -> None:
+            left = iter(silences)
+            try:
+                while True:
+                    front, _ = listener.accept()
+                    stack.callback(end, front)
+                    threading.Thread(target=serve, args=(front, next(left, 0.0)), daemon=True).start()
+            except OSError:
+                return
+
+        stack.callback(end, listener)
+        threading.Thread(target=accept, daemon=True).start()
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+
+
+@pytest.mark.parametrize(("silences", "timeout"), [([60.0], 20.0), ([3.0] * 9, 5.0)], ids=["forgotten", "slow"])
+def test_who_is_not_answered_tries_again_soon(
+    zookeeper: ZooKeeperServer, silences: list[float], timeout: float
+) -> None:
+    """A ZooKeeper that starts forgets whoever connects then. One that is slow is given more time each time."""
+    with Fleet(1) as fleet, kazoo(zookeeper) as admin, after(silences, zookeeper) as address:
+        admin.create("/services/orders/a", entry(fleet.addresses[0]), makepath=True)
+        with Client(ZooKeeper(address, timeout=timeout, session_timeout=20), timeout=30) as client:
+            began = time.monotonic()
+            assert client.get(URL).status_code == 200
+            assert time.monotonic() - began < 12
 
 
 def test_a_silent_server_is_seen_through(zookeeper: ZooKeeperServer) -> None:

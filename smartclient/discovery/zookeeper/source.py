@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import threading
 import time
@@ -38,6 +39,9 @@ OPTIONS: dict[str, Option] = {
     "grace": GRACE,
 }
 PATIENCE = 2.0  # seconds that a session may be without a server before a new one is tried
+# Seconds that a server may be silent after it has taken a connection, at first: one that is starting forgets whoever
+# asked for a session then, and kazoo would wait for it for the whole session_timeout.
+SILENCE = 2.0
 
 
 class ZooKeeper(Discovery):
@@ -84,6 +88,7 @@ class ZooKeeper(Discovery):
         self._lock = Lock()
         self._shared: _Session | None = None
         self._queues: dict[threading.Event, SimpleQueue[Any]] = {}
+        self._silence = SILENCE
 
     @classmethod
     def from_url(cls, parts: SplitResult, options: Mapping[str, list[str]]) -> ZooKeeper:
@@ -211,12 +216,16 @@ class ZooKeeper(Discovery):
         patience = self._timeout if not session.came else PATIENCE
         until = time.monotonic() + patience
         while not session.client.connected and not stop.is_set():
+            silent_until = session.reached_at + self._silence
             try:
-                reading.told([queue.get(timeout=max(0.0, until - time.monotonic()))])
+                reading.told([queue.get(timeout=max(0.0, min(until, silent_until) - time.monotonic()))])
             except Empty:
                 self._give_up(session)
-                raise ConnectionError(f"no connection within {patience:g} s") from None
-        session.came = True
+                if silent_until > until:
+                    raise ConnectionError(f"no connection within {patience:g} s") from None
+                silence, self._silence = self._silence, min(2.0 * self._silence, self._timeout)  # it may be slow
+                raise ConnectionError(f"it took a connection, and was silent for {silence:g} s") from None
+        session.came, self._silence = True, SILENCE
 
     def _join(self) -> _Session:
         with self._lock:
@@ -239,8 +248,7 @@ class ZooKeeper(Discovery):
             if over and self._shared is session:
                 self._shared = None
         if over and session.pid == os.getpid():
-            session.client.stop()
-            session.client.close()
+            session.end()
 
     def _client(self, session_timeout: float) -> Any:
         retry = {"max_tries": -1, "delay": 0.1, "backoff": 2, "max_delay": 1.0}
@@ -252,13 +260,20 @@ class ZooKeeper(Discovery):
 
 
 class _Session:
-    """A client, the watches that share it, and who wants to know of its state."""
+    """A client, the watches that share it, and who wants to know of its state.
+
+    came:        it has had a server
+    reached_at:  when a server took its newest connection; infinite: none has yet
+    """
 
     def __init__(self, client: Any, users: int = 0) -> None:
         self.client = client
         self.pid = os.getpid()
         self.users = users
         self.came = False
+        self.reached_at = math.inf
+        self._create_connection = client.handler.create_connection
+        client.handler.create_connection = self._reach
         self.listeners: dict[Any, Callable[[Any], None]] = {}
         client.add_listener(self._changed)
         client.start_async()
@@ -274,6 +289,23 @@ class _Session:
         finally:
             self.listeners.pop(woken, None)
         return bool(self.client.connected)
+
+    def end(self) -> None:
+        if self.client.connected:
+            self._stop()
+        else:  # kazoo waits for its own thread, which may be waiting for a silent server
+            threading.Thread(target=self._stop, name="smartclient-zookeeper-end", daemon=True).start()
+
+    def _stop(self) -> None:
+        self.client.stop()
+        self.client.close()
+
+    def _reach(self, *where: Any, **how: Any) -> Any:
+        self.reached_at = math.inf
+        connection = self._create_connection(*where, **how)
+        self.reached_at = time.monotonic()
+        self._changed(None)
+        return connection
 
     def _changed(self, state: Any) -> None:
         for listener in tuple(self.listeners.values()):
