@@ -105,7 +105,9 @@ def owed_or(owed: list[Node], best: Node, least: float, call: PickCall) -> Node:
         node = owed.pop()
     except IndexError:  # another thread took it
         return best
-    fits = node.in_flight <= best.in_flight and node.memory.cost * (node.in_flight + 1) <= OWED_COST * least
+    memory = node.memory
+    fits = node.in_flight <= best.in_flight and memory.cost * (node.in_flight + 1) <= OWED_COST * least
+    fits = fits and not memory.penalty  # it may have failed since it was found to be owed
     return node if fits and call.usable(node) else best
 
 

@@ -12,9 +12,10 @@ Reasons to eject a node, each compared with its peers (`detector`):
    failure_percentage_*), a mean latency above `latency_factor` × the median of the nodes.
 
 A node stays out for `base_ejection_time` × the number of times in a row it was ejected, at most `max_ejection_time`
-(Envoy), spread by `jitter`. Ten healthy seconds forgive one ejection (Envoy: once per interval). It comes back by *one*
-probing call (Finagle: FailureAccrual's probation), not at full traffic: a success returns it, a failure ejects it
-again. That makes a return cheap, so our times are shorter than Envoy's 30 s and 300 s.
+(Envoy), spread by `jitter`. Who has failed all calls of five seconds counts as ejected twice. Ten healthy seconds
+forgive one ejection (Envoy: once per interval). It comes back by *one* probing call (Finagle: FailureAccrual's
+probation), not at full traffic: a success returns it, a failure ejects it again. That makes a return cheap, so our
+times are shorter than Envoy's 30 s and 300 s.
 
 Of n nodes at most `max_ejected` × n are out, but always at least one may be, and never all (Envoy rounds 10 % of five
 nodes to zero).
@@ -46,7 +47,8 @@ class OutlierDetection(Settings):
     failure_percentage_min_hosts:      nodes with that much traffic, at least
     failure_percentage_volume:         calls in the interval, at least
     latency_factor:                    times the median of the nodes' mean latencies that eject; None: never
-    base_ejection_time:                how long the first ejection lasts; the n-th in a row lasts n times that
+    base_ejection_time:                how long the first ejection lasts; the n-th in a row lasts n times that; after
+                                       five seconds of nothing but failures, the first counts as two
     max_ejection_time:                 how long any ejection lasts at most
     max_ejected:                       share of the nodes that may be out at once
     jitter:                            share by which a time is lengthened at random, so that clients do not probe in

@@ -10,6 +10,7 @@ import pytest
 from worlds import FakeCall
 
 from smartclient import Adaptive, Instance, Node, Outcome, Policy, SlowStart
+from smartclient.balancers.shares import owed_or
 from smartclient.testing import simulate
 
 FAST_AND_SLOW = [{"count": 4, "slots": 4, "mean_ms": 10}, {"count": 16, "slots": 4, "mean_ms": 40}]
@@ -181,3 +182,12 @@ def test_a_new_list_does_not_make_equals_of_unlike_nodes() -> None:
         return picks[nodes[1]]
 
     assert slow_picks(changes=True) < 1.5 * slow_picks(changes=False)
+
+
+def test_who_has_just_failed_is_owed_nothing() -> None:
+    """It may have been found to be owed several calls before."""
+    _, nodes, call = adaptive_over(3, Random(1))
+    owed = [nodes[0]] * 5
+    fine = owed_or(owed, nodes[1], 1.0, call)
+    nodes[0].memory.observe(Outcome.FAILURE, 0.1, None, call.now)
+    assert (fine, owed_or(owed, nodes[1], 1.0, call)) == (nodes[0], nodes[1])

@@ -94,6 +94,18 @@ def test_the_counters_are_split() -> None:
     assert "2 answers of 502, 503 or 504" in (watch.fail(1, 503) or "")
 
 
+@pytest.mark.parametrize(("apart", "out"), [(0.1, 5.0), (6.0, 10.0)])
+def test_who_has_only_failed_for_long_is_out_for_longer(apart: float, out: float) -> None:
+    """Whom the balancer avoids fails seldom. A probe after the shortest time would be one more call lost."""
+    watch = Watch(consecutive_local_origin_failure=2, jitter=0)
+    for node in range(1, 5):
+        watch.succeed(node, 100)
+    assert watch.fail(0, None) is None
+    watch.now += apart
+    assert "2 transport errors" in (watch.fail(0, None) or "")
+    assert watch.nodes[0].health.eject(watch.now, random.Random(1)) == out
+
+
 def test_switched_off() -> None:
     watch = Watch(consecutive_5xx=None, consecutive_local_origin_failure=None, evidence=False)
     for status in (None, 503) * 50:
