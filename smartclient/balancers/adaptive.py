@@ -50,7 +50,7 @@ from bisect import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from math import exp, log, sqrt
+from math import exp, inf, log, sqrt
 from random import Random as Rng
 from statistics import fmean, median_low
 from typing import ClassVar
@@ -304,7 +304,6 @@ class SpeedWeighted:
         self._draws = [None] * (settings.draws if len(nodes) <= LARGE else min(settings.draws, DRAWS_WHEN_LARGE))
         self._compares_all = len(nodes) <= min(ALL_COMPARED, settings.draws)
         self._nodes = nodes
-        self._rng = rng
         self._random = rng.random
         self._last = len(nodes) - 1
         # A large fleet is looked at in parts, every so-many-th node at a time: no call waits for all.
@@ -314,8 +313,7 @@ class SpeedWeighted:
         self._refresh_calls = REFRESH_CALLS * len(nodes)
         self._age_per_call = AGE_PER_CALL * min(1.0, FEW / len(nodes))
         self._calls = 0  # since the last look
-        self._looked_at = 0.0
-        self._due: float | None = None
+        self._looked_at, self._due = inf, -inf  # not yet: at once
         self._mean_weight = self._usual = 1.0
         self._measured = 0.0  # share of the nodes that are
         self._orders: list[list[Node]] = []  # in which all are compared; none: some are drawn
@@ -331,7 +329,7 @@ class SpeedWeighted:
     def __call__(self, call: PickCall) -> Node:
         now = call.now
         self._calls += 1
-        if self._due is None or now >= self._due or self._calls >= self._refresh_calls:
+        if now >= self._due or self._calls >= self._refresh_calls:
             self._refresh_at(call, now)
         nodes, cumulative, last, random = self._nodes, self._cumulative, self._last, self._random
         total, usual, mean_weight = cumulative[-1], self._usual, self._mean_weight
@@ -342,10 +340,12 @@ class SpeedWeighted:
                 continue
             memory = node.memory
             waiting: float = node.in_flight
+            # Unmeasured ones are explored while most are unmeasured; one that joins others is taken for a usual one.
             if waiting:  # a node of twice the weight is expected to bear twice the calls
                 waiting = waiting * mean_weight / (node.weight or mean_weight)
-            # Unmeasured ones are explored while most are unmeasured; one that joins others is taken for a usual one.
-            cost = memory.cost * (waiting + 1.0) or usual * (waiting + self._measured)
+                cost = memory.cost * (waiting + 1.0) or usual * (waiting + self._measured)
+            else:
+                cost = memory.cost or usual * self._measured
             if memory.unusual:
                 cost = memory.unusual_cost(cost, waiting, now)
             if best is None or cost < least:
@@ -358,7 +358,7 @@ class SpeedWeighted:
 
     def _refresh_at(self, call: PickCall, now: float) -> None:
         """Look at the nodes anew, in the call that comes first when that is due."""
-        if self._due is not None and now > self._looked_at:
+        if now > self._looked_at:
             self._part = part = (self._part + 1) % self._stride
             gone = now - self._looked_at
             age = min(gone, max(self._calls * self._age_per_call, gone * IDLE_AGES))

@@ -127,15 +127,19 @@ def _distances(nodes: Sequence[Node], noise: float) -> list[tuple[Node, float, f
     picks = sum(node.memory.picks for node in nodes)
     if not picks:
         return []
-    measured = [
-        (node, node.memory.picks / picks, _unloaded(node), node.memory.error(noise))
-        for node in nodes
-        if node.memory.count
-    ]
-    usual = sum(share * mean for _, share, mean, _ in measured)
-    usual_error = sum((share * error) ** 2 for _, share, _, error in measured)
+    usual = usual_error = 0.0
+    seen = []
+    for node in nodes:
+        memory = node.memory
+        if not memory.count:
+            continue
+        share, error = memory.picks / picks, memory.error(noise)
+        mean = memory.believed if memory.load <= SEVERAL else memory.believed - log(memory.load / SEVERAL)
+        usual += share * mean
+        usual_error += (share * error) ** 2
+        seen.append((node, share, mean, error))
     distances = []
-    for node, share, mean, error in measured:
+    for node, share, mean, error in seen:
         # The node is a part of the usual, so less of its error counts.
         both = sqrt(max(error**2 * (1.0 - 2.0 * share) + usual_error, LEAST_ERROR**2))
         distances.append((node, (mean - usual) / both, node.memory.believed - usual))
@@ -156,7 +160,3 @@ def _owed(nodes: Sequence[Node], distances: Sequence[tuple[Node, float, float]])
         elif errors <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
             owed.append(node)
     return owed
-
-
-def _unloaded(node: Node) -> float:
-    return float(node.memory.believed) - log(max(node.memory.load / SEVERAL, 1.0))
