@@ -216,14 +216,16 @@ class ZooKeeper(Discovery):
         patience = self._timeout if not session.came else PATIENCE
         until = time.monotonic() + patience
         while not session.client.connected and not stop.is_set():
-            silent_until = session.reached_at + self._silence
+            silence = self._silence
+            silent_until = math.inf if session.came else session.reached_at + silence
             try:
                 reading.told([queue.get(timeout=max(0.0, min(until, silent_until) - time.monotonic()))])
             except Empty:
-                self._give_up(session)
+                first = self._give_up(session)
                 if silent_until > until:
                     raise ConnectionError(f"no connection within {patience:g} s") from None
-                silence, self._silence = self._silence, min(2.0 * self._silence, self._timeout)  # it may be slow
+                if first:  # of the watches that share it; the server may be slow
+                    self._silence = min(2.0 * silence, self._timeout)
                 raise ConnectionError(f"it took a connection, and was silent for {silence:g} s") from None
         session.came, self._silence = True, SILENCE
 
@@ -235,11 +237,13 @@ class ZooKeeper(Discovery):
             session.users += 1
             return session
 
-    def _give_up(self, session: _Session) -> None:
-        """Nobody else shall join it."""
+    def _give_up(self, session: _Session) -> bool:
+        """Nobody else shall join it. Whether somebody could have until now."""
         with self._lock:
-            if self._shared is session:
+            shared = self._shared is session
+            if shared:
                 self._shared = None
+            return shared
 
     def _leave(self, session: _Session) -> None:
         with self._lock:
