@@ -171,17 +171,17 @@ def test_an_instance_that_dies_is_retried_elsewhere_in_the_same_trace(shop: Any,
     for number in range(100, 160):
         assert httpx.get(f"{shop.gateway}/shop/{number}", trust_env=False).status_code == 200, shop.logs()
 
-    def retried() -> list[Any]:
-        return [span for name, span in tuple(collector.spans) if said(span).get("http.request.resend_count") == 1]
+    def attempts(again: Any) -> list[Any]:
+        siblings = [span for _, span in tuple(collector.spans) if span.parent_span_id == again.parent_span_id]
+        return [said(span).get("error.type") for span in sorted(siblings, key=lambda span: span.began)]
+
+    def retried() -> list[Any]:  # a busy machine makes others time out, too
+        again = [span for _, span in tuple(collector.spans) if said(span).get("http.request.resend_count") == 1]
+        return [span for span in again if attempts(span) == ["ConnectError", None]]
 
     until(retried, 10)
     again = retried()[0]
     trace = [span for _, span in tuple(collector.spans) if span.trace_id == again.trace_id]
-    siblings = [span for span in trace if span.parent_span_id == again.parent_span_id]
-    assert [said(span).get("error.type") for span in sorted(siblings, key=lambda span: span.began)] == [
-        "ConnectError",
-        None,
-    ]
     (call,) = (span for span in trace if span.span_id == again.parent_span_id)
     assert call.events == ["smartclient.retry"]
 

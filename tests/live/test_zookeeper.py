@@ -128,12 +128,16 @@ def test_killed_and_back_with_other_data(zookeeper: ZooKeeperServer) -> None:
 def after(silences: list[float], server: ZooKeeperServer) -> Iterator[str]:
     """An address at which the server is reached; each connection is taken, and passed on after so many seconds."""
     with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as stack:
+        over = threading.Event()
+        stack.callback(over.set)
 
         def serve(front: socket.socket, silence: float) -> None:
-            time.sleep(silence)
-            with front, socket.create_connection(("127.0.0.1", server.port)) as back:
-                threading.Thread(target=pass_on, args=(back, front), daemon=True).start()
-                pass_on(front, back)
+            with front:
+                if over.wait(silence):
+                    return
+                with socket.create_connection(("127.0.0.1", server.port)) as back:
+                    threading.Thread(target=pass_on, args=(back, front), daemon=True).start()
+                    pass_on(front, back)
 
         def accept() -> None:
             left = iter(silences)
