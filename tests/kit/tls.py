@@ -54,17 +54,21 @@ class Terminator:
             with self._own.wrap_socket(raw, server_side=True) as front, socket.create_connection(self._behind) as back:
                 front.settimeout(None)
                 self._open |= {front, back}
-                other = threading.Thread(target=pass_on, args=(back, front), daemon=True)
-                other.start()
-                pass_on(front, back)
-                other.join()
+                relay(front, back)
                 self._open -= {front, back}
         except OSError:  # a client that does not trust us
             raw.close()
 
 
-def pass_on(source: socket.socket, target: socket.socket) -> None:
-    """Copy until either ends, and end both."""
+def relay(front: socket.socket, back: socket.socket) -> None:
+    """Pass on what either says, until one ends; then both are ended."""
+    other = threading.Thread(target=_pass_on, args=(back, front), daemon=True)
+    other.start()
+    _pass_on(front, back)
+    other.join()
+
+
+def _pass_on(source: socket.socket, target: socket.socket) -> None:
     try:
         while data := source.recv(1 << 16):
             target.sendall(data)

@@ -19,7 +19,7 @@ import pytest
 from driving import needs, until
 from inside import balanced_of, service_of, session_of
 from servers import ZooKeeperServer
-from tls import end, pass_on
+from tls import end, relay
 
 from smartclient import Client, ZooKeeper
 from smartclient.discovery.zookeeper.curator import Reading
@@ -136,8 +136,7 @@ def after(silences: list[float], server: ZooKeeperServer) -> Iterator[str]:
                 if over.wait(silence):
                     return
                 with socket.create_connection(("127.0.0.1", server.port)) as back:
-                    threading.Thread(target=pass_on, args=(back, front), daemon=True).start()
-                    pass_on(front, back)
+                    relay(front, back)
 
         def accept() -> None:
             left = iter(silences)
