@@ -24,6 +24,7 @@ from typing import Any
 import httpx
 
 HERE = Path(__file__).parent
+POLICIES = HERE / "smartclient.yaml"
 SERVICES = ("orders", "orders", "users", "stock")
 
 
@@ -37,8 +38,9 @@ def free_port() -> int:
 class Shop:
     """All its processes. A context manager: they end with it.
 
-    consul:  the address of an agent that is there; None: one is started
-    environment: for every process, beside ours
+    consul:       the address of an agent that is there; None: one is started
+    environment:  for every process, beside ours
+    policies:     the text of their file
     """
 
     def __init__(
@@ -47,10 +49,12 @@ class Shop:
         consul: str | None = None,
         port: Callable[[], int] = free_port,
         environment: dict[str, str] | None = None,
+        policies: str = POLICIES.read_text(),
     ) -> None:
         self._consul = consul
         self._port = port
         self._environment = environment or {}
+        self._policies = policies
         self._processes: list[subprocess.Popen[bytes]] = []
         self.home = Path(tempfile.mkdtemp(prefix="shop-"))
         self.services: list[tuple[str, subprocess.Popen[bytes]]] = []
@@ -61,7 +65,7 @@ class Shop:
         try:
             if self._consul is None:
                 self._consul = self._start_consul()
-            self.configure((HERE / "smartclient.yaml").read_text())
+            self.configure(self._policies)
             for service in SERVICES:
                 self.services.append((service, self._serve(service, self._port(), 1)))
             self._serve("gateway", int(self.gateway.rpartition(":")[2]), 2)
