@@ -16,7 +16,6 @@ from ..support.untrusted import line, shown
 from .environment import overlaid
 from .reading import content_of, reader_of, said_in
 from .said import NOTHING, BadFile, Problem, Said, hint, merged
-from .structure import policy_from
 
 VERSION = 1
 KEYS = ("version", "discovery", "defaults", "services", "faults")
@@ -72,7 +71,7 @@ def load_config(path: str | os.PathLike[str], *, environment: Mapping[str, str] 
     """Read a configuration file (.yaml, .toml, .json), with what the environment says on top of it
     (SMARTCLIENT_POLICY__…; `environment`: in place of `os.environ`).
 
-    Raises ConfigError, which says all that is wrong.
+    Raises ConfigError, which says all that is wrong, and ImportError without the extra `smartclient[config]`.
     """
     file = Path(path)
     try:
@@ -102,6 +101,8 @@ def config_in(
 def _read(
     said: Said, file: Path, environment: Mapping[str, str] | None, before: Config | None
 ) -> tuple[Config | None, list[Problem]]:
+    from .structure import policy_from  # needs cattrs, of the extra `config`
+
     top: dict[str, Said] = said.value
     problems = [
         one.problem(f"unknown{hint(key, KEYS)}") for key, one in top.items() if key not in KEYS and key != "$schema"

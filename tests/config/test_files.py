@@ -575,12 +575,26 @@ def test_schema_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == schema()
 
 
-@pytest.mark.parametrize("command", [["check", "x.yaml"], ["schema"]])
-def test_without_the_extra_the_commands_say_what_to_install(command: list[str], tmp_path: Path) -> None:
-    (tmp_path / "cattrs.py").write_text("raise ImportError('no such package')")
-    done = subprocess.run(
-        [sys.executable, "-m", "smartclient", *command], capture_output=True, text=True, check=False,
-        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+OPTIONAL = ("cattrs", "yaml", "dns", "kazoo", "grpc", "h2", "httpx2", "trio", "opentelemetry", "prometheus_client")
+
+
+def without_extras(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Python, where no optional package is installed."""
+    for package in OPTIONAL:
+        (home / f"{package}.py").write_text("raise ImportError('no such package')")
+    return subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=False,
+        env={**os.environ, "PYTHONPATH": f"{home}{os.pathsep}{ROOT}"},
     )  # fmt: skip
+
+
+def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text('{"version": 1}')
+    done = without_extras(tmp_path, "-m", "smartclient", "check", str(tmp_path / "x.json"))
     needs = "configuration files need cattrs: pip install 'smartclient[config]'"
-    assert (done.returncode, done.stderr) == (2, f"smartclient {command[0]}: {needs}\n")
+    assert (done.returncode, done.stderr) == (2, f"smartclient check: {needs}\n")
+
+
+def test_all_names_are_there_without_the_extras(tmp_path: Path) -> None:
+    done = without_extras(tmp_path, "-c", "from smartclient import *; print(Client, load_config)")
+    assert (done.returncode, done.stderr) == (0, "")
