@@ -81,7 +81,7 @@ USUAL_LOAD = 0.05  # share of the newest pick in the usual in-flight
 FAILED = 0.28  # share of a slow failure in the mean
 FAILED_MOST = log(10.0)  # a slow failure counts as ten times the mean at most
 OPTIMISM, LEAST_NOISE = 0.15, 0.25  # times the noise, which is at least that
-LEAST_ERROR = 0.08  # of a mean's logarithm
+LEAST_VARIANCE = 0.08**2  # of a mean's logarithm
 SILENT, SILENT_MOST = 3.0, 4.0  # means without an end; times the cost
 SHORTEST, SHORTEST_LOG = 1e-6, log(1e-6)  # seconds
 IDLE_AGES = 0.01  # share of a pause by which knowledge ages, however few calls follow: a night is forgotten
@@ -103,29 +103,9 @@ class AdaptiveMemory(Crowded):
     unlike:    how far apart the nodes of its fleet were, as `Fairness` has it; 0: unknown
     """
 
-    __slots__ = (
-        "_enough",
-        "_forget_over",
-        "_handicap",
-        "_heard_at",
-        "_idle",
-        "_loaded",
-        "_newest",
-        "_news",
-        "_noise",
-        "_slowest",
-        "_tail",
-        "_usual",
-        "believed",
-        "cost",
-        "count",
-        "load",
-        "mean",
-        "missed",
-        "picks",
-        "spread",
-        "unlike",
-    )
+    __slots__ = ("_enough", "_forget_over", "_handicap", "_heard_at", "_idle", "_least_share", "_loaded",
+        "_newest", "_news", "_noise", "_slowest", "_tail", "_usual", "believed", "cost", "count", "load",
+        "mean", "missed", "picks", "spread", "unlike")  # fmt: skip
 
     def __init__(self, newest: float, failure_penalty: float, penalty_decay: float, forget_over: float) -> None:
         super().__init__(failure_penalty, penalty_decay, 4 * penalty_decay)
@@ -133,6 +113,7 @@ class AdaptiveMemory(Crowded):
         self._slowest = 0.0  # failure, before its first success
         self._newest = newest
         self._enough = 1.0 / newest
+        self._least_share = newest / 2  # of one latency, in the variance of the mean
         self._loaded = 1.0  # what its usual load makes of a latency
         self._heard_at = 0.0  # when an attempt last ended, or the first of those in flight began
         self._idle = 0.0  # seconds without news
@@ -207,16 +188,18 @@ class AdaptiveMemory(Crowded):
         """Compute its cost anew.
 
         usual:     the median's mean
-        noise:     of one latency's logarithm
+        noise:     of one latency's logarithm, as far as it makes a mean of few calls better than it looks
         handicap:  the mean weight of nodes as a multiple of its own: who is meant to have few calls has few
         """
         self._usual, mean = usual, self.mean
-        self._noise, self._handicap = OPTIMISM * max(noise, LEAST_NOISE), handicap
+        self._noise, self._handicap = noise, handicap
         self._tail = TAIL * self.spread * self.spread
         if self._idle and mean > usual:
             kept = exp(-self._idle / self._forget_over)
             mean = usual + (mean - usual) * kept
-            self.count = min(self.count, max(kept / self._newest, 0.01))
+            known = max(kept * self._enough, 0.01)
+            if known < self.count:
+                self.count = known
         self._believe(mean)
 
     def silence(self, now: float) -> None:
@@ -225,9 +208,11 @@ class AdaptiveMemory(Crowded):
         if silent > 1.0:
             self.cost *= min(silent, SILENT_MOST)
 
-    def error(self, noise: float) -> float:
-        """The standard error of `mean`."""
-        return max(noise * sqrt(max(1.0 / max(self.count, 1.0), self._newest / 2)), LEAST_ERROR)
+    def variance(self, noise: float) -> float:
+        """Of `mean`, from that of one latency's logarithm."""
+        share = 1.0 / self.count if self.count > 1.0 else 1.0
+        variance = noise * (share if share > self._least_share else self._least_share)
+        return variance if variance > LEAST_VARIANCE else LEAST_VARIANCE
 
     def _learn(self, value: float) -> None:
         # The mean of all so far, until there are enough for the newest to count by its share.
@@ -317,7 +302,8 @@ class SpeedWeighted:
         self._mean_weight = self._usual = 1.0
         self._measured = 0.0  # share of the nodes that are
         self._orders: list[list[Node]] = []  # in which all are compared; none: some are drawn
-        self._fairness = Fairness(nodes, rng)
+        self._differ = differ(nodes)
+        self._fairness = Fairness(nodes)
         self._owed: list[Node] = []
         self._weights = [1.0] * len(nodes)
         breaks = GilBreaks()
@@ -352,7 +338,7 @@ class SpeedWeighted:
                 best, least = node, cost
         assert best is not None
         if self._owed:
-            best = owed_or(self._owed, best, least, call)
+            best = owed_or(self._owed, best, least, call, random())
         best.memory.picked(best.in_flight, now)
         return best
 
@@ -376,20 +362,22 @@ class SpeedWeighted:
         measured = [node for node in nodes if node.memory.count]
         noise = SD * mean_spread(measured)
         usual = median_low([node.memory.mean for node in measured]) if measured else 0.0
-        faded = exp(-calls / (WINDOW * len(self._nodes)))
+        each, faded = calls / len(self._nodes), exp(-calls / (WINDOW * len(self._nodes)))
         for node in nodes:
-            node.memory.passed(age, calls / len(self._nodes), faded)
-        self._mean_weight = mean_weight = fmean(node.weight for node in nodes) or 1.0
+            node.memory.passed(age, each, faded)
+        self._mean_weight = mean_weight = fmean([node.weight for node in nodes]) or 1.0
         if self._compares_all:
             self._orders = orders_of_alike(nodes)
+        optimism = OPTIMISM * max(noise, LEAST_NOISE)
         for node in measured:
-            node.memory.update_cost(usual, noise, mean_weight / (node.weight or mean_weight))
+            node.memory.update_cost(usual, optimism, mean_weight / (node.weight or mean_weight))
             if node.in_flight:
                 node.memory.silence(now)
         self._measured = len(measured) / len(nodes)
         self._usual = exp(usual) if measured else 1.0
         factors = [_factor(node.memory.estimate, self._usual) for node in nodes]
-        factors = intended(nodes, factors) if differ(nodes) else factors
+        if self._differ:
+            factors = intended(nodes, factors)
         weights = [(node.weight or 1.0) * factor for node, factor in zip(nodes, factors, strict=True)]
         self._weights[part :: self._stride] = weights
         self._owed = self._fairness.owed(nodes, noise)
@@ -397,4 +385,5 @@ class SpeedWeighted:
 
 def _factor(estimate: float, usual: float) -> float:
     """A power of its speed as a multiple of the median's, within bounds; an unmeasured node's speed is the median."""
-    return float(min(max(usual / estimate, SLOWEST), FASTEST) ** EXPONENT) if estimate else 1.0
+    speed = usual / estimate if estimate else 1.0
+    return float((speed if SLOWEST < speed < FASTEST else SLOWEST if speed <= SLOWEST else FASTEST) ** EXPONENT)

@@ -24,7 +24,7 @@ LOOKS, BETWEEN = 3, 1.0  # in a row; seconds: a burst is soon over
 
 def remark_on_quick(call: PickCall, nodes: Sequence[Node], usual: float) -> None:
     """Remark on the quickest node if it draws the calls. usual: the logarithm of the median's latency"""
-    if not any(node.memory.count and usual - node.memory.mean > QUICKER for node in nodes):
+    if not [node for node in nodes if node.memory.count and usual - node.memory.mean > QUICKER]:
         return
     picks = sum(node.memory.picks for node in nodes)
     for node, even in zip(nodes, even_picks(nodes), strict=True):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from math import log, sqrt
-from random import Random as Rng
 from statistics import fmean
 
 from ..node import Node
@@ -22,6 +21,7 @@ NEWEST_LOOK = 0.1  # share of the newest look, at least, in the mean
 NEAR = log(1.25)  # nodes of equals that differ by less are as quick, however sure the difference is
 OUT_OF_SIGHT = 50.0  # calls per node after which what is known of a node is worth half as much
 PATIENCE = 35  # calls per node before anybody is owed a call: the first few say little
+NEWS = 0.5  # calls per node before it is reckoned anew who is owed some: fewer change little
 OWED_COST = 20.0  # times the best node's cost that an owed one may have
 MOST_OWED = 12  # calls at once
 SEVERAL = 3.0  # calls in flight: so many hardly slow each other down
@@ -55,8 +55,14 @@ def calls_so_far(nodes: Sequence[Node]) -> float:
 
 def mean_spread(nodes: Sequence[Node]) -> float:
     """The mean spread of their latencies, by how many each is made of: that of two says little."""
-    seen = [node.memory for node in nodes if node.memory.count > 1.0]
-    return float(sum(one.spread * one.count for one in seen) / (sum(one.count for one in seen) or 1.0))
+    spreads = counts = 0.0
+    for node in nodes:
+        memory = node.memory
+        count = memory.count
+        if count > 1.0:
+            spreads += memory.spread * count
+            counts += count
+    return spreads / (counts or 1.0)
 
 
 class Fairness:
@@ -67,10 +73,12 @@ class Fairness:
     are alike, which the few nodes of a small fleet cannot refute at a glance.
     """
 
-    def __init__(self, nodes: Sequence[Node], rng: Rng) -> None:
+    def __init__(self, nodes: Sequence[Node]) -> None:
         self._calls = calls_so_far(nodes)
         self._enough = PATIENCE * len(nodes)
-        self._rng = rng
+        self._size = len(nodes)
+        self._unseen = 0  # calls since it last looked
+        self._owed: list[Node] = []
         known = [node.memory.unlike for node in nodes if node.memory.unlike]
         self._unlike = fmean(known) if known else GUESS  # as an earlier picker left it
         self._looks = 1.0 / NEWEST_LOOK if known else 0.0
@@ -78,31 +86,40 @@ class Fairness:
     def passed(self, calls: int) -> None:
         """So many calls have been made since the last look."""
         self._calls += calls
+        self._unseen += calls
 
     def owed(self, nodes: Sequence[Node], noise: float) -> list[Node]:
-        """Look at nodes: those that are owed a call, each as often as it is; a new list, which others may take from.
+        """Look at nodes: those that are owed a call, each as often as it is. Others take from the list.
 
+        nodes: all, or a part of a large fleet
         noise: the standard deviation of a latency's logarithm
         """
-        if self._calls < self._enough:
-            return []
-        distances = _distances(nodes, noise)
-        far = sum(min(abs(errors), FAR) for _, errors, _ in distances)
+        # (With few calls the turns of a part might be those at which nobody looks.)
+        if self._calls < self._enough or (len(nodes) == self._size and self._unseen < NEWS * self._size):
+            return self._owed
+        self._unseen = 0
+        distances = _distances(nodes, noise * noise)
+        far = sum([away if (away := abs(errors)) < FAR else FAR for _, errors, _ in distances])
         self._looks += 1.0
         newest = max(NEWEST_LOOK, 1.0 / (self._looks + GUESS_NODES / len(nodes)))
         by_chance = ALIKE * (len(nodes) - 1) + CHANCE
         self._unlike = unlike = self._unlike + newest * (far / by_chance - self._unlike)
         for node in nodes:
             node.memory.unlike = unlike
-        owed = _owed(nodes, distances) if self._unlike < 1.0 else []
-        self._rng.shuffle(owed)
-        return owed
+        self._owed = _owed(nodes, distances) if unlike < 1.0 else []
+        return self._owed
 
 
-def owed_or(owed: list[Node], best: Node, least: float, call: PickCall) -> Node:
-    """A node that is owed a call, unless a call would wait there; else the best one. least: the best one's cost"""
+def owed_or(owed: list[Node], best: Node, least: float, call: PickCall, random: float) -> Node:
+    """One of those that are owed a call, unless a call would wait there; else the best one.
+
+    least:   the best one's cost
+    random:  in [0, 1): which of them
+    """
     try:
-        node = owed.pop()
+        at = int(random * len(owed))
+        node, owed[at] = owed[at], owed[-1]
+        owed.pop()
     except IndexError:  # another thread took it
         return best
     memory = node.memory
@@ -122,41 +139,43 @@ def intended(nodes: Sequence[Node], factors: list[float]) -> list[float]:
 def _distances(nodes: Sequence[Node], noise: float) -> list[tuple[Node, float, float]]:
     """The measured nodes, each with how far its mean is from the usual one: in standard errors, and as a logarithm.
 
-    The usual one is that of where the calls go, without what their load adds.
+    The usual one is that of where the calls go, without what their load adds. noise: the variance of one latency
     """
-    picks = sum(node.memory.picks for node in nodes)
+    picks = sum([node.memory.picks for node in nodes])
     if not picks:
         return []
-    usual = usual_error = 0.0
+    usual = usual_variance = 0.0
     seen = []
     for node in nodes:
         memory = node.memory
         if not memory.count:
             continue
-        share, error = memory.picks / picks, memory.error(noise)
-        mean = memory.believed if memory.load <= SEVERAL else memory.believed - log(memory.load / SEVERAL)
+        share, mean, load, variance = memory.picks / picks, memory.believed, memory.load, memory.variance(noise)
+        if load > SEVERAL:
+            mean -= log(load / SEVERAL)
         usual += share * mean
-        usual_error += (share * error) ** 2
-        seen.append((node, share, mean, error))
+        usual_variance += share * share * variance
+        seen.append((node, share, mean, variance))
     distances = []
-    for node, share, mean, error in seen:
+    for node, share, mean, variance in seen:
         # The node is a part of the usual, so less of its error counts.
-        both = sqrt(max(error**2 * (1.0 - 2.0 * share) + usual_error, LEAST_ERROR**2))
+        both = variance * (1.0 - 2.0 * share) + usual_variance
+        both = sqrt(both) if both > LEAST_ERROR**2 else LEAST_ERROR
         distances.append((node, (mean - usual) / both, node.memory.believed - usual))
     return distances
 
 
 def _owed(nodes: Sequence[Node], distances: Sequence[tuple[Node, float, float]]) -> list[Node]:
-    even = dict(zip(nodes, even_picks(nodes), strict=True))
+    each = sum([node.memory.picks for node in nodes]) / (sum([node.weight for node in nodes]) or 1.0)
     owed: list[Node] = []
     for node, errors, slower in distances:
         memory = node.memory
-        missing = even[node] - memory.picks
+        missing = each * node.weight - memory.picks
         if missing < 1.0 or memory.penalty:
             continue
         if errors <= FAR or slower < NEAR:
             # No more than it has shown already: what is known of it grows by doubling.
-            owed += [node] * min(int(missing), MOST_OWED, max(int(memory.count), 1))
+            owed += [node] * int(min(missing, MOST_OWED, max(memory.count, 1.0)))
         elif errors <= FAR * (1.0 + memory.missed / OUT_OF_SIGHT):
             owed.append(node)
     return owed

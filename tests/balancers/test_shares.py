@@ -10,7 +10,7 @@ import pytest
 from worlds import FakeCall
 
 from smartclient import Adaptive, Instance, Node, Outcome, Policy, SlowStart
-from smartclient.balancers.shares import owed_or
+from smartclient.balancers.shares import Fairness, owed_or
 from smartclient.testing import simulate
 
 FAST_AND_SLOW = [{"count": 4, "slots": 4, "mean_ms": 10}, {"count": 16, "slots": 4, "mean_ms": 40}]
@@ -184,10 +184,39 @@ def test_a_new_list_does_not_make_equals_of_unlike_nodes() -> None:
     assert slow_picks(changes=True) < 1.5 * slow_picks(changes=False)
 
 
+def test_each_is_given_the_calls_that_it_is_owed() -> None:
+    """In any order."""
+    _, nodes, call = adaptive_over(3, Random(1))
+    owed = [nodes[0]] * 30 + [nodes[1]] * 20
+    rng = Random(2)
+    given = [owed_or(owed, nodes[2], 1.0, call, rng.random()) for _ in range(51)]
+    assert Counter(given) == {nodes[0]: 30, nodes[1]: 20, nodes[2]: 1}
+    assert given[50] is nodes[2]
+    assert 5 < given[:25].count(nodes[0]) < 25
+
+
+def test_few_calls_do_not_change_who_is_owed() -> None:
+    """Looks go by time; in one at which little was called the same nodes would be found."""
+    pick, nodes, call = adaptive_over(20, Random(1))
+    for node in nodes:
+        node.memory.observe(Outcome.SUCCESS, 0.01, None, 0.0)
+    for _ in range(100):
+        pick(call).memory.observe(Outcome.SUCCESS, 0.01, None, 0.0)
+    fairness = Fairness(nodes)
+    fairness.passed(1000)
+    owed = fairness.owed(nodes, 0.5)
+    assert owed
+    fairness.passed(9)
+    assert fairness.owed(nodes, 0.5) is owed
+    fairness.passed(1)
+    assert fairness.owed(nodes, 0.5) is not owed
+    assert fairness.owed(nodes[:10], 0.5) is not owed, "a part of a large fleet may have its turn seldom"
+
+
 def test_who_has_just_failed_is_owed_nothing() -> None:
     """It may have been found to be owed several calls before."""
     _, nodes, call = adaptive_over(3, Random(1))
     owed = [nodes[0]] * 5
-    fine = owed_or(owed, nodes[1], 1.0, call)
+    fine = owed_or(owed, nodes[1], 1.0, call, 0.0)
     nodes[0].memory.observe(Outcome.FAILURE, 0.1, None, call.now)
-    assert (fine, owed_or(owed, nodes[1], 1.0, call)) == (nodes[0], nodes[1])
+    assert (fine, owed_or(owed, nodes[1], 1.0, call, 0.0)) == (nodes[0], nodes[1])
