@@ -28,9 +28,13 @@ SEVERAL = 3.0  # calls in flight: so many hardly slow each other down
 INTENT = 1.5  # times its weight's share
 
 
+def picks_per_weight(nodes: Sequence[Node]) -> float:
+    return float(sum([node.memory.picks for node in nodes]) / (sum([node.weight for node in nodes]) or 1.0))
+
+
 def even_picks(nodes: Sequence[Node]) -> list[float]:
     """How many of all their picks each would have had by its weight."""
-    share = sum(node.memory.picks for node in nodes) / (sum(node.weight for node in nodes) or 1.0)
+    share = picks_per_weight(nodes)
     return [share * node.weight for node in nodes]
 
 
@@ -166,11 +170,11 @@ def _distances(nodes: Sequence[Node], noise: float) -> list[tuple[Node, float, f
 
 
 def _owed(nodes: Sequence[Node], distances: Sequence[tuple[Node, float, float]]) -> list[Node]:
-    each = sum([node.memory.picks for node in nodes]) / (sum([node.weight for node in nodes]) or 1.0)
+    share = picks_per_weight(nodes)
     owed: list[Node] = []
     for node, errors, slower in distances:
         memory = node.memory
-        missing = each * node.weight - memory.picks
+        missing = share * node.weight - memory.picks
         if missing < 1.0 or memory.penalty:
             continue
         if errors <= FAR or slower < NEAR:
