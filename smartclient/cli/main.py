@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; its exit status."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    try:
+        status = _run(parser, options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # as in `smartclient schema | head`
+        # Or the flush at the end would fail, too (docs.python.org: signal, "Note on SIGPIPE").
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+
+
+def _run(parser: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     # Each is imported late: `--version` needs none of them.
     if options.command == "resolve":
         from .resolve import run_resolve

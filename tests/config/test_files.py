@@ -575,6 +575,20 @@ def test_schema_prints_it(capsys: pytest.CaptureFixture[str]) -> None:
     assert json.loads(capsys.readouterr().out) == schema()
 
 
+def test_who_reads_no_further_gets_no_traceback() -> None:
+    """As with `| head`."""
+    done = subprocess.Popen(
+        [sys.executable, "-m", "smartclient", "schema"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )  # fmt: skip
+    with done:
+        assert done.stdout is not None
+        assert done.stderr is not None
+        done.stdout.close()
+        assert done.stderr.read() == ""
+    assert done.returncode == 1
+
+
 OPTIONAL = ("cattrs", "yaml", "dns", "kazoo", "grpc", "h2", "httpx2", "trio", "opentelemetry", "prometheus_client")
 
 
