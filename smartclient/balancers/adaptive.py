@@ -104,14 +104,13 @@ class AdaptiveMemory(Crowded):
     """
 
     __slots__ = ("_enough", "_forget_over", "_handicap", "_heard_at", "_idle", "_least_share", "_loaded",
-        "_newest", "_news", "_noise", "_slowest", "_tail", "_usual", "believed", "cost", "count", "load",
+        "_news", "_noise", "_slowest", "_tail", "_usual", "believed", "cost", "count", "load",
         "mean", "missed", "picks", "spread", "unlike")  # fmt: skip
 
     def __init__(self, newest: float, failure_penalty: float, penalty_decay: float, forget_over: float) -> None:
         super().__init__(failure_penalty, penalty_decay, 4 * penalty_decay)
         self._forget_over = forget_over
         self._slowest = 0.0  # failure, before its first success
-        self._newest = newest
         self._enough = 1.0 / newest
         self._least_share = newest / 2  # of one latency, in the variance of the mean
         self._loaded = 1.0  # what its usual load makes of a latency

@@ -612,3 +612,8 @@ def test_without_the_extra_the_command_says_what_to_install(tmp_path: Path) -> N
 def test_all_names_are_there_without_the_extras(tmp_path: Path) -> None:
     done = without_extras(tmp_path, "-c", "from smartclient import *; print(Client, load_config)")
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_schema_needs_no_extra(tmp_path: Path) -> None:
+    done = without_extras(tmp_path, "-m", "smartclient", "schema")
+    assert (done.returncode, json.loads(done.stdout), done.stderr) == (0, schema(), "")

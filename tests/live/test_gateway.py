@@ -204,10 +204,14 @@ def query(shop: Any, what: str) -> float:
 
 def settle(shop: Any, what: str) -> None:
     """Until Prometheus has heard all: several scrapes, one a second, say the same."""
-    heard = [query(shop, what)]
-    while heard[-4:] != [heard[-1]] * 4:
+    heard: list[float] = []
+
+    def quiet() -> bool:
         time.sleep(1.0)
         heard.append(query(shop, what))
+        return len(heard) > 3 and len(set(heard[-4:])) == 1
+
+    until(quiet, 60)
 
 
 def test_the_error_rate_is_right_while_everything_is_down(shop: Any) -> None:
